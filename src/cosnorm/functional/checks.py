@@ -1,0 +1,63 @@
+"""Errors for wrong arguments: what was expected, what came, and how to mend it."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_tensors(where: str, **tensors: Any) -> None:
+    """Raise unless all are dense floating-point tensors of one dtype on one device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{where}: {name} must be a torch.Tensor, got {type(tensor).__name__}; "
+                f"convert it with torch.as_tensor({name})"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(
+                f"{where}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; "
+                f"convert it with {name}.float()"
+            )
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{where}: {name} must be dense, got {tensor.layout}; use {name}.to_dense()")
+        if tensor.dtype != first.dtype:
+            raise TypeError(
+                f"{where}: {first_name} and {name} must have one dtype, got {first.dtype} and {tensor.dtype}; "
+                f"convert one of them, for instance {name}.to({first_name}.dtype)"
+            )
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{where}: {first_name} and {name} must be on one device, got {first.device} and "
+                f"{tensor.device}; move one of them, for instance {name}.to({first_name}.device)"
+            )
+
+
+def check_augment(where: str, augment: float) -> float:
+    """Return `augment` as a float, or raise unless it is a finite number ≥ 0."""
+    if isinstance(augment, bool) or not isinstance(augment, (int, float)):
+        raise TypeError(f"{where}: augment must be a number, got {type(augment).__name__}")
+    if not (math.isfinite(augment) and augment >= 0):
+        raise ValueError(
+            f"{where}: augment must be finite and not negative, got {augment}; the paper uses 1e-4"
+        )
+    return float(augment)
+
+
+def check_flag(where: str, name: str, value: bool) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{where}: {name} must be True or False, got {value!r}")
+
+
+def autocast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype in which torch's own layers would compute under the autocast in force."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

@@ -1,0 +1,65 @@
+"""Cosine normalization of a linear map: cos(x, w) for every row of the weight."""
+
+from torch import Tensor
+
+from cosnorm.functional.checks import autocast_tensors, check_augment, check_flag, check_tensors
+from cosnorm.functional.cosine import cosine
+
+
+def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
+    r"""Cosine similarity of each input vector with each row of the weight.
+
+    .. math:: y_j = \frac{w_j \cdot x + a^2}{\sqrt{|w_j|^2 + a^2}\,\sqrt{|x|^2 + a^2}}
+
+    with a = `augment`. With `centered`, x and each row of the weight first lose their own means (Pearson
+    correlation). The results lie in [-1, 1] and do not depend on the magnitude of x or of the weight.
+
+    Args:
+        x: input, shape (*, in_features); float16, bfloat16, float32 or float64.
+        weight: shape (out_features, in_features), of the dtype and on the device of x.
+        centered: subtract the means first.
+        augment: the constant component that the paper appends to x and to each row of the weight, after
+            centering, so that no vector is zero (the paper uses 1e-4). At 0 the result is exact at every
+            scale: no eps is added anywhere.
+
+    Returns:
+        Shape (*, out_features). Under autocast its dtype is that of `torch.nn.functional.linear`.
+
+    A zero vector (centered: one with max|x − μ| ≤ 4·eps·|μ|) has similarity 0 with everything and receives
+    gradient 0. NaN or inf in a row makes the outputs of that row NaN and touches no other row. The gradient
+    is the closed form of eqs. 9-12; second derivatives are right, too; a gradient beyond the range of the
+    dtype becomes its largest number (float16: inf).
+
+    Raises:
+        TypeError: not tensors, not floating point, or of two dtypes.
+        ValueError: shapes that do not fit, two devices, or a negative `augment`.
+
+    Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[3.0, 4.0], [3e-30, 4e-30], [0.0, 0.0]])
+        >>> cosine_linear(x, torch.tensor([[1.0, 0.0], [0.0, 7e30]]))
+        tensor([[0.6000, 0.8000],
+                [0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    where = "cosine_linear"
+    check_tensors(where, x=x)
+    check_tensors(where, weight=weight)
+    x, weight = autocast_tensors(x, weight)
+    check_tensors(where, x=x, weight=weight)
+    check_flag(where, "centered", centered)
+    augment = check_augment(where, augment)
+    if weight.ndim != 2:
+        raise ValueError(
+            f"{where}: weight must have shape (out_features, in_features), got {tuple(weight.shape)}"
+        )
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
+            f"{tuple(x.shape)}; transpose x, or build the weight as (out_features, {x.shape[-1] if x.ndim else 1})"
+        )
+    rows = x.flatten(0, -2).unsqueeze(1) if x.ndim > 1 else x.reshape(1, 1, -1)
+    output = cosine(rows, weight, centered=centered, augment=augment)
+    return output.reshape(*x.shape[:-1], weight.shape[0])

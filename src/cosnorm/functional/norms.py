@@ -1,0 +1,177 @@
+"""Safe norms: the one place where zero, overflow, underflow and half precision are decided.
+
+Two forms of a row are used by every operation.
+
+* `plain_rows` leaves the values as they are and gives the factor ``1/|x|``. It looks at the data and returns
+  None unless every norm lies in a window in which no product can overflow or lose its digits. Nearly every
+  batch of nearly every user takes it, and it costs one pass over the values.
+* `unit_rows` scales each row by a power of two (which is exact), so that any finite row becomes a right unit
+  vector. It never looks at the data, so it serves compiled graphs, `vmap` and accelerators, and it is made of
+  differentiable operations, so second derivatives come from it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# A row whose norm is 2^±exponent (columns: rows, cotangents). With two rows and a cotangent inside their
+# windows every intermediate of the forward and the backward formula stays a normal number.
+_WINDOW = {torch.float32: (30, 40), torch.float64: (200, 300)}
+_BITS = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
+
+
+class PlainRows(NamedTuple):
+    """Rows as they are: ``values * factor`` are unit vectors (less the appended component, if any)."""
+
+    values: Tensor
+    factor: Tensor
+
+
+class UnitRows(NamedTuple):
+    """Rows divided by their norms: ``x = values / (inverse_norm * 2^-exponent)``; zero rows stay zero."""
+
+    values: Tensor
+    extra: Tensor | None
+    inverse_norm: Tensor
+    exponent: Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums are taken: float32 for the half types, else `dtype` itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which large products are taken: float16 only where the hardware has it."""
+    return torch.float32 if dtype == torch.float16 and device.type == "cpu" else dtype
+
+
+def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """2^exponent, exactly, for exponents of normal numbers (built from bits: `pow` rounds)."""
+    integer, mantissa, bias = _BITS[dtype]
+    return ((exponent.to(integer) + bias) << mantissa).view(dtype)
+
+
+def scale_exponent(largest: Tensor) -> Tensor:
+    """An exponent e with `largest` · 2^-e near 1 and 2^-e a normal number, for any `largest` ≥ 0."""
+    integer, mantissa, bias = _BITS[largest.dtype]
+    # Subnormals come out as -bias: times 2^bias they still have squares far above the smallest normal.
+    # NaN and inf come out as bias + 1, which has no reciprocal among the normal numbers.
+    return ((largest.contiguous().view(integer) >> mantissa) - bias).clamp(max=bias - 1)
+
+
+def scale_by_exponent(values: Tensor, exponent: Tensor) -> Tensor:
+    """values · 2^exponent in two exact steps, for exponents outside the normal range too."""
+    bias = _BITS[values.dtype][2]
+    first = (exponent >> 1).clamp(-bias + 1, bias)
+    second = (exponent - (exponent >> 1)).clamp(-bias + 1, bias)
+    return values * power_of_two(first, values.dtype) * power_of_two(second, values.dtype)
+
+
+def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast a finished gradient; what exceeds the range becomes the largest number (float16: inf).
+
+    float16 is left to overflow, because gradient scalers look for inf to lower their scale.
+    """
+    if dtype != torch.float16:
+        gradient = gradient.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    return gradient.to(dtype)
+
+
+def in_window(norms: Tensor, *, cotangent: bool = False) -> bool | None:
+    """Whether all norms allow the plain form; None if that depends on the rows of norm 0 being truly 0."""
+    if norms.numel() == 0:
+        return True
+    exponent = _WINDOW[norms.dtype][cotangent]
+    lowest, highest = (float(bound) for bound in torch.aminmax(norms))
+    if not highest <= 2.0**exponent:  # NaN, too, ends here
+        return False
+    if lowest >= 2.0**-exponent:
+        return True
+    if bool((norms >= 2.0**-exponent).logical_or_(norms == 0).all()):
+        return None
+    return False
+
+
+def plain_cotangent(cotangent: Tensor, dimensions: tuple[int, ...]) -> bool:
+    """Whether the vectors of a cotangent along `dimensions` may enter the plain form of the gradient."""
+    norms = cotangent.to(accumulation_dtype(cotangent.dtype))
+    norms = torch.linalg.vector_norm(norms, dim=dimensions, keepdim=True) if dimensions else norms.abs()
+    allowed = in_window(norms, cotangent=True)
+    if allowed is None:
+        allowed = not bool((cotangent != 0).logical_and_(norms == 0).any())
+    return allowed
+
+
+def plain_factors(*factors: Tensor) -> bool:
+    """Whether the factors that a forward pass saved were inside the window, so that it was plain."""
+    return all(in_window(factor) is not False for factor in factors)
+
+
+def is_constant(largest_deviation: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rule for centered zero: max|x − μ| ≤ 4·eps·|μ|, with eps of the stored dtype."""
+    return largest_deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
+
+
+def center(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values less their mean along the last dimension, and the mean.
+
+    Twice, because the first mean is rounded: for rows of mean 100 and deviation 0.01 in float32 its error
+    would be left in every component as a common offset of 1e-6.
+    """
+    mean = values.mean(-1, keepdim=True)
+    deviation = values - mean
+    return deviation - deviation.mean(-1, keepdim=True), mean
+
+
+def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None:
+    """The rows along the last dimension in the plain form, or None where it could be wrong."""
+    accumulation = accumulation_dtype(x.dtype)
+    values = x.to(product_dtype(x.dtype, x.device))
+    constant = None
+    if centered:
+        values, mean = center(x.to(accumulation))
+    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=accumulation)
+    if centered:
+        # |x - μ| ≤ √D · max|x - μ|: rows above this bound cannot be constant, and the others are looked at.
+        bound = mean.abs() * (4 * torch.finfo(x.dtype).eps * values.shape[-1] ** 0.5)
+        if not bool((norm > bound).all()):
+            largest = values.abs().amax(-1, keepdim=True)
+            constant = is_constant(largest, mean, x.dtype)
+            values = values.masked_fill(constant, 0)
+            norm = norm.masked_fill(constant, 0)
+        values = values.to(product_dtype(x.dtype, x.device))
+    allowed = in_window(norm)
+    if allowed is None:
+        allowed = not bool((values != 0).logical_and_(norm == 0).any())
+    if not allowed:
+        return None
+    if augment:
+        norm = norm.square_().add_(augment**2).sqrt_()
+        return PlainRows(values, norm.reciprocal()) if in_window(norm) else None
+    return PlainRows(values, norm.reciprocal().masked_fill_(norm == 0, 0))
+
+
+def unit_rows(x: Tensor, *, centered: bool, augment: float) -> UnitRows:
+    """The rows along the last dimension as unit vectors, whatever their norms; differentiable."""
+    values = x.to(accumulation_dtype(x.dtype))
+    with torch.no_grad():
+        largest = values.detach().abs().amax(-1, keepdim=True)
+        exponent = scale_exponent(largest.clamp(min=abs(augment)) if augment else largest)
+        scale = power_of_two(-exponent, values.dtype)
+    values = values * scale
+    if centered:
+        deviation, mean = center(values)
+        largest = deviation.detach().abs().amax(-1, keepdim=True)
+        values = deviation.masked_fill(is_constant(largest, mean.detach(), x.dtype), 0)
+    squared = values.square().sum(-1, keepdim=True)
+    extra = None
+    if augment:
+        extra = augment * scale
+        squared = squared + extra.square()
+    zero = squared == 0
+    inverse_norm = squared.masked_fill(zero, 1).rsqrt().masked_fill(zero, 0)
+    if extra is not None:
+        extra = extra * inverse_norm
+    return UnitRows(values * inverse_norm, extra, inverse_norm, exponent)

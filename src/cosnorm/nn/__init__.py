@@ -1,0 +1,13 @@
+"""Layers: parameters and one functional call, with the signatures and parameter names of torch's own."""
+
+from cosnorm.nn.batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
+from cosnorm.nn.linear import CosineLinear
+from cosnorm.nn.max_norm import MaxNorm
+
+__all__ = [
+    "CosineLinear",
+    "MaxNorm",
+    "MeanOnlyBatchNorm1d",
+    "MeanOnlyBatchNorm2d",
+    "MeanOnlyBatchNorm3d",
+]

@@ -1,0 +1,81 @@
+"""A linear layer whose outputs are cosines."""
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.functional import cosine_linear
+from cosnorm.functional.checks import check_augment, check_flag
+from cosnorm.nn.scale import Scale
+
+
+class CosineLinear(nn.Linear):
+    r"""Cosine similarity of the input with each row of the weight; takes the place of `torch.nn.Linear`.
+
+    .. math:: y_j = s \, \frac{w_j \cdot x + a^2}{\sqrt{|w_j|^2 + a^2}\,\sqrt{|x|^2 + a^2}} + b_j
+
+    with s = `scale` and a = `augment`. With `centered`, x and each row of the weight first lose their own
+    means (Pearson correlation). Parameter names are those of `torch.nn.Linear`, so its checkpoints load.
+
+    Args:
+        in_features: size of each input vector.
+        out_features: size of each output vector.
+        bias: add a learned bias after the scale (the paper has none).
+        device: as in `torch.nn.Linear`.
+        dtype: as in `torch.nn.Linear`.
+        centered: subtract the means first (eq. 17).
+        augment: the paper's constant extra component, appended after centering; the paper uses 1e-4. At 0
+            the layer is exact at every scale.
+        scale: None, a positive number, or "learned": the exponential of a parameter that begins at log 10.
+
+    Shape: (*, in_features) → (*, out_features).
+
+    A zero input (centered: a constant one) gives 0 (plus the bias) and receives gradient 0. The gradient in
+    the weight is orthogonal to it: |w| only grows under gradient descent, and the step in angle is
+    lr/|w|². The paper trains with a learning rate of 10.
+
+    Raises:
+        TypeError: input that is no floating-point tensor or of another dtype than the weight.
+        ValueError: an input of another size or device, a `scale` that is not positive, a negative `augment`.
+
+    Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
+
+    Example:
+        >>> import torch
+        >>> layer = CosineLinear(784, 1000, augment=1e-4)
+        >>> images = torch.rand(100, 784)
+        >>> torch.allclose(layer(images), layer(1000 * images), atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        centered: bool = False,
+        augment: float = 0.0,
+        scale: float | str | None = None,
+    ) -> None:
+        check_flag("CosineLinear", "centered", centered)
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.centered = centered
+        self.augment = check_augment("CosineLinear", augment)
+        self.scale = Scale(scale, "CosineLinear", device, dtype)
+
+    def reset_parameters(self) -> None:
+        """Initialize as torch's layer does, and set a learned scale back to its first value."""
+        super().reset_parameters()
+        if hasattr(self, "scale"):  # torch's constructor calls this before the scale exists
+            self.scale.reset_parameters()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """The cosines, scaled, plus the bias."""
+        output = self.scale(cosine_linear(input, self.weight, centered=self.centered, augment=self.augment))
+        return output if self.bias is None else output + self.bias.to(output.dtype)
+
+    def extra_repr(self) -> str:
+        """torch's text and our options."""
+        return f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"

@@ -1,0 +1,82 @@
+"""Max normalization: weight vectors are kept inside a ball."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from cosnorm.functional.norms import accumulation_dtype, unit_rows
+
+
+class MaxNorm:
+    r"""Projects each unit's incoming weight vector onto the ball of radius `max_norm`, after each step.
+
+    .. math:: w \leftarrow w \, \min(1, c / |w|)
+
+    with c = `max_norm`. One vector is what one output sees: a row of a linear weight, a whole filter of a
+    convolution. Parameters with fewer than two dimensions (biases, scales) are left alone.
+
+    Args:
+        parameters: a module, or an iterable of parameters.
+        max_norm: the radius c; the paper uses 2.
+
+    Call `project` after each ``optimizer.step()``, or `attach` it once to any optimizer. Vectors inside the
+    ball, zero vectors among them, are not touched; NaN stays where it is.
+
+    Raises:
+        TypeError: `parameters` holds something that is no tensor.
+        ValueError: a `max_norm` that is not finite and positive, or no weight to project.
+
+    Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 5.1; Luo et al., arXiv 1702.05870, section 5.1.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> torch.nn.init.constant_(layer.weight, 5.0).shape
+        torch.Size([2, 3])
+        >>> MaxNorm(layer, max_norm=2.0).project()
+        >>> layer.weight.norm(dim=1)
+        tensor([2.0000, 2.0000], grad_fn=<LinalgVectorNormBackward0>)
+    """
+
+    def __init__(self, parameters: nn.Module | Iterable[Tensor], max_norm: float = 2.0) -> None:
+        if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+            raise TypeError(f"MaxNorm: max_norm must be a number, got {max_norm!r}")
+        if not (math.isfinite(max_norm) and max_norm > 0):
+            raise ValueError(
+                f"MaxNorm: max_norm must be finite and positive, got {max_norm}; the paper uses 2"
+            )
+        given = list(parameters.parameters() if isinstance(parameters, nn.Module) else parameters)
+        for parameter in given:
+            if not isinstance(parameter, Tensor):
+                raise TypeError(
+                    f"MaxNorm: parameters must be a module or an iterable of tensors, got a "
+                    f"{type(parameter).__name__} among them"
+                )
+        self.weights = [parameter for parameter in given if parameter.ndim >= 2]
+        self.max_norm = float(max_norm)
+        if not self.weights:
+            raise ValueError(
+                f"MaxNorm: none of the {len(given)} parameters has two dimensions or more, so there is nothing "
+                "to project; pass the module or the weights of its layers"
+            )
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Project every weight vector that has left the ball back onto its surface."""
+        for weight in self.weights:
+            rows = weight.flatten(1)
+            norm = torch.linalg.vector_norm(rows, dim=1, dtype=accumulation_dtype(rows.dtype))
+            outside = norm > self.max_norm
+            if weight.device.type == "cpu" and not bool(outside.any()):
+                continue
+            # The norm may have overflowed; unit rows have not.
+            surface = unit_rows(rows, centered=False, augment=0.0).values * self.max_norm
+            weight.copy_(torch.where(outside.unsqueeze(1), surface.to(rows.dtype), rows).view_as(weight))
+
+    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+        """Project after every ``optimizer.step()`` from now on; ``remove()`` on the result ends it."""
+        return optimizer.register_step_post_hook(lambda *_: self.project())
