@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from cosnorm.functional.checks import autocast_tensors, check_augment, check_flag, check_tensors
-from cosnorm.functional.cosine import cosine
+from cosnorm.functional.cosine_rows import cosine_rows
 
 
 def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
@@ -61,5 +61,5 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
             f"{tuple(x.shape)}; transpose x, or build the weight as (out_features, {x.shape[-1] if x.ndim else 1})"
         )
     rows = x.flatten(0, -2).unsqueeze(1) if x.ndim > 1 else x.reshape(1, 1, -1)
-    output = cosine(rows, weight, centered=centered, augment=augment)
+    output = cosine_rows(rows, weight, centered=centered, augment=augment)
     return output.reshape(*x.shape[:-1], weight.shape[0])

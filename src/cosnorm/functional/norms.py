@@ -62,7 +62,7 @@ def scale_exponent(largest: Tensor) -> Tensor:
 
 
 def scale_by_exponent(values: Tensor, exponent: Tensor) -> Tensor:
-    """values · 2^exponent in two exact steps, for exponents outside the normal range too."""
+    """Multiply by 2^exponent in two exact steps, for exponents outside the normal range too."""
     bias = _BITS[values.dtype][2]
     first = (exponent >> 1).clamp(-bias + 1, bias)
     second = (exponent - (exponent >> 1)).clamp(-bias + 1, bias)
@@ -153,8 +153,11 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
     return PlainRows(values, norm.reciprocal().masked_fill_(norm == 0, 0))
 
 
-def unit_rows(x: Tensor, *, centered: bool, augment: float) -> UnitRows:
-    """The rows along the last dimension as unit vectors, whatever their norms; differentiable."""
+def unit_rows(x: Tensor, *, centered: bool, augment: float, stored: torch.dtype | None = None) -> UnitRows:
+    """The rows along the last dimension as unit vectors, whatever their norms; differentiable.
+
+    `stored` is the dtype whose eps decides which centered rows are constant: that of x, if not given.
+    """
     values = x.to(accumulation_dtype(x.dtype))
     with torch.no_grad():
         largest = values.detach().abs().amax(-1, keepdim=True)
@@ -164,7 +167,7 @@ def unit_rows(x: Tensor, *, centered: bool, augment: float) -> UnitRows:
     if centered:
         deviation, mean = center(values)
         largest = deviation.detach().abs().amax(-1, keepdim=True)
-        values = deviation.masked_fill(is_constant(largest, mean.detach(), x.dtype), 0)
+        values = deviation.masked_fill(is_constant(largest, mean.detach(), stored or x.dtype), 0)
     squared = values.square().sum(-1, keepdim=True)
     extra = None
     if augment:

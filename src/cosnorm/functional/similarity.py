@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.functional.checks import autocast_tensors, check_flag, check_tensors
-from cosnorm.functional.cosine import cosine
+from cosnorm.functional.cosine_rows import cosine_rows
 
 
 def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = False) -> Tensor:
@@ -62,7 +62,7 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = F
     x, y = (t if t.shape[-1] == size else t.expand(*t.shape[:-1], size) for t in (x, y))
     if x.device.type == "cuda" and torch.is_autocast_enabled("cuda") and x.dtype != torch.float64:
         x, y = x.float(), y.float()  # as torch's function does there
-    return cosine(x, y, centered=centered)
+    return cosine_rows(x, y, centered=centered)
 
 
 def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = False) -> Tensor:
@@ -114,4 +114,4 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
         raise ValueError(
             f"{where}: the leading dimensions of x and y must broadcast, got {tuple(x.shape)} and {tuple(y.shape)}"
         ) from None
-    return cosine(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)
+    return cosine_rows(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)

@@ -77,5 +77,5 @@ class CosineLinear(nn.Linear):
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def extra_repr(self) -> str:
-        """torch's text and our options."""
+        """Torch's text and our options."""
         return f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"

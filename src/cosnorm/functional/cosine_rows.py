@@ -28,7 +28,7 @@ from cosnorm.functional.norms import (
 )
 
 
-def cosine(x: Tensor, y: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
+def cosine_rows(x: Tensor, y: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
     """cos(x, y) over the last dimension; the others broadcast: (*, D), (*, D) → (*).
 
     ``(…, N, 1, D), (M, D)`` is a matrix product. The arguments must be valid: the public functions check.

@@ -1,0 +1,204 @@
+"""Cosine normalization of convolutions: cos(x, w) for every receptive field and every filter."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from cosnorm.functional.checks import autocast_tensors, check_augment, check_flag, check_tensors
+from cosnorm.functional.cosine_fields import cosine_fields
+from cosnorm.functional.fields import Geometry
+
+Size = int | Sequence[int]
+
+
+def cosine_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    centered: bool = False,
+    augment: float = 0.0,
+) -> Tensor:
+    """`cosine_conv2d` in one dimension: (N, C, L), (O, C/groups, K) → (N, O, L').
+
+    Formula, options, behaviour at zero, errors and source are those of `cosine_conv2d`.
+
+    Example:
+        >>> import torch
+        >>> cosine_conv1d(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[[1e20, 2e20]]]))
+        tensor([[[1.0000, 1.0000]]])
+    """
+    return _cosine_conv("cosine_conv1d", 1, x, weight, stride, padding, dilation, groups, centered, augment)
+
+
+def cosine_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    centered: bool = False,
+    augment: float = 0.0,
+) -> Tensor:
+    r"""Cosine similarity of each receptive field with each filter.
+
+    .. math:: y_{o,p} = \frac{w_o \cdot x_p + a^2}{\sqrt{|w_o|^2 + a^2}\,\sqrt{|x_p|^2 + a^2}}
+
+    where x_p is the receptive field at position p, all channels of its group, and a = `augment`. The norms of
+    the fields are a box filter of one map, Σ_c x²: nothing is unfolded.
+
+    With `centered` each filter loses its mean and each receptive field its own (Pearson correlation). Zero
+    padding counts as zeros: at the border the mean is that of the values and the padded zeros together, over
+    the whole field, for each group apart.
+
+    Args:
+        x: input, (N, C, H, W) or (C, H, W); float16, bfloat16, float32 or float64.
+        weight: filters, (O, C/groups, K_H, K_W), of the dtype and on the device of x.
+        stride: as in `torch.nn.functional.conv2d`.
+        padding: a number, one for each dimension, "same" or "valid".
+        dilation: as in `torch.nn.functional.conv2d`.
+        groups: as in `torch.nn.functional.conv2d`.
+        centered: subtract the means first.
+        augment: the constant component that the paper appends to each field and each filter, after
+            centering (the paper uses 1e-4). At 0 the result is exact at every scale.
+
+    Returns:
+        (N, O, H', W'), the shape of torch's convolution. Under autocast its dtype is that of torch's, too.
+
+    A zero field or filter (centered: one with max|x − μ| ≤ 4·eps·|μ|) has similarity 0 with everything and
+    receives gradient 0 through it. NaN or inf makes the outputs of the fields that hold it NaN, and no other.
+    On a CPU float32 and half fields are exact each for itself; float64 fields, and all fields on an
+    accelerator, are exact beside the largest value of their sample. The gradient is the closed form of
+    eqs. 9-12; second derivatives are right, too.
+
+    Raises:
+        TypeError: not tensors, not floating point, or of two dtypes; options of a wrong type.
+        ValueError: shapes or options that do not fit, two devices, a negative `augment`.
+
+    Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
+
+    Example:
+        >>> import torch
+        >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> cosine_conv2d(image, torch.ones(1, 1, 3, 3))
+        tensor([[[[0.8043, 0.8730],
+                  [0.9731, 0.9796]]]])
+    """
+    return _cosine_conv("cosine_conv2d", 2, x, weight, stride, padding, dilation, groups, centered, augment)
+
+
+def cosine_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    centered: bool = False,
+    augment: float = 0.0,
+) -> Tensor:
+    """`cosine_conv2d` in three dimensions: (N, C, D, H, W), (O, C/groups, *K) → (N, O, D', H', W').
+
+    Formula, options, behaviour at zero, errors and source are those of `cosine_conv2d`.
+
+    Example:
+        >>> import torch
+        >>> cosine_conv3d(torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)).item()
+        1.0
+    """
+    return _cosine_conv("cosine_conv3d", 3, x, weight, stride, padding, dilation, groups, centered, augment)
+
+
+def _numbers(where: str, name: str, value: Size, rank: int, least: int) -> tuple[int, ...]:
+    """One int for each dimension."""
+    single = isinstance(value, int) and not isinstance(value, bool)
+    values = (
+        (value,) * rank if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    )
+    if not single and isinstance(value, Sequence) and len(values) == 1:
+        values = values * rank
+    if len(values) != rank or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise TypeError(f"{where}: {name} must be an int or {rank} ints, got {value!r}")
+    if min(values) < least:
+        raise ValueError(f"{where}: {name} must be at least {least}, got {value!r}")
+    return values
+
+
+def _same_padding(
+    x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The padding that keeps the size; where it is odd, the extra zeros go to the end, as torch puts them."""
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if any(amount % 2 for amount in total):
+        x = F.pad(x, [side for amount in reversed(total) for side in (0, amount % 2)])
+    return x, tuple(amount // 2 for amount in total)
+
+
+def _cosine_conv(
+    where: str,
+    rank: int,
+    x: Tensor,
+    weight: Tensor,
+    stride: Size,
+    padding: Size | str,
+    dilation: Size,
+    groups: int,
+    centered: bool,
+    augment: float,
+) -> Tensor:
+    check_tensors(where, x=x)
+    check_tensors(where, weight=weight)
+    x, weight = autocast_tensors(x, weight)
+    check_tensors(where, x=x, weight=weight)
+    check_flag(where, "centered", centered)
+    augment = check_augment(where, augment)
+    if x.ndim not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{where}: x must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, "
+            f"got {tuple(x.shape)}"
+        )
+    if weight.ndim != rank + 2 or min(weight.shape[1:]) < 1:
+        raise ValueError(
+            f"{where}: weight must have shape (out_channels, in_channels/groups, …) with {rank} spatial "
+            f"dimensions, none of them 0, got {tuple(weight.shape)}"
+        )
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
+        raise ValueError(
+            f"{where}: groups must be a positive int that divides out_channels = {weight.shape[0]}, got {groups!r}"
+        )
+    channels = weight.shape[1] * groups
+    if x.shape[-rank - 1] != channels:
+        raise ValueError(
+            f"{where}: a weight of shape {tuple(weight.shape)} with groups={groups} needs {channels} input "
+            f"channels, got {x.shape[-rank - 1]} in x of shape {tuple(x.shape)}"
+        )
+    kernel = tuple(weight.shape[2:])
+    strides = _numbers(where, "stride", stride, rank, 1)
+    dilations = _numbers(where, "dilation", dilation, rank, 1)
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f'{where}: padding must be numbers, "same" or "valid", got {padding!r}')
+        if padding == "same" and max(strides) > 1:
+            raise ValueError(
+                f'{where}: padding="same" needs stride 1, got stride={stride!r}; give numbers instead'
+            )
+        x, paddings = _same_padding(x, kernel, dilations) if padding == "same" else (x, (0,) * rank)
+    else:
+        paddings = _numbers(where, "padding", padding, rank, 0)
+    for size, k, p, d in zip(x.shape[-rank:], kernel, paddings, dilations, strict=True):
+        if size + 2 * p < d * (k - 1) + 1:
+            raise ValueError(
+                f"{where}: a kernel of {kernel} with dilation {dilations} does not fit into x of shape "
+                f"{tuple(x.shape)} with padding {paddings}; pad more or take a smaller kernel"
+            )
+    geometry = Geometry(kernel, strides, paddings, dilations, groups)
+    batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
+    output = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
+    return output if x.ndim == rank + 2 else output.squeeze(0)

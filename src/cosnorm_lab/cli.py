@@ -1,0 +1,167 @@
+"""The command line: list, fetch, run, report, demo."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosnorm_lab.errors import LabError
+
+app = typer.Typer(
+    name="cosnorm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Reproduce the paper *Cosine Normalization*, and compare normalizations.\n\n"
+    "Examples:\n\n"
+    "- `cosnorm demo` : compare all methods on small digits, in minutes\n\n"
+    "- `cosnorm fetch mnist` : download MNIST\n\n"
+    "- `cosnorm run mnist-table1 --methods cosine,baseline --epochs 20`\n\n"
+    "- `cosnorm report runs -o report.html`",
+)
+
+
+@app.command("list")
+def list_() -> None:
+    """List the recipes, and the data sets with what is on disk."""
+    from cosnorm_lab.tables import print_catalog
+
+    print_catalog()
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Data set, such as mnist.")],
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder to put the files in; by default the user's cache.")
+    ] = None,
+) -> None:
+    """Download a data set from its mirrors and check it.
+
+    Example: `cosnorm fetch mnist`
+    """
+    from cosnorm_lab.data.download import fetch as download
+
+    typer.echo(f"{name} is in {download(name, data_dir)}")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="Recipe, such as mnist-table1 (see `cosnorm list`).")],
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, separated by commas; by default all.", metavar="A,B,…")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs; by default the recipe's.", min=1)] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …", min=1)] = 1,
+    init_std: Annotated[float, typer.Option(help="Standard deviation of the initial weights.")] = 0.1,
+    lr: Annotated[
+        list[str] | None,
+        typer.Option(help="Learning rate of one method; repeatable.", metavar="METHOD=VALUE"),
+    ] = None,
+    validation: Annotated[
+        int, typer.Option(help="Hold back so many training images and count errors on them.", min=0)
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Processes on each machine.", min=1)] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
+    precision: Annotated[
+        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true, 64-true.")
+    ] = "32-true",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; with 1, runs repeat bit for bit.", min=1)
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data files, gzipped or not.")] = None,
+    allow_checksum_mismatch: Annotated[
+        bool, typer.Option("--allow-checksum-mismatch", help="Accept other files than the official ones.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder of records.")] = Path("runs"),
+) -> None:
+    """Train the runs of a recipe, or go on with those that were stopped, and print the comparison.
+
+    For example:
+
+    - `cosnorm run mnist-table1 --data-dir mnist --epochs 1 --methods cosine,baseline`
+
+    - `cosnorm run mnist-table1 --methods baseline --lr baseline=0.5 --validation 10000`
+
+    Given again, the same command goes on from the last finished epoch; a finished run is not trained again.
+    """
+    import torch
+
+    from cosnorm_lab import recipes
+    from cosnorm_lab.data import load
+    from cosnorm_lab.fabric import make_fabric
+    from cosnorm_lab.progress import show_progress
+    from cosnorm_lab.tables import print_results
+    from cosnorm_lab.train import train
+
+    chosen = recipes.find(recipe)
+    configs = chosen.configs(
+        None if methods is None else [name.strip() for name in methods.split(",")],
+        **({} if epochs is None else {"epochs": epochs}),
+        seeds=seeds,
+        init_std=init_std,
+        learning_rates=parse_rates(lr or []),
+        validation=validation,
+        precision=precision,
+    )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    dataset = load(chosen.dataset, data_dir, allow_checksum_mismatch=allow_checksum_mismatch)
+    fabric = make_fabric(device, devices, num_nodes, precision)
+    try:
+        with show_progress(len(configs), quiet=not fabric.is_global_zero) as progress:
+            runs = [train(config, dataset, out, fabric=fabric, progress=progress) for config in configs]
+    except KeyboardInterrupt:
+        typer.echo("Stopped. The same command goes on from the last finished epoch.", err=True)
+        raise typer.Exit(130) from None
+    if fabric.is_global_zero:
+        print_results(runs, chosen.paper)
+
+
+def parse_rates(options: list[str]) -> dict[str, float]:
+    """["cosine=10"] → {"cosine": 10.0}.
+
+    Raises:
+        LabError: an option is not METHOD=VALUE.
+    """
+    rates = {}
+    for option in options:
+        method, _, value = option.partition("=")
+        try:
+            rates[method.strip()] = float(value)
+        except ValueError:
+            raise LabError(
+                f"--lr expects METHOD=VALUE with a number, such as cosine=10; got {option!r}"
+            ) from None
+    return rates
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Records, or folders of them.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write an HTML report of records: table and curves.
+
+    Example: `cosnorm report runs -o report.html`
+    """
+    from cosnorm_lab.records import read_all
+    from cosnorm_lab.report import write_report
+
+    write_report(read_all(runs), out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the records and the report.")] = Path("demo"),
+) -> None:
+    """Compare all methods on the digits that scikit-learn ships; no download, a few minutes.
+
+    Example: `cosnorm demo --out demo`
+    """
+    from cosnorm_lab.demo import run_demo
+
+    run_demo(out)

@@ -1,0 +1,39 @@
+"""Devices, precision and processes: Lightning Fabric, set up from a few names."""
+
+from lightning_fabric import Fabric
+
+from cosnorm_lab.errors import LabError
+
+
+def make_fabric(
+    device: str = "cpu", devices: int = 1, num_nodes: int = 1, precision: str = "32-true"
+) -> Fabric:
+    """A launched Fabric; one serves all the runs of a program.
+
+    With more than one process this starts the others; each of them runs the program from its beginning.
+
+    Args:
+        device: Fabric's name of an accelerator: "cpu", "cuda", "mps", or "auto" for the best there is.
+        devices: processes on each machine.
+        num_nodes: number of machines; start the program on each, see Lightning Fabric for the environment.
+        precision: "32-true", "16-mixed", "bf16-mixed", "bf16-true" or "64-true".
+
+    Raises:
+        LabError: the machine has no such device, or Fabric knows no such name.
+    """
+    strategy = "ddp" if devices * num_nodes > 1 else "auto"
+    try:
+        fabric = Fabric(
+            accelerator=device,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type, unused-ignore]  # Fabric checks the name
+        )
+    except Exception as error:  # Fabric raises many kinds, all about these arguments
+        raise LabError(
+            f"cannot use --device {device} --devices {devices} --num-nodes {num_nodes} "
+            f"--precision {precision}: {error}"
+        ) from error
+    fabric.launch()
+    return fabric

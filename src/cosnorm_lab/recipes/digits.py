@@ -1,0 +1,47 @@
+"""The digits that scikit-learn ships: the comparison in a minute, without a download."""
+
+from collections.abc import Mapping, Sequence
+
+from cosnorm_lab.config import RunConfig
+from cosnorm_lab.recipes.comparison import comparison
+
+NAME = "digits"
+
+LEARNING_RATES: Mapping[str, float] = {
+    "baseline": 0.1,
+    "cosine": 1.0,
+    "centered": 10.0,
+    "batch": 1.0,
+    "layer": 1.0,
+    "weight": 1.0,
+    "max": 0.5,
+    "mean-only": 0.1,
+}
+
+
+def digits(
+    methods: Sequence[str] | None = None,
+    *,
+    epochs: int = 40,
+    seeds: int = 1,
+    init_std: float = 0.1,
+    learning_rates: Mapping[str, float] | None = None,
+    validation: int = 0,
+    precision: str = "32-true",
+) -> list[RunConfig]:
+    """The runs of the demo: 64-100-100-10, batches of 20; the arguments are those of `mnist.table1`.
+
+    Raises:
+        LabError: an unknown method or a number out of range.
+    """
+    base = {
+        "recipe": NAME,
+        "dataset": "digits",
+        "hidden": (100, 100),
+        "batch_size": 20,
+        "epochs": epochs,
+        "init_std": init_std,
+        "validation": validation,
+        "precision": precision,
+    }
+    return comparison(base, LEARNING_RATES, methods=methods, seeds=seeds, learning_rates=learning_rates)

@@ -1,0 +1,183 @@
+"""Runs that differ only by their seed, seen as one line of a table and one line of a figure."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cosnorm_lab.config import RunConfig
+from cosnorm_lab.records import Run, last_epochs
+
+# Okabe and Ito's colours, with grey for their yellow, which cannot be read on white.
+COLOURS = {
+    "baseline": "#000000",
+    "cosine": "#D55E00",
+    "centered": "#E69F00",
+    "batch": "#0072B2",
+    "layer": "#56B4E9",
+    "weight": "#009E73",
+    "max": "#CC79A7",
+    "mean-only": "#808080",
+}
+NAMES = {
+    "baseline": "baseline",
+    "cosine": "cosine",
+    "centered": "centered cosine",
+    "batch": "batch norm",
+    "layer": "layer norm",
+    "weight": "weight norm",
+    "max": "max norm",
+    "mean-only": "mean-only batch norm",
+}
+# A second series of the same method has the same colour and the next of these dashes.
+DASHES = ("", "6 3", "2 2", "8 3 2 3")
+COMPLETED = "completed"
+LEAST_ERRORS = 0.5  # where no error at all is drawn on a logarithmic axis
+
+
+@dataclass(frozen=True)
+class Point:
+    """The test errors after one epoch: their mean over the seeds, the least and the most."""
+
+    epoch: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs of one configuration, apart from the seed."""
+
+    runs: tuple[Run, ...]
+    label: str
+    dashes: str
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration of the first run."""
+        return self.runs[0].config
+
+    @property
+    def method(self) -> str:
+        """The normalization, as the recipes name it."""
+        return self.config.method
+
+    @property
+    def colour(self) -> str:
+        """The method's own colour, the same in every figure."""
+        return COLOURS[self.method]
+
+    @property
+    def caption(self) -> str:
+        """The label, and how the runs ended where none was completed."""
+        return self.label if self.completed else f"{self.label} ({self.runs[-1].status})"
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in order."""
+        return [run.config.seed for run in self.runs]
+
+    @cached_property
+    def completed(self) -> tuple[Run, ...]:
+        """The runs that came to their end; final figures are of these only."""
+        return tuple(run for run in self.runs if run.status == COMPLETED)
+
+    @cached_property
+    def curve(self) -> list[Point]:
+        """Test errors for each epoch."""
+        errors: dict[int, list[int]] = {}
+        for run in self.runs:
+            for record in run.epochs:
+                errors.setdefault(record["epoch"], []).append(record["errors"])
+        return [
+            Point(epoch, statistics.fmean(values), min(values), max(values))
+            for epoch, values in sorted(errors.items())
+        ]
+
+    @cached_property
+    def percentiles(self) -> list[tuple[int, float, float, float]]:
+        """Epoch and the 15, 50 and 85 percentiles of the first seed's neuron, as far as they are finite."""
+        return [
+            (record["epoch"], *record["pre_activation"])
+            for record in self.runs[0].epochs
+            if all(map(math.isfinite, record["pre_activation"]))
+        ]
+
+    def final(self) -> tuple[float, float, int] | None:
+        """Mean and variance of the last epochs' errors, each averaged over the completed runs.
+
+        Returns:
+            Mean, variance and the number of epochs they are over, or None when no run was completed.
+        """
+        if not self.completed:
+            return None
+        means, variances, numbers = zip(*(last_epochs(run) for run in self.completed), strict=True)
+        return statistics.fmean(means), statistics.fmean(variances), max(numbers)
+
+
+def is_search(run: Run) -> bool:
+    """Whether the errors are those of held-back training images, to choose a learning rate by."""
+    return run.config.validation > 0
+
+
+def group(runs: Iterable[Run]) -> list[Series]:
+    """Put runs that differ only by their seed together, in the order of the methods.
+
+    Args:
+        runs: Runs of one recipe.
+
+    Returns:
+        The series; a label names the method, and the settings too where a method occurs more than once.
+    """
+    together: dict[RunConfig, list[Run]] = {}
+    for run in runs:
+        together.setdefault(dataclasses.replace(run.config, seed=0), []).append(run)
+    order = list(COLOURS)
+    settings = sorted(together, key=lambda config: (order.index(config.method), config.learning_rate))
+    series = []
+    for config in settings:
+        siblings = [other for other in settings if other.method == config.method]
+        members = sorted(together[config], key=lambda run: (run.config.seed, str(run.path)))
+        dashes = DASHES[siblings.index(config) % len(DASHES)]
+        series.append(Series(tuple(members), _label(config, siblings), dashes))
+    return series
+
+
+def errors_range(drawn: Sequence[Series]) -> tuple[float, float]:
+    """The range of Figure 2's axis of errors.
+
+    A run that diverged would squash all others, so that the axis ends at eight times the least error, or at
+    twice the worst completed run's last errors where these are more; lines may leave the picture above it.
+
+    Args:
+        drawn: At least one series that has a curve.
+
+    Returns:
+        The least and the largest number of errors on the axis, both at least half an error.
+    """
+    lowest = min(point.low for series in drawn for point in series.curve)
+    highest = max(point.high for series in drawn for point in series.curve)
+    endings = [series.curve[-1].high for series in drawn if series.completed]
+    lowest = max(lowest, LEAST_ERRORS)
+    return lowest, max(min(highest, max([8 * lowest, *(2 * ending for ending in endings)])), lowest * 1.05)
+
+
+def errors_title(drawn: Sequence[Series]) -> str:
+    """The name of the axis of errors: among how many images they are, where all series agree on it."""
+    counts = {record["count"] for series in drawn for run in series.runs for record in run.epochs}
+    return f"test errors among {counts.pop():,}" if len(counts) == 1 else "test errors"
+
+
+def _label(config: RunConfig, siblings: list[RunConfig]) -> str:
+    """The method's name and those settings that tell it from its siblings."""
+    mine = config.to_dict()
+    differing = [name for name in mine if any(other.to_dict()[name] != mine[name] for other in siblings)]
+    return ", ".join([NAMES[config.method], *(_setting(name, mine[name]) for name in differing)])
+
+
+def _setting(name: str, value: object) -> str:
+    words = "lr" if name == "learning_rate" else name.replace("_", " ")
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

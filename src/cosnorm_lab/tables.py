@@ -1,0 +1,131 @@
+"""What the command line prints: the comparison after a run, and the catalog."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from cosnorm_lab.records import Run, last_epochs
+
+
+def print_results(
+    runs: Sequence[Run],
+    paper: Mapping[str, tuple[float, float]] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Prints mean and variance of the errors beside the paper's, and each layer's |w| and effective lr.
+
+    Args:
+        runs: the runs, one row each.
+        paper: the paper's mean and variance by method.
+        console: where to print.
+    """
+    console = console or Console()
+    console.print(results_table(runs, paper or {}))
+    for run in runs:
+        if run.end is not None and run.end["message"]:
+            console.print(f"{run.config.name()}: {run.status}: {run.end['message']}", markup=False)
+    if any(run.epochs for run in runs):
+        console.print(layers_table(runs))
+
+
+def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]]) -> Table:
+    """The comparison, one row a run."""
+    table = Table(
+        title="Errors over the last epochs",
+        caption=_caption(runs),
+        box=SIMPLE,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("lr", "seed", "epochs", "mean", "variance", "paper\nmean", "paper\nvariance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for run in runs:
+        config = run.config
+        statistics = ("–", "–")
+        if run.epochs:
+            mean, variance, _ = last_epochs(run)
+            statistics = (f"{mean:.3f}", f"{variance:.3f}")
+        published = (
+            tuple(f"{value:g}" for value in paper[config.method]) if config.method in paper else ("–", "–")
+        )
+        table.add_row(
+            config.method,
+            f"{config.learning_rate:g}",
+            str(config.seed),
+            str(len(run.epochs)),
+            *statistics,
+            *published,
+            run.status,
+        )
+    return table
+
+
+def _caption(runs: Sequence[Run]) -> str:
+    """What the errors are counted on, and over which epochs."""
+    counts = {(run.epochs[-1]["count"], run.config.validation > 0) for run in runs if run.epochs}
+    images = " or ".join(
+        f"{count:,} {'held-back training' if held_back else 'test'} images"
+        for count, held_back in sorted(counts)
+    )
+    parts = [f"Errors among {images}." if images else "No finished epoch."]
+    if any(len(run.epochs) >= 200 for run in runs):
+        parts.append("Mean and variance over the last 50 epochs, as in the paper.")
+    if any(0 < len(run.epochs) < 200 for run in runs):
+        parts.append("Runs of fewer than 200 epochs: mean and variance over the last quarter of the epochs.")
+    return " ".join(parts)
+
+
+def layers_table(runs: Sequence[Run]) -> Table:
+    """|w| and effective learning rate of each layer after the last epoch."""
+    table = Table(
+        title="Layers after the last epoch: mean |w|, and effective learning rate lr/|w|²", box=SIMPLE
+    )
+    table.add_column("method", no_wrap=True)
+    table.add_column("seed", justify="right")
+    names = list(
+        dict.fromkeys(layer["name"] for run in runs if run.epochs for layer in run.epochs[-1]["layers"])
+    )
+    for name in names:
+        table.add_column(f"{name} |w|", justify="right")
+        table.add_column("lr/|w|²", justify="right")
+    for run in runs:
+        if run.epochs:
+            layers = {layer["name"]: layer for layer in run.epochs[-1]["layers"]}
+            cells = [
+                f"{layers[name][key]:.3g}" if name in layers else "–"
+                for name in names
+                for key in ("weight_norm", "effective_learning_rate")
+            ]
+            table.add_row(run.method, str(run.config.seed), *cells)
+    return table
+
+
+def print_catalog(console: Console | None = None) -> None:
+    """Prints the recipes, and the data sets with what is on disk."""
+    from cosnorm_lab.data import default_folder
+    from cosnorm_lab.data.catalog import FETCHED, SHIPPED
+    from cosnorm_lab.recipes import RECIPES
+
+    console = console or Console()
+    recipes = Table("recipe", "data", "what", title="Recipes: cosnorm run RECIPE")
+    for recipe in RECIPES.values():
+        recipes.add_row(recipe.name, recipe.dataset, recipe.description)
+    data = Table("data set", "what", "on disk", title="Data: cosnorm fetch NAME")
+    for name, files in FETCHED.items():
+        folder = default_folder(name)
+        present = sum(
+            (folder / file.name).is_file() or (folder / f"{file.name}.gz").is_file()
+            for file in files.parts.values()
+        )
+        data.add_row(
+            name, files.description, f"{present} of {len(files.parts)} files in {folder}" if present else "no"
+        )
+    for name, description in SHIPPED.items():
+        data.add_row(name, description, "shipped")
+    console.print(recipes)
+    console.print(data)
