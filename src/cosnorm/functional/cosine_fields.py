@@ -178,14 +178,14 @@ def _backward(
         if needs_x:
             along = products + augment**2 if augment else products
             values_w = filters.values.reshape(weight.shape)
-            gradient_x = saturate(geometry.crop_to(_field_gradient(h, along, fields, values_w), x), x.dtype)
+            gradient_x = geometry.crop_to(_field_gradient(h, along, fields, values_w), x).to(x.dtype)
         if needs_w:
             u = _filter_sums(h, fields, weight.shape, centered)
             along = (filters.values * u).sum(-1, keepdim=True)
             if augment:
                 along += augment**2 * h.sum((0, *others)).unsqueeze(1)
             u = u.addcmul(filters.values, along * factor_w.square(), value=-1)
-            gradient_w = saturate(u - u.mean(-1, keepdim=True) if centered else u, x.dtype)
+            gradient_w = (u - u.mean(-1, keepdim=True) if centered else u).to(x.dtype)
         return gradient_x, gradient_w.reshape(weight.shape) if needs_w else gradient_w
 
 

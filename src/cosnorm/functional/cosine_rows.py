@@ -158,13 +158,13 @@ def _plain_gradients(
     h = cotangent * (factor_x * factor_y).squeeze(-1)
 
     def project(u: Tensor, rows: Tensor, values: Tensor, factor: Tensor) -> Tensor:
-        along = (values * u).sum(-1, keepdim=True)
+        along = torch.linalg.vecdot(values.to(u.dtype), u).unsqueeze(-1)
         if augment:
             along += augment**2 * h.sum_to_size(rows.shape[:-1]).unsqueeze(-1)
         gradient = u.addcmul_(values, along.mul_(factor).mul_(factor), value=-1)
         if centered:
             gradient -= gradient.mean(-1, keepdim=True)
-        return saturate(gradient, rows.dtype)
+        return gradient.to(rows.dtype)  # the window leaves nothing to saturate
 
     gradient_x = gradient_y = x.new_empty(0)
     if needs_x:
