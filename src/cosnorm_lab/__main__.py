@@ -18,7 +18,7 @@ def main() -> None:
     from cosnorm_lab.errors import LabError
 
     try:
-        app()
+        app(prog_name="cosnorm")
     except LabError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(1)

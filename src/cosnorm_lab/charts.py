@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cosnorm_lab.scales import asinh_ticks, epoch_ticks, label, log_ticks
-from cosnorm_lab.series import LEAST_ERRORS, Series, errors_range, errors_title
+from cosnorm_lab.series import LEAST_ERRORS, Series, errors_caption, errors_range, errors_title
 
 SIZE = 1000.0  # the lines' viewBox; the browser stretches it to the place there is
 
@@ -97,7 +97,20 @@ def error_chart(all_series: Sequence[Series]) -> Chart | None:
             for point, differ in zip(series.curve, several, strict=True)
         ]
         values = [point.mean for point in series.curve]
-        lines.append(_line(series, series.caption, 2.0, epochs, values, texts, place, last, band))
+        lines.append(
+            _line(
+                series,
+                errors_caption(series, highest),
+                2.0,
+                epochs,
+                values,
+                texts,
+                place,
+                last,
+                band,
+                series.dashes,
+            )
+        )
     ticks = [(100 * place(value), label(value)) for value in log_ticks(lowest, highest)]
     return Chart("Test errors against epoch", errors_title(drawn), last, _x_ticks(last, 6), ticks, lines)
 
@@ -151,7 +164,8 @@ def _line(
     texts: Sequence[str],
     place: Callable[[float], float],
     last: int,
-    band: str,
+    band: str = "",
+    dashes: str = "",
 ) -> Line:
     heights = [place(value) for value in values]
     points = [
@@ -161,7 +175,7 @@ def _line(
     path = "M" + "L".join(_points(epochs, heights, last))
     if len(epochs) == 1:
         path += "h0.1"  # a path of a single point is not drawn
-    return Line(caption, series.colour, series.dashes, width, path, band, points)
+    return Line(caption, series.colour, dashes, width, path, band, points)
 
 
 def _area(epochs: Sequence[int], low: Sequence[float], high: Sequence[float], last: int) -> str:

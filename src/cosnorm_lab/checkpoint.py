@@ -7,7 +7,7 @@ import os
 import pickle
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -53,9 +53,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     data = buffer.getvalue()
     try:
         with temporary.open("wb") as file:
-            _write(
-                file, hashlib.sha256(data).digest() + data
-            )  # torch reads on over a changed byte; we do not
+            file.write(hashlib.sha256(data).digest() + data)  # torch reads on over a changed byte
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -64,10 +62,6 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -91,7 +91,7 @@ def run(
 
     from cosnorm_lab import recipes
     from cosnorm_lab.data import load
-    from cosnorm_lab.fabric import make_fabric
+    from cosnorm_lab.fabric import close_fabric, make_fabric
     from cosnorm_lab.progress import show_progress
     from cosnorm_lab.tables import print_results
     from cosnorm_lab.train import train
@@ -118,6 +118,7 @@ def run(
         raise typer.Exit(130) from None
     if fabric.is_global_zero:
         print_results(runs, chosen.paper)
+    close_fabric(fabric)
 
 
 def parse_rates(options: list[str]) -> dict[str, float]:

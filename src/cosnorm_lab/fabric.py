@@ -1,5 +1,7 @@
 """Devices, precision and processes: Lightning Fabric, set up from a few names."""
 
+import torch
+import torch.distributed
 from lightning_fabric import Fabric
 
 from cosnorm_lab.errors import LabError
@@ -37,3 +39,13 @@ def make_fabric(
         ) from error
     fabric.launch()
     return fabric
+
+
+def close_fabric(fabric: Fabric) -> None:
+    """Waits for the other processes and takes leave of them; nothing to do for one process.
+
+    Without it a process may abort at its exit, in the middle of the group's background threads.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        fabric.barrier()
+        torch.distributed.destroy_process_group()

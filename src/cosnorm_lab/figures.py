@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from cosnorm_lab.records import Run
 from cosnorm_lab.scales import asinh_ticks, label, log_ticks
-from cosnorm_lab.series import LEAST_ERRORS, Series, errors_range, errors_title, group
+from cosnorm_lab.series import LEAST_ERRORS, Series, errors_caption, errors_range, errors_title, group
 
 DOTS_PER_INCH = 200
 PANELS_A_ROW = 4
@@ -29,6 +29,7 @@ def error_curves(runs: Iterable[Run]) -> Figure:
     drawn = [series for series in group(runs) if series.curve]
     figure = _figure(8.0, 4.6)
     axes = figure.add_subplot()
+    lowest, highest = errors_range(drawn) if drawn else (1.0, 10.0)
     # The order of the legend is that of the lines' right ends.
     for series in sorted(drawn, key=lambda one: -one.curve[-1].mean):
         epochs = [point.epoch for point in series.curve]
@@ -40,7 +41,7 @@ def error_curves(runs: Iterable[Run]) -> Figure:
             linewidth=1.6,
             marker="o" if len(epochs) < 3 else "",
             markersize=4,
-            label=series.caption,
+            label=errors_caption(series, highest),
         )
         if len(series.runs) > 1:
             low = [max(point.low, LEAST_ERRORS) for point in series.curve]
@@ -50,7 +51,6 @@ def error_curves(runs: Iterable[Run]) -> Figure:
     axes.set_ylabel(errors_title(drawn))
     axes.set_yscale("log")
     if drawn:
-        lowest, highest = errors_range(drawn)
         axes.set_ylim(lowest * 0.97, highest * 1.03)
         _ticks(axes, log_ticks(lowest, highest))
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)

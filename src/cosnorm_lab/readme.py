@@ -64,7 +64,7 @@ def update_readme(runs: Iterable[Run], path: Path) -> None:
 
 
 def _cells(row: Row, paper: bool, finished: bool) -> list[str]:
-    cells = [row.series.label, row.learning_rate, row.seeds, row.mean, row.variance]
+    cells = [row.series.name, row.learning_rate, row.seeds, row.mean, row.variance]
     if paper:
         cells += [row.paper_mean, row.paper_variance]
     cells.append(row.over)

@@ -29,6 +29,7 @@ class Section:
         rows: The comparison.
         search: The runs whose errors are of held-back training images.
         paper: Whether the paper has figures to set beside ours.
+        layers: Names of the layers.
         errors: Chart of the test errors against epoch.
         percentiles: Charts of the pre-activations.
         pictures: Names of the two PNG files beside the report.
@@ -38,6 +39,7 @@ class Section:
     rows: list[Row]
     search: list[Row]
     paper: bool
+    layers: list[str]
     errors: Chart | None
     percentiles: list[Chart]
     pictures: tuple[str, str]
@@ -75,11 +77,13 @@ def write_report(runs: list[Run], out: Path) -> None:
 def _section(recipe: str, runs: Iterable[Run], tested: Iterable[Run], pictures: tuple[str, str]) -> Section:
     series = group(tested)
     rows = make_rows(series)
+    last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
     return Section(
         recipe=recipe,
         rows=rows,
         search=make_rows(group(run for run in runs if is_search(run))),
         paper=has_paper(rows),
+        layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line["layers"])),
         errors=error_chart(series),
         percentiles=percentile_charts(series),
         pictures=pictures,

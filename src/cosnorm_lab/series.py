@@ -49,10 +49,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Runs of one configuration, apart from the seed."""
+    """Runs of one configuration, apart from the seed.
+
+    Attributes:
+        runs: The runs, in the order of their seeds.
+        label: The method, and those settings that tell it from other series of the method.
+        name: The same without the learning rate, for where that stands beside it.
+        dashes: SVG's stroke-dasharray, which tells lines of one colour apart.
+    """
 
     runs: tuple[Run, ...]
     label: str
+    name: str
     dashes: str
 
     @property
@@ -130,7 +138,7 @@ def group(runs: Iterable[Run]) -> list[Series]:
         runs: Runs of one recipe.
 
     Returns:
-        The series; a label names the method, and the settings too where a method occurs more than once.
+        The series.
     """
     together: dict[RunConfig, list[Run]] = {}
     for run in runs:
@@ -142,15 +150,17 @@ def group(runs: Iterable[Run]) -> list[Series]:
         siblings = [other for other in settings if other.method == config.method]
         members = sorted(together[config], key=lambda run: (run.config.seed, str(run.path)))
         dashes = DASHES[siblings.index(config) % len(DASHES)]
-        series.append(Series(tuple(members), _label(config, siblings), dashes))
+        label = _label(config, siblings)
+        name = _label(config, siblings, without=("learning_rate",))
+        series.append(Series(tuple(members), label, name, dashes))
     return series
 
 
 def errors_range(drawn: Sequence[Series]) -> tuple[float, float]:
     """The range of Figure 2's axis of errors.
 
-    A run that diverged would squash all others, so that the axis ends at eight times the least error, or at
-    twice the worst completed run's last errors where these are more; lines may leave the picture above it.
+    A run that failed would squash all others, so that the axis ends at twelve times the least error; what
+    lies above leaves the picture (`errors_caption` says so).
 
     Args:
         drawn: At least one series that has a curve.
@@ -158,11 +168,15 @@ def errors_range(drawn: Sequence[Series]) -> tuple[float, float]:
     Returns:
         The least and the largest number of errors on the axis, both at least half an error.
     """
-    lowest = min(point.low for series in drawn for point in series.curve)
-    highest = max(point.high for series in drawn for point in series.curve)
-    endings = [series.curve[-1].high for series in drawn if series.completed]
-    lowest = max(lowest, LEAST_ERRORS)
-    return lowest, max(min(highest, max([8 * lowest, *(2 * ending for ending in endings)])), lowest * 1.05)
+    lowest = max(min(point.low for series in drawn for point in series.curve), LEAST_ERRORS)
+    values = (point.high for series in drawn for point in series.curve)
+    return lowest, max([lowest, *(value for value in values if value <= 12 * lowest)]) * 1.05
+
+
+def errors_caption(series: Series, highest: float) -> str:
+    """What Figure 2's legend calls a series: with an arrow if all of it lies above the picture."""
+    above = all(point.mean > highest for point in series.curve)
+    return f"{series.caption} ↑" if above else series.caption
 
 
 def errors_title(drawn: Sequence[Series]) -> str:
@@ -171,9 +185,9 @@ def errors_title(drawn: Sequence[Series]) -> str:
     return f"test errors among {counts.pop():,}" if len(counts) == 1 else "test errors"
 
 
-def _label(config: RunConfig, siblings: list[RunConfig]) -> str:
+def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...] = ()) -> str:
     """The method's name and those settings that tell it from its siblings."""
-    mine = config.to_dict()
+    mine = {name: value for name, value in config.to_dict().items() if name not in without}
     differing = [name for name in mine if any(other.to_dict()[name] != mine[name] for other in siblings)]
     return ", ".join([NAMES[config.method], *(_setting(name, mine[name]) for name in differing)])
 

@@ -82,7 +82,11 @@ def train(
     except Exception as error:
         if log and not isinstance(error, (LabError, OSError)):
             with contextlib.suppress(LabError):  # the error itself is the news, not that it cannot be noted
-                log.append(_end_line("failed", f"{type(error).__name__}: {_first_line(error)}", log.seconds))
+                log.append(
+                    _end_line(
+                        "failed", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", log.seconds
+                    )
+                )
         raise
     finally:
         if log:
@@ -191,15 +195,9 @@ def _resume(network: MLP, optimizer: Any, fabric: Fabric, log: RunLog | None) ->
     """Restores the last finished epoch in every process: its number, and the seconds so far."""
     if log and not log.begun:
         sha, _ = commit()
-        log.append(
-            {
-                "kind": "resume",
-                "epoch": len(log.run.epochs),
-                "commit": sha,
-                "host": host(fabric.device, fabric.world_size),
-                "time": _now(),
-            }
-        )
+        machine = host(fabric.device, fabric.world_size)
+        epoch = len(log.run.epochs)
+        log.append({"kind": "resume", "epoch": epoch, "commit": sha, "host": machine, "time": _now()})
     saved: Checkpoint | None = fabric.broadcast(log.checkpoint if log else None)
     if saved is None:
         return 0, 0.0
@@ -240,9 +238,8 @@ def _evaluate(
     seen: list[Tensor] = []
     hook = network.hidden[-1].register_forward_hook(lambda _, __, output: seen.append(output[:, 0].float()))
     try:
-        mine = torch.arange(len(images), device=fabric.device).tensor_split(fabric.world_size)[
-            fabric.global_rank
-        ]
+        everything = torch.arange(len(images), device=fabric.device)
+        mine = everything.tensor_split(fabric.world_size)[fabric.global_rank]
         # All processes make the same number of calls: a model over several processes may wait in each.
         for part in mine.tensor_split(math.ceil(len(images) / (EVALUATION_BATCH * fabric.world_size))):
             wrong += (model(images[part]).argmax(dim=1) != labels[part]).sum()
@@ -273,10 +270,8 @@ def _layers(network: MLP, learning_rate: float) -> list[dict[str, Any]]:
 
 def _finite(value: Any) -> bool:
     """Whether every number inside is finite."""
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_finite, value))
+    if isinstance(value, dict | list):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
@@ -302,7 +297,3 @@ def _end_line(status: str, message: str, seconds: float) -> Line:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -27,8 +27,8 @@ def check_tensors(where: str, **tensors: Any) -> None:
             raise TypeError(f"{where}: {name} must be dense, got {tensor.layout}; use {name}.to_dense()")
         if tensor.dtype != first.dtype:
             raise TypeError(
-                f"{where}: {first_name} and {name} must have one dtype, got {first.dtype} and {tensor.dtype}; "
-                f"convert one of them, for instance {name}.to({first_name}.dtype)"
+                f"{where}: {first_name} and {name} must have one dtype, got {first.dtype} and "
+                f"{tensor.dtype}; convert one of them, for instance {name}.to({first_name}.dtype)"
             )
         if tensor.device != first.device:
             raise ValueError(

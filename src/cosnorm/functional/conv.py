@@ -29,8 +29,8 @@ def cosine_conv1d(
 
     Example:
         >>> import torch
-        >>> cosine_conv1d(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[[1e20, 2e20]]]))
-        tensor([[[1.0000, 1.0000]]])
+        >>> cosine_conv1d(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[1e20, 0.0]]]))
+        tensor([[[0.6000, 1.0000]]])
     """
     return _cosine_conv("cosine_conv1d", 1, x, weight, stride, padding, dilation, groups, centered, augment)
 
@@ -85,10 +85,10 @@ def cosine_conv2d(
 
     Example:
         >>> import torch
-        >>> image = torch.arange(16.0).reshape(1, 1, 4, 4)
-        >>> cosine_conv2d(image, torch.ones(1, 1, 3, 3))
-        tensor([[[[0.8043, 0.8730],
-                  [0.9731, 0.9796]]]])
+        >>> image = torch.eye(3).reshape(1, 1, 3, 3)
+        >>> cosine_conv2d(image, torch.ones(1, 1, 2, 2))
+        tensor([[[[0.7071, 0.5000],
+                  [0.5000, 0.7071]]]])
     """
     return _cosine_conv("cosine_conv2d", 2, x, weight, stride, padding, dilation, groups, centered, augment)
 
@@ -110,8 +110,8 @@ def cosine_conv3d(
 
     Example:
         >>> import torch
-        >>> cosine_conv3d(torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)).item()
-        1.0
+        >>> cosine_conv3d(torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)).squeeze()
+        tensor(1.0000)
     """
     return _cosine_conv("cosine_conv3d", 3, x, weight, stride, padding, dilation, groups, centered, augment)
 
@@ -171,7 +171,8 @@ def _cosine_conv(
         )
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
         raise ValueError(
-            f"{where}: groups must be a positive int that divides out_channels = {weight.shape[0]}, got {groups!r}"
+            f"{where}: groups must be a positive int that divides out_channels = {weight.shape[0]}, "
+            f"got {groups!r}"
         )
     channels = weight.shape[1] * groups
     if x.shape[-rank - 1] != channels:

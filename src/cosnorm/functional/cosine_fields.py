@@ -321,7 +321,7 @@ class _CosineFields(torch.autograd.Function):
         centered: bool,
         augment: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        operator = _forward_op if torch.compiler.is_compiling() else _forward
+        operator: Any = _forward_op if torch.compiler.is_compiling() else _forward
         return operator(x, weight, stride, padding, dilation, groups, centered, augment)
 
     @staticmethod

@@ -5,11 +5,12 @@ of one map, Σ_c x², so a field costs as much as a single output channel. Zero 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn import grad
 
 from cosnorm.functional.norms import (
     accumulation_dtype,
@@ -21,23 +22,14 @@ from cosnorm.functional.norms import (
 )
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX_POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_INPUT_GRADIENT = {
-    1: torch.nn.grad.conv1d_input,
-    2: torch.nn.grad.conv2d_input,
-    3: torch.nn.grad.conv3d_input,
-}
-_WEIGHT_GRADIENT = {
-    1: torch.nn.grad.conv1d_weight,
-    2: torch.nn.grad.conv2d_weight,
-    3: torch.nn.grad.conv3d_weight,
-}
+_INPUT_GRADIENT = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
+_WEIGHT_GRADIENT = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the receptive fields lie: kernel size, stride, padding, dilation (one number a dimension), groups."""
+    """Where the receptive fields lie; one number a dimension, but for the groups."""
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
@@ -67,7 +59,9 @@ class Geometry:
 
     def convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         """The plain convolution."""
-        return _CONV[self.rank](x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        convolve: Any = _CONV[self.rank]
+        result: Tensor = convolve(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return result
 
     def input_gradient(self, shape: torch.Size, weight: Tensor, h: Tensor) -> Tensor:
         """Adjoint of the plain convolution in its input."""
@@ -194,7 +188,7 @@ def _finish(
 
 
 def plain_fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) -> Fields | None:
-    """The receptive fields of the input as it is, or None where that form could be wrong. It looks at the data."""
+    """The receptive fields of the input as it is, or None where that could be wrong; looks at the data."""
     values = x.to(product_dtype(x.dtype, x.device))
     accumulation = accumulation_dtype(x.dtype)
     mean = constant = None

@@ -58,7 +58,7 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
-            f"{tuple(x.shape)}; transpose x, or build the weight as (out_features, {x.shape[-1] if x.ndim else 1})"
+            f"{tuple(x.shape)}; transpose x, or give a weight of shape (out_features, in_features)"
         )
     rows = x.flatten(0, -2).unsqueeze(1) if x.ndim > 1 else x.reshape(1, 1, -1)
     output = cosine_rows(rows, weight, centered=centered, augment=augment)

@@ -112,6 +112,7 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
         torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     except RuntimeError:
         raise ValueError(
-            f"{where}: the leading dimensions of x and y must broadcast, got {tuple(x.shape)} and {tuple(y.shape)}"
+            f"{where}: the leading dimensions of x and y must broadcast, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}"
         ) from None
     return cosine_rows(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)

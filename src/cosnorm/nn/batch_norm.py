@@ -52,10 +52,9 @@ class _MeanOnlyBatchNorm(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The input less its mean for each feature, plus the bias."""
         self._check(input)
-        if self.training or self.running_mean is None:
-            mean = self._batch_mean(input)
-        else:
-            mean = self.running_mean
+        from_batch = self.training or self.running_mean is None
+        mean = self._batch_mean(input) if from_batch else self.running_mean
+        assert mean is not None
         shift = mean if self.bias is None else mean - self.bias
         shape = (1, self.num_features, *[1] * (input.ndim - 2))
         return input - shift.to(input.dtype).view(shape)
@@ -83,8 +82,8 @@ class _MeanOnlyBatchNorm(nn.Module):
             return input.new_zeros(self.num_features)
         if count == 1 and self.training:
             raise ValueError(
-                f"{type(self).__name__}: expected more than one value for each feature when training, got an "
-                f"input of shape {tuple(input.shape)}, which less its own mean is 0; use a larger batch or eval()"
+                f"{type(self).__name__}: expected more than one value for each feature when training, got "
+                f"{tuple(input.shape)}, which less its own mean is 0; use a larger batch or eval()"
             )
         # A sum in float64 neither overflows nor loses digits for the narrower types.
         mean = input.mean(dimensions, dtype=torch.float64)

@@ -13,7 +13,11 @@ from cosnorm.nn.scale import Scale
 Size = int | tuple[int, ...]
 
 
-class _CosineConv(nn.modules.conv._ConvNd):
+# Untyped, because the next constructor in line is not this class's but Conv1d's, Conv2d's or Conv3d's.
+_ConvNd: Any = nn.modules.conv._ConvNd
+
+
+class _CosineConv(_ConvNd):
     """What the three layers share: torch's constructor and padding modes, our options and the call."""
 
     _cosine_conv: Any
@@ -39,7 +43,6 @@ class _CosineConv(nn.modules.conv._ConvNd):
         name = type(self).__name__
         check_flag(name, "centered", centered)
         check_augment(name, augment)
-        # torch's concrete class stands behind this one and expands single numbers.
         super().__init__(
             in_channels,
             out_channels,
@@ -65,11 +68,11 @@ class _CosineConv(nn.modules.conv._ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # noqa: A001
             padding = 0
-        output = self.scale(
+        output: Tensor = self.scale(
             self._cosine_conv(
                 input,
                 self.weight,

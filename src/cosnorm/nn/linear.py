@@ -73,7 +73,9 @@ class CosineLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
-        output = self.scale(cosine_linear(input, self.weight, centered=self.centered, augment=self.augment))
+        output: Tensor = self.scale(
+            cosine_linear(input, self.weight, centered=self.centered, augment=self.augment)
+        )
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def extra_repr(self) -> str:

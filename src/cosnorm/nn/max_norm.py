@@ -30,7 +30,8 @@ class MaxNorm:
         TypeError: `parameters` holds something that is no tensor.
         ValueError: a `max_norm` that is not finite and positive, or no weight to project.
 
-    Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 5.1; Luo et al., arXiv 1702.05870, section 5.1.
+    Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 5.1; Luo et al., arXiv 1702.05870,
+    section 5.1.
 
     Example:
         >>> import torch
@@ -60,8 +61,8 @@ class MaxNorm:
         self.max_norm = float(max_norm)
         if not self.weights:
             raise ValueError(
-                f"MaxNorm: none of the {len(given)} parameters has two dimensions or more, so there is nothing "
-                "to project; pass the module or the weights of its layers"
+                f"MaxNorm: none of the {len(given)} parameters has two dimensions or more, so there is "
+                "nothing to project; pass the module or the weights of its layers"
             )
 
     @torch.no_grad()

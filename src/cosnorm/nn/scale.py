@@ -11,7 +11,7 @@ _INITIAL_SCALE = 10.0
 
 
 class Scale(nn.Module):
-    """Multiplies its input by `scale`; ``"learned"`` keeps the parameter ``log_scale``, so that it stays > 0."""
+    """Multiplies its input by `scale`; "learned" keeps its logarithm, so that it stays positive."""
 
     log_scale: nn.Parameter | None
 

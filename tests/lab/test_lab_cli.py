@@ -1,0 +1,209 @@
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from lab_data import write_files
+from typer.testing import CliRunner
+
+from cosnorm_lab import __main__, data
+from cosnorm_lab.cli import app, parse_rates
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.records import read_all
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Calls the command as a shell does: (exit status, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    threads = torch.get_num_threads()
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cosnorm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            __main__.main()
+        output = capsys.readouterr()
+        return exit_.value.code or 0, output.out, output.err
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def small(tmp_path):
+    return ("--data-dir", write_files(tmp_path / "data"), "--allow-checksum-mismatch", "--device", "cpu")
+
+
+def test_run_trains_records_and_prints_the_table(call, tmp_path):
+    status, out, err = call(
+        "run", "mnist-table1", "--methods", "cosine,baseline", "--epochs", 2, *small(tmp_path)
+    )
+    assert status == 0
+    cosine, baseline = read_all("runs")[::-1]
+    assert (cosine.method, cosine.status, len(cosine.epochs)) == ("cosine", "completed", 2)
+    row = next(line for line in out.splitlines() if line.strip().startswith("cosine"))
+    assert row.split()[:4] == ["cosine", "10", "0", "2"]
+    assert f"{cosine.errors[-1]:.3f}" in row
+    assert "143.922" in row
+    assert "0.074" in row
+    assert baseline.epochs[0]["count"] == 32
+    assert "last quarter of the epochs" in " ".join(out.split())
+    assert "lr/|w|²" in out
+    assert f"{cosine.epochs[-1]['layers'][0]['weight_norm']:.3g}" in out
+    assert "epoch 2/2  loss" in err
+
+
+def test_run_again_goes_on_or_returns_at_once(call, tmp_path):
+    arguments = ("run", "mnist-table1", "--methods", "max", "--epochs", 1, *small(tmp_path))
+    assert call(*arguments)[0] == 0
+    before = read_all("runs")[0].path.read_bytes()
+    status, out, err = call(*arguments)
+    assert status == 0
+    assert read_all("runs")[0].path.read_bytes() == before
+    assert "completed after 1 epochs" in err
+    assert "epoch 1/1  loss" not in err
+    assert "150.588" in out
+
+
+def test_run_options_reach_the_record(call, tmp_path):
+    options = "--methods max --epochs 1 --seeds 2 --init-std 0.2 --lr max=0.25 --validation 24 --threads 1"
+    status, out, _ = call("run", "mnist-table1", *options.split(), "--out", "there", *small(tmp_path))
+    assert status == 0
+    runs = read_all("there")
+    assert [run.config.seed for run in runs] == [0, 1]
+    for run in runs:
+        config = run.config
+        assert (config.init_std, config.learning_rate, config.validation) == (0.2, 0.25, 24)
+        assert (run.epochs[0]["count"], run.start["host"]["threads"]) == (24, 1)
+        assert run.start["data"]["exact"] is False
+    assert "24 held-back training images" in " ".join(out.split())
+
+
+def test_a_diverged_run_is_shown_so(call, tmp_path):
+    status, out, _ = call(
+        "run",
+        "mnist-table1",
+        "--methods",
+        "baseline",
+        "--lr",
+        "baseline=1e30",
+        "--epochs",
+        2,
+        *small(tmp_path),
+    )
+    assert status == 0
+    assert "diverged" in out
+    assert "try a smaller learning rate" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "mnist"), "unknown recipe 'mnist'; known are mnist-table1, digits"),
+        (("run", "digits", "--methods", "cosin"), "unknown method cosin; known are baseline"),
+        (
+            ("run", "digits", "--lr", "max"),
+            "--lr expects METHOD=VALUE with a number, such as cosine=10; got 'max'",
+        ),
+        (("run", "digits", "--methods", "max", "--lr", "max=-1"), "learning_rate must be positive"),
+        (("run", "digits", "--device", "abacus"), "cannot use --device abacus"),
+        (("run", "mnist-table1", "--data-dir", "nowhere"), "train-images-idx3-ubyte is missing"),
+        (("fetch", "mnits"), "unknown data set 'mnits'"),
+        (("report", "nowhere"), "no such file or folder: nowhere"),
+    ],
+)
+def test_errors_are_one_line(call, arguments, message):
+    status, out, err = call(*arguments)
+    assert status == 1
+    assert err.startswith("Error: ")
+    assert message in err
+    assert "Traceback" not in err + out
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_checksum_says_how_to_go_on(call, tmp_path):
+    status, _, err = call("run", "mnist-table1", "--data-dir", write_files(tmp_path / "data"))
+    assert status == 1
+    assert "is not the official file" in err
+    assert "--allow-checksum-mismatch" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "digits", "--epochs", "0"), ("run",), ("run", "digits", "--threads", "x"), ("rum",)]
+)
+def test_wrong_usage_is_status_two(call, arguments):
+    status, _, err = call(*arguments)
+    assert status == 2
+    assert "Usage: cosnorm" in err
+
+
+def test_ctrl_c_says_how_to_go_on(call, tmp_path, monkeypatch):
+    import cosnorm_lab.train
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cosnorm_lab.train, "train", interrupted)
+    status, _, err = call("run", "mnist-table1", "--methods", "max", *small(tmp_path))
+    assert status == 130
+    assert "The same command goes on" in err
+
+
+def test_list_shows_recipes_and_what_is_on_disk(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "default_folder", lambda name: tmp_path / name)
+    status, out, _ = call("list")
+    assert status == 0
+    for word in ("mnist-table1", "digits", "mnist", "shipped"):
+        assert word in out
+    assert "4 of 4 files" not in out
+    write_files(tmp_path / "mnist", packed=True)
+    assert "4 of 4 files" in call("list")[1]
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["fetch"], ["run"], ["report"], ["demo"]])
+def test_help_reads_well(command):
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+    assert result.exit_code == 0
+    if command != ["list"]:
+        assert "xample" in result.output
+        assert f"cosnorm {' '.join(command)}".strip() in result.output
+    assert "`" not in re.sub(r"[│┃]", "", result.output)  # the markup was rendered
+    assert "Raises" not in result.output
+
+
+def test_parse_rates():
+    assert parse_rates(["cosine=10", "mean-only = 0.5"]) == {"cosine": 10.0, "mean-only": 0.5}
+    assert parse_rates([]) == {}
+    for wrong in ("cosine", "cosine=", "cosine=ten", "=x"):
+        with pytest.raises(LabError, match="METHOD=VALUE"):
+            parse_rates([wrong])
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
+    real = __main__.importlib.util.find_spec
+    missing = {"typer", "lightning_fabric"}
+    monkeypatch.setattr(
+        __main__.importlib.util, "find_spec", lambda name: None if name in missing else real(name)
+    )
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main()
+    assert exit_.value.code == 2
+    assert (
+        "needs typer, lightning_fabric; install them with: pip install 'cosnorm[lab]'"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_library_does_not_import_the_laboratory():
+    program = (
+        "import sys, cosnorm, cosnorm.nn; print([m for m in sys.modules if m.startswith('cosnorm_lab')])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_the_command_starts_without_torch():
+    program = "import sys, cosnorm_lab.cli; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

@@ -1,0 +1,215 @@
+import html
+import json
+import re
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from report_records import config, every_method, write_record
+
+from cosnorm_lab import files
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.files import write_whole
+from cosnorm_lab.readme import markdown_table, update_readme
+from cosnorm_lab.report import write_report
+from cosnorm_lab.rows import command, make_rows
+from cosnorm_lab.series import group
+
+
+def page(runs, out: Path) -> str:
+    write_report(runs, out)
+    return out.read_text(encoding="utf-8")
+
+
+def cells(text: str, heading: str) -> list[list[str]]:
+    """The first table after a heading, as text."""
+    table = text.split(f"<h3>{heading}</h3>")[1].split("<tbody>")[1].split("</tbody>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
+    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in rows]
+
+
+def test_table_holds_the_records_figures_and_the_papers(tmp_path):
+    flat = [150] * 150 + [140, 142] * 25
+    runs = [
+        write_record(tmp_path / "runs", config("cosine"), errors=flat),
+        write_record(tmp_path / "runs", config("layer"), errors=flat),
+    ]
+    rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
+    ours = ["141.0", "1"]
+    assert rows[0][:8] == ["cosine", "10", "0", *ours, "143.9", "0.074", "last 50 of 200"]
+    assert rows[1][:8] == ["layer norm", "1", "0", *ours, "–", "–", "last 50 of 200"]
+    assert rows[0][9:] == ["completed", "seed 0"]
+
+
+def test_short_runs_say_that_the_last_quarter_was_taken(tmp_path):
+    run = write_record(tmp_path, config(epochs=8), errors=[50, 40, 30, 20, 10, 10, 6, 4])
+    rows = cells(page([run], tmp_path / "report.html"), "Test errors")
+    assert rows[0][3:5] == ["5.0", "1"]
+    assert rows[0][7] == "last 2 of 8"
+
+
+def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
+    runs = [
+        write_record(tmp_path, config(epochs=4, seed=0), errors=[9, 9, 9, 100]),
+        write_record(tmp_path, config(epochs=4, seed=1), errors=[9, 9, 9, 110]),
+        write_record(tmp_path, config(epochs=4, seed=2), errors=[9, 7000], status="diverged", message="NaN"),
+    ]
+    (row,) = make_rows(group(runs))
+    assert (row.seeds, row.mean, row.variance) == ("0, 1, 2", "105.0", "0")
+    assert row.status == "2 of 3 completed; seed 2 diverged (epoch 2 of 4: NaN)"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "shown"),
+    [
+        (None, "", "running (epoch 3 of 200)"),
+        ("diverged", "the loss is NaN", "diverged (epoch 3 of 200: the loss is NaN)"),
+        ("failed", "disk full", "failed (epoch 3 of 200: disk full)"),
+        ("interrupted", "", "interrupted (epoch 3 of 200)"),
+    ],
+)
+def test_what_did_not_end_has_no_figure(tmp_path, status, message, shown):
+    run = write_record(tmp_path, config(), status=status, message=message, errors=[431, 321, 211])
+    row = cells(page([run], tmp_path / "report.html"), "Test errors")[0]
+    assert row[3:5] == ["–", "–"]
+    assert row[9] == shown
+    assert "211.0" not in markdown_table([run])
+    assert shown in markdown_table([run])
+
+
+def test_searches_on_held_back_images_never_reach_the_main_table(tmp_path):
+    runs = [
+        write_record(tmp_path, config("batch"), errors=[150] * 200),
+        write_record(tmp_path, config("batch", learning_rate=1.0, validation=10_000), errors=[1777] * 200),
+    ]
+    text = page(runs, tmp_path / "report.html")
+    assert [row[3] for row in cells(text, "Test errors")] == ["150.0"]
+    assert [row[3] for row in cells(text, "Learning-rate search")] == ["1777.0"]
+    assert "1777" not in markdown_table(runs)
+    assert "1777" not in text.split("Figure 2:")[1].split("</figure>")[0]
+
+
+def test_two_learning_rates_of_a_method_are_two_rows_with_names_of_their_own(tmp_path):
+    runs = [write_record(tmp_path, config("batch", learning_rate=rate)) for rate in (5.0, 0.5)]
+    series = group(runs)
+    assert [one.label for one in series] == ["batch norm, lr 0.5", "batch norm, lr 5"]
+    assert series[0].colour == series[1].colour
+    assert series[0].dashes != series[1].dashes
+
+
+def test_record_links_are_relative_and_resolve(tmp_path):
+    runs = every_method(tmp_path / "my runs #1", epochs=4)
+    out = tmp_path / "pages" / "report.html"
+    links = re.findall(r'class="record" href="([^"]*)"', page(runs, out))
+    assert len(links) == 2 * len(runs)
+    targets = {(out.parent / urllib.parse.unquote(html.unescape(link))).resolve() for link in links}
+    assert targets == {run.path.resolve() for run in runs}
+    assert str(tmp_path) not in out.read_text()
+
+
+def test_page_needs_no_network(tmp_path):
+    text = page(every_method(tmp_path, epochs=4), tmp_path / "report.html")
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", text)
+    assert '<link rel="stylesheet"' not in text
+    assert text.count("http") == text.count('"http://www.w3.org/2000/svg"') == 1
+
+
+def test_what_comes_from_records_is_escaped(tmp_path):
+    evil = "</script><script>alert(1)</script><b>&"
+    run = write_record(tmp_path, config(recipe="mnist-table1"), status="failed", message=evil, errors=[9])
+    run.start["host"]["cpu"] = evil
+    run.start["commit"] = "<i>" + "0" * 9
+    run.epochs[0]["layers"][0]["name"] = evil
+    text = page([run], tmp_path / "report.html")
+    assert "<script>alert" not in text
+    assert "<i>" not in text
+    assert "<b>&" not in text
+    assert html.escape(evil) in text
+    assert "<script>" not in markdown_table([run])
+    assert "a\\|b" in markdown_table([write_record(tmp_path, config(), status="failed", message="a|b")])
+
+
+def test_hover_data_are_json_and_hold_every_epoch(tmp_path):
+    text = page(every_method(tmp_path, epochs=6), tmp_path / "report.html")
+    blocks = [json.loads(block) for block in re.findall(r'type="application/json">(.*?)</script>', text)]
+    assert len(blocks) == 1 + 8
+    assert all(len(line["points"]) == 6 for block in blocks for line in block["lines"])
+
+
+def test_two_recipes_have_a_section_and_pictures_each(tmp_path):
+    runs = [write_record(tmp_path, config(recipe=recipe, epochs=4)) for recipe in ("mnist-table1", "digits")]
+    text = page(runs, tmp_path / "all.html")
+    assert text.index("<h2>digits</h2>") < text.index("<h2>mnist-table1</h2>")
+    made = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert made == [f"all-{recipe}-figure{n}.png" for recipe in ("digits", "mnist-table1") for n in (2, 3)]
+    assert all(f'href="{name}"' in text for name in made)
+
+
+def test_pictures_lie_beside_the_report_and_nothing_else_does(tmp_path):
+    runs = every_method(tmp_path / "runs", epochs=4)
+    write_report(runs, tmp_path / "out" / "report.html")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["report-figure2.png", "report-figure3.png", "report.html"]
+    assert (tmp_path / "out" / "report-figure2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_runs_is_an_error_that_says_what_to_do(tmp_path):
+    with pytest.raises(LabError, match="at least one record"):
+        write_report([], tmp_path / "report.html")
+
+
+def test_command_gives_back_the_configuration():
+    assert command(config("cosine"), 1) == "cosnorm run mnist-table1 --methods cosine --epochs 200"
+    changed = config("batch", learning_rate=0.5, epochs=20, init_std=0.316, validation=10_000, seed=2)
+    assert command(changed, 3) == (
+        "cosnorm run mnist-table1 --methods batch --epochs 20 --lr batch=0.5 "
+        "--init-std 0.316 --validation 10000 --seeds 3"
+    )
+    assert command(config(hidden=(7,)), 1) is None
+    assert command(config(recipe="no such recipe"), 1) is None
+
+
+def test_readme_block_is_rewritten_and_the_rest_kept(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# é\n<!-- table1 -->\nold\n<!-- /table1 -->\nafter\n", encoding="utf-8")
+    runs = [write_record(tmp_path, config(), errors=[150] * 150 + [140, 142] * 25)]
+    update_readme(runs, readme)
+    update_readme(runs, readme)
+    lines = readme.read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["# é", "<!-- table1 -->"]
+    assert lines[-2:] == ["<!-- /table1 -->", "after"]
+    assert lines[4] == "| cosine | 10 | 0 | 141.0 | 1 | 143.9 | 0.074 | last 50 of 200 |"
+    assert len(lines) == 7
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!-- table1 -->", "<!-- /table1 --><!-- table1 -->", 2 * "<!-- table1 --><!-- /table1 -->"]
+)
+def test_readme_without_its_block_is_an_error_and_stays(tmp_path, text):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(LabError, match="table1"):
+        update_readme([write_record(tmp_path, config(epochs=4))], readme)
+    assert readme.read_text() == text
+
+
+def test_readme_table_is_of_one_recipe(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- table1 --><!-- /table1 -->")
+    runs = [write_record(tmp_path, config(recipe=recipe, epochs=4)) for recipe in ("a", "b")]
+    with pytest.raises(LabError, match="one recipe; got a, b"):
+        update_readme(runs, readme)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    write_whole(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
