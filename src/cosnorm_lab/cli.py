@@ -143,16 +143,24 @@ def parse_rates(options: list[str]) -> dict[str, float]:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Records, or folders of them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+    readme: Annotated[
+        Path | None, typer.Option(help="Also write the table into this file, between its table1 marks.")
+    ] = None,
 ) -> None:
     """Write an HTML report of records: table and curves.
 
     Example: `cosnorm report runs -o report.html`
     """
+    from cosnorm_lab.readme import update_readme
     from cosnorm_lab.records import read_all
     from cosnorm_lab.report import write_report
 
-    write_report(read_all(runs), out)
+    found = read_all(runs)
+    write_report(found, out)
     typer.echo(f"wrote {out}")
+    if readme is not None:
+        update_readme(found, readme)
+        typer.echo(f"wrote the table of {readme}")
 
 
 @app.command()

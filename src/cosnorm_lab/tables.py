@@ -47,7 +47,7 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
     for run in runs:
         config = run.config
         statistics = ("–", "–")
-        if run.epochs:
+        if run.epochs and run.status == "completed":
             mean, variance, _ = last_epochs(run)
             statistics = (f"{mean:.3f}", f"{variance:.3f}")
         published = (

@@ -258,11 +258,12 @@ def _layers(network: MLP, learning_rate: float) -> list[dict[str, Any]]:
     layers = []
     for name, weight in trained_weights(network).items():
         norms = torch.linalg.vector_norm(weight.cpu().double(), dim=1)
+        rates = learning_rate / norms[norms != 0].square()
         layers.append(
             {
                 "name": name,
                 "weight_norm": float(norms.mean()),
-                "effective_learning_rate": float((learning_rate / norms.square()).mean()),
+                "effective_learning_rate": float(rates.mean()) if len(rates) else 0.0,
             }
         )
     return layers

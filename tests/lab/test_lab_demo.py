@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from cosnorm_lab.config import METHODS
-from cosnorm_lab.demo import LEARNING_RATES, run_demo
+from cosnorm_lab.demo import run_demo
+from cosnorm_lab.recipes.digits import LEARNING_RATES
 from cosnorm_lab.records import read_all
 
 

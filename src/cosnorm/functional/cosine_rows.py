@@ -96,7 +96,7 @@ def _forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tens
             plain_x = plain_rows(x, centered=centered, augment=augment)
             plain_y = plain_rows(y, centered=centered, augment=augment) if plain_x else None
             if plain_x and plain_y:
-                output = _dot(plain_x.values, plain_y.values, plain_x.values.dtype)
+                output = _dot(plain_x.values, plain_y.values, product_dtype(x.dtype, x.device))
                 if augment:
                     output.add_(augment**2)
                 output.mul_(plain_x.factor.squeeze(-1)).mul_(plain_y.factor.squeeze(-1)).clamp_(-1, 1)

@@ -130,8 +130,8 @@ def _shift(values: Tensor, geometry: Geometry) -> Tensor | None:
         return None
     grouped = _by_group(values, geometry.groups).flatten(2)
     mean = grouped.mean(-1)
-    low, high = grouped.amin(-1) / mean, grouped.amax(-1) / mean
-    exact = (low >= 0.5).logical_and(high <= 2)
+    ratios = torch.stack([grouped.amin(-1), grouped.amax(-1)]) / mean
+    exact = (ratios >= 0.5).logical_and(ratios <= 2).all(0)
     shift = torch.where(exact, mean, 0)
     return shift.reshape(*shift.shape, *[1] * (geometry.rank + 1))
 

@@ -141,7 +141,6 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
             constant = is_constant(largest, mean, x.dtype)
             values = values.masked_fill(constant, 0)
             norm = norm.masked_fill(constant, 0)
-        values = values.to(product_dtype(x.dtype, x.device))
     allowed = in_window(norm)
     if allowed is None:
         allowed = not bool((values != 0).logical_and_(norm == 0).any())

@@ -7,15 +7,17 @@ from cosnorm_lab.recipes.comparison import comparison
 
 NAME = "digits"
 
+# Errors among 297 held-back training images over the last 5 of 20 epochs, mean of two seeds, at this rate:
+# baseline 6.6, cosine 5.9, centered 7.1, batch 6.8, layer 6.2, weight 7.3, max 6.4, mean-only 6.6.
 LEARNING_RATES: Mapping[str, float] = {
-    "baseline": 0.1,
-    "cosine": 1.0,
-    "centered": 10.0,
-    "batch": 1.0,
-    "layer": 1.0,
-    "weight": 1.0,
+    "baseline": 0.5,
+    "cosine": 2.0,
+    "centered": 2.0,
+    "batch": 0.1,
+    "layer": 0.2,
+    "weight": 0.5,
     "max": 0.5,
-    "mean-only": 0.1,
+    "mean-only": 1.0,
 }
 
 

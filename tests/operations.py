@@ -1,0 +1,99 @@
+"""Every public operation with inputs and its plain formula: what the tests of the contract run over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import reference
+import torch
+from torch import Tensor
+
+from cosnorm import functional
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation with one set of options.
+
+    rows: x with its vectors along the last dimension for all but convolutions, and `samples` first for all.
+    """
+
+    name: str
+    call: Callable[[Tensor, Tensor], Tensor]
+    reference: Callable[[Tensor, Tensor], Tensor]
+    x_shape: tuple[int, ...]
+    y_shape: tuple[int, ...]
+    centered: bool
+    is_conv: bool = False
+
+    def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(self.x_shape, generator=generator, dtype=torch.float64)
+        y = torch.randn(self.y_shape, generator=generator, dtype=torch.float64)
+        return x.to(dtype), y.to(dtype)
+
+    def cotangent(self, output: Tensor, seed: int = 1) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+
+
+def _conv(rank: int, **options) -> tuple[Callable, Callable]:
+    call = getattr(functional, f"cosine_conv{rank}d")
+    return partial(call, **options), partial(reference.conv, **options)
+
+
+def _operations() -> list[Operation]:
+    found = []
+    for centered in (False, True):
+        suffix = "-centered" if centered else ""
+        rows = {"centered": centered}
+        found += [
+            Operation(
+                f"similarity{suffix}",
+                partial(functional.cosine_similarity, **rows),
+                partial(reference.cosine, **rows),
+                (9, 63),
+                (9, 63),
+                centered,
+            ),
+            Operation(
+                f"pairwise{suffix}",
+                partial(functional.pairwise_cosine, **rows),
+                partial(reference.linear, **rows),
+                (9, 63),
+                (5, 63),
+                centered,
+            ),
+            Operation(
+                f"linear{suffix}",
+                partial(functional.cosine_linear, **rows),
+                partial(reference.linear, **rows),
+                (9, 123),
+                (7, 123),
+                centered,
+            ),
+        ]
+        for rank, x_shape, y_shape, options in (
+            (1, (9, 3, 11), (5, 3, 4), {"stride": 2}),
+            (2, (9, 4, 7, 6), (6, 2, 3, 2), {"groups": 2, "padding": 1}),
+            (3, (9, 2, 4, 5, 3), (3, 2, 2, 2, 2), {}),
+        ):
+            call, plain = _conv(rank, centered=centered, **options)
+            found.append(
+                Operation(f"conv{rank}d{suffix}", call, plain, x_shape, y_shape, centered, is_conv=True)
+            )
+    return found
+
+
+OPERATIONS = _operations()
+each_operation = [(operation.name, operation) for operation in OPERATIONS]
+
+
+def value_and_gradients(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, cotangent: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and the gradients in x and y for the cotangent that is made for it."""
+    x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
+    output = function(x, y)
+    gradient_x, gradient_y = torch.autograd.grad(output, (x, y), cotangent(output))
+    return output.detach(), gradient_x, gradient_y
