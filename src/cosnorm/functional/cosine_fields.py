@@ -19,15 +19,18 @@ from cosnorm.functional.norms import (
     PlainRows,
     UnitRows,
     accumulation_dtype,
+    not_plain,
     plain_cotangent,
-    plain_factors,
     plain_rows,
     power_of_two,
     product_dtype,
+    project_,
     saturate,
     scale_by_exponent,
     scale_exponent,
     unit_rows,
+    was_plain,
+    without_autocast,
 )
 
 
@@ -91,7 +94,7 @@ def _forward(
     tells the backward pass.
     """
     geometry = _geometry(weight, stride, padding, dilation, groups)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         if x.device.type == "cpu":
             filters = plain_rows(weight.flatten(1), centered=centered, augment=augment)
             fields = plain_fields(x, geometry, centered=centered, augment=augment) if filters else None
@@ -107,8 +110,8 @@ def _forward(
         return (
             output.to(x.dtype),
             torch.zeros_like(output, dtype=product_dtype(x.dtype, x.device)),
-            torch.full_like(fields.factor, torch.inf, dtype=accumulation),
-            weight.new_full((weight.shape[0], 1), torch.inf, dtype=accumulation),
+            not_plain(fields.factor.to(accumulation)),
+            not_plain(weight.new_empty((weight.shape[0], 1), dtype=accumulation)),
         )
 
 
@@ -154,12 +157,12 @@ def _backward(
     """The gradients in x and in the weight (an empty tensor for one that is not needed)."""
     geometry = _geometry(weight, stride, padding, dilation, groups)
     others = tuple(range(2, x.ndim))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         plain = (
             x.device.type == "cpu"
-            and plain_factors(factor_x, factor_w)
-            and plain_cotangent(cotangent, (1, *others))
-            and plain_cotangent(cotangent, (0, *others))
+            and was_plain(factor_x)
+            and was_plain(factor_w)
+            and plain_cotangent(cotangent, (1, *others), (0, *others))
         )
         if not plain:
             return _wide_gradients(cotangent, x, weight, geometry, centered, augment, needs_x, needs_w)
@@ -181,11 +184,11 @@ def _backward(
             gradient_x = geometry.crop_to(_field_gradient(h, along, fields, values_w), x).to(x.dtype)
         if needs_w:
             u = _filter_sums(h, fields, weight.shape, centered)
-            along = (filters.values * u).sum(-1, keepdim=True)
-            if augment:
-                along += augment**2 * h.sum((0, *others)).unsqueeze(1)
-            u = u.addcmul(filters.values, along * factor_w.square(), value=-1)
-            gradient_w = (u - u.mean(-1, keepdim=True) if centered else u).to(x.dtype)
+            extra = augment**2 * h.sum((0, *others)) if augment else None
+            gradient_w = project_(u, filters.values, factor_w, extra)
+            if centered:
+                gradient_w -= gradient_w.mean(-1, keepdim=True)
+            gradient_w = gradient_w.to(x.dtype)
         return gradient_x, gradient_w.reshape(weight.shape) if needs_w else gradient_w
 
 

@@ -4,8 +4,10 @@ With unit vectors x̂ = x/|x| and ŷ = y/|y| and the cotangent g of cos = x̂·�
 
     ∂/∂x = (u − x̂ (x̂·u)) / |x|,   u = Σ g ŷ   (the sum goes over what x was broadcast to),
 
-the projection of u on the plane orthogonal to x. Only x, y and their inverse norms are saved: neither the
-output (so that an in-place ReLU may follow, as after torch's own layers) nor any normalized copy.
+the projection of u on the plane orthogonal to x. x, y and their inverse norms are saved, never the output
+(so that an in-place ReLU may follow, as after torch's own layers) nor any normalized copy. A linear layer
+saves the products x·y besides where they are no more than its weight: x̂·u is then a sum of them, and the
+projection rides on the matrix product instead of taking two more passes over the weight.
 """
 
 from typing import Any
@@ -16,15 +18,18 @@ from torch import Tensor
 from cosnorm.functional.norms import (
     UnitRows,
     accumulation_dtype,
+    not_plain,
     plain_cotangent,
-    plain_factors,
     plain_rows,
     power_of_two,
     product_dtype,
+    project_,
     saturate,
     scale_by_exponent,
     scale_exponent,
     unit_rows,
+    was_plain,
+    without_autocast,
 )
 
 
@@ -49,6 +54,11 @@ def _is_matrix_product(x: Tensor, y: Tensor) -> bool:
 
 def _matrix(y: Tensor) -> Tensor:
     return y if y.ndim == 2 else y.squeeze(-3)
+
+
+def _saves_products(x: Tensor, y: Tensor) -> bool:
+    exact = x.dtype == product_dtype(x.dtype, x.device) == accumulation_dtype(x.dtype)
+    return exact and x.ndim == 3 and x.shape[1] == 1 and y.ndim == 2 and x.shape[0] <= x.shape[2]
 
 
 def _dot(x: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
@@ -89,21 +99,27 @@ def _unit_cosine(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[
     return output.clamp(-1, 1).to(x.dtype), unit_x, unit_y
 
 
-def _forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The cosine, 1/|x| and 1/|y|. On a CPU it looks at the data and takes the plain form where it may."""
-    with torch.autocast(x.device.type, enabled=False):
+def _forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cosine, x·y (or nothing), 1/|x| and 1/|y|.
+
+    On a CPU it looks at the data and takes the plain form where it may. Where it may not the factors are
+    infinite, which tells the backward pass.
+    """
+    with without_autocast(x.device):
         if x.device.type == "cpu":
             plain_x = plain_rows(x, centered=centered, augment=augment)
             plain_y = plain_rows(y, centered=centered, augment=augment) if plain_x else None
             if plain_x and plain_y:
-                output = _dot(plain_x.values, plain_y.values, product_dtype(x.dtype, x.device))
+                products = _dot(plain_x.values, plain_y.values, product_dtype(x.dtype, x.device))
                 if augment:
-                    output.add_(augment**2)
-                output.mul_(plain_x.factor.squeeze(-1)).mul_(plain_y.factor.squeeze(-1)).clamp_(-1, 1)
-                return output.to(x.dtype), plain_x.factor, plain_y.factor
-        output, *units = _unit_cosine(x, y, centered, augment)
-        factor_x, factor_y = (scale_by_exponent(unit.inverse_norm, -unit.exponent) for unit in units)
-        return output, factor_x, factor_y
+                    products.add_(augment**2)
+                output = products * plain_x.factor.squeeze(-1)
+                output.mul_(plain_y.factor.squeeze(-1)).clamp_(-1, 1)
+                saved = products if _saves_products(x, y) else products.new_empty(0)
+                return output.to(x.dtype), saved, plain_x.factor, plain_y.factor
+        output, unit_x, unit_y = _unit_cosine(x, y, centered, augment)
+        saved = output.new_zeros(output.shape if _saves_products(x, y) else 0)
+        return output, saved, not_plain(unit_x.inverse_norm), not_plain(unit_y.inverse_norm)
 
 
 def _summed_dimensions(cotangent: Tensor, rows: Tensor) -> tuple[int, ...]:
@@ -116,6 +132,7 @@ def _backward(
     cotangent: Tensor,
     x: Tensor,
     y: Tensor,
+    products: Tensor,
     factor_x: Tensor,
     factor_y: Tensor,
     centered: bool,
@@ -124,15 +141,16 @@ def _backward(
     needs_y: bool,
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and y (an empty tensor for one that is not needed)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         plain = (
             x.device.type == "cpu"
-            and plain_factors(factor_x, factor_y)
-            and plain_cotangent(cotangent, _summed_dimensions(cotangent, x))
-            and plain_cotangent(cotangent, _summed_dimensions(cotangent, y))
+            and was_plain(factor_x)
+            and plain_cotangent(cotangent, _summed_dimensions(cotangent, x), _summed_dimensions(cotangent, y))
         )
         if plain:
-            return _plain_gradients(cotangent, x, y, factor_x, factor_y, centered, augment, needs_x, needs_y)
+            return _plain_gradients(
+                cotangent, x, y, products, factor_x, factor_y, centered, augment, needs_x, needs_y
+            )
         return _unit_gradients(cotangent, x, y, centered, augment, needs_x, needs_y)
 
 
@@ -140,6 +158,7 @@ def _plain_gradients(
     cotangent: Tensor,
     x: Tensor,
     y: Tensor,
+    products: Tensor,
     factor_x: Tensor,
     factor_y: Tensor,
     centered: bool,
@@ -155,23 +174,35 @@ def _plain_gradients(
         assert plain_x is not None
         assert plain_y is not None
         values_x, values_y = plain_x.values, plain_y.values
-    h = cotangent * (factor_x * factor_y).squeeze(-1)
-
-    def project(u: Tensor, rows: Tensor, values: Tensor, factor: Tensor) -> Tensor:
-        along = torch.linalg.vecdot(values.to(u.dtype), u).unsqueeze(-1)
-        if augment:
-            along += augment**2 * h.sum_to_size(rows.shape[:-1]).unsqueeze(-1)
-        gradient = u.addcmul_(values, along.mul_(factor).mul_(factor), value=-1)
-        if centered:
-            gradient -= gradient.mean(-1, keepdim=True)
-        return gradient.to(rows.dtype)  # the window leaves nothing to saturate
-
+    h = (cotangent * factor_x.squeeze(-1)).mul_(factor_y.squeeze(-1))
     gradient_x = gradient_y = x.new_empty(0)
+    # The window leaves nothing to saturate.
+
+    if products.numel():
+        # u − v (v·u)/|v|²: v times its number first, then the matrix product on top of it.
+        values_x, factor_x = values_x.squeeze(1), factor_x.squeeze(1)
+        along = h * products
+        if needs_x:
+            along_x = along.sum(1, keepdim=True).mul_(factor_x).mul_(factor_x).neg_()
+            gradient_x = _less_mean((values_x * along_x).addmm_(h, values_y), centered).unsqueeze(1)
+        if needs_y:
+            along_y = along.sum(0).unsqueeze(1).mul_(factor_y).mul_(factor_y).neg_()
+            gradient_y = _less_mean((values_y * along_y).addmm_(h.mT, values_x), centered)
+        return gradient_x, gradient_y
+
+    def finish(u: Tensor, rows: Tensor, values: Tensor, factor: Tensor) -> Tensor:
+        extra = augment**2 * h.sum_to_size(rows.shape[:-1]) if augment else None
+        return _less_mean(project_(u, values, factor, extra), centered).to(rows.dtype)
+
     if needs_x:
-        gradient_x = project(_dot_adjoint_x(h, values_x, values_y, dtype), x, values_x, factor_x)
+        gradient_x = finish(_dot_adjoint_x(h, values_x, values_y, dtype), x, values_x, factor_x)
     if needs_y:
-        gradient_y = project(_dot_adjoint_y(h, values_x, values_y, dtype), y, values_y, factor_y)
+        gradient_y = finish(_dot_adjoint_y(h, values_x, values_y, dtype), y, values_y, factor_y)
     return gradient_x, gradient_y
+
+
+def _less_mean(gradient: Tensor, centered: bool) -> Tensor:
+    return gradient.sub_(gradient.mean(-1, keepdim=True)) if centered else gradient
 
 
 def _unit_gradients(
@@ -193,7 +224,7 @@ def _unit_gradients(
             scale = power_of_two(-exponent, cotangent.dtype)
         return cotangent * scale, exponent.reshape((*rows.shape[:-1], 1))
 
-    def project(u: Tensor, h: Tensor, exponent: Tensor, rows: UnitRows, other: UnitRows) -> Tensor:
+    def finish(u: Tensor, h: Tensor, exponent: Tensor, rows: UnitRows, other: UnitRows) -> Tensor:
         along = (rows.values * u).sum(-1, keepdim=True)
         if rows.extra is not None and other.extra is not None:
             summed = (h.unsqueeze(-1) * other.extra).sum_to_size(along.shape)
@@ -208,11 +239,11 @@ def _unit_gradients(
     if needs_x:
         h, exponent = scaled(x)
         u = _dot_adjoint_x(h, unit_x.values, unit_y.values, dtype)
-        gradient_x = project(u, h, exponent, unit_x, unit_y)
+        gradient_x = finish(u, h, exponent, unit_x, unit_y)
     if needs_y:
         h, exponent = scaled(y)
         u = _dot_adjoint_y(h, unit_x.values, unit_y.values, dtype)
-        gradient_y = project(u, h, exponent, unit_y, unit_x)
+        gradient_y = finish(u, h, exponent, unit_y, unit_x)
     return gradient_x, gradient_y
 
 
@@ -222,11 +253,12 @@ _backward_op = torch.library.custom_op("cosnorm::cosine_backward", _backward, mu
 
 
 @_forward_op.register_fake
-def _(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(x.dtype)
     shape = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     factor_x, factor_y = (rows.new_empty((*rows.shape[:-1], 1), dtype=dtype) for rows in (x, y))
-    return x.new_empty(shape), factor_x, factor_y
+    products = x.new_empty(shape if _saves_products(x, y) else 0, dtype=dtype)
+    return x.new_empty(shape), products, factor_x, factor_y
 
 
 @_backward_op.register_fake
@@ -234,6 +266,7 @@ def _(
     cotangent: Tensor,
     x: Tensor,
     y: Tensor,
+    products: Tensor,
     factor_x: Tensor,
     factor_y: Tensor,
     centered: bool,
@@ -246,7 +279,7 @@ def _(
 
 class _Cosine(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, ...]:
         operator = _forward_op if torch.compiler.is_compiling() else _forward
         return operator(x, y, centered, augment)
 
@@ -258,16 +291,16 @@ class _Cosine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, factor_x, factor_y = ctx.saved_tensors
+        x, y, *saved = ctx.saved_tensors
         needs_x, needs_y = ctx.needs_input_grad[:2]
-        options = (ctx.centered, ctx.augment, needs_x, needs_y)
+        options: Any = (ctx.centered, ctx.augment, needs_x, needs_y)
         if torch.compiler.is_compiling():
-            gradients = _backward_op(cotangent, x, y, factor_x, factor_y, *options)
+            gradients = _backward_op(cotangent, x, y, *saved, *options)
         elif torch.is_grad_enabled():
             # A second derivative, or a function transform, may follow.
             gradients = _unit_gradients(cotangent, x, y, *options)
         else:
-            gradients = _backward(cotangent, x, y, factor_x, factor_y, *options)
+            gradients = _backward(cotangent, x, y, *saved, *options)
         return gradients[0] if needs_x else None, gradients[1] if needs_y else None, None, None
 
     @staticmethod
@@ -283,7 +316,7 @@ class _Cosine(torch.autograd.Function):
             rows = rows.movedim(dim, 0)
             return rows.reshape(rows.shape[0], *[1] * (rank + 1 - rows.ndim), *rows.shape[1:])
 
-        output, factor_x, factor_y = _Cosine.apply(
+        output, products, factor_x, factor_y = _Cosine.apply(
             to_front(x, in_dims[0]), to_front(y, in_dims[1]), centered, augment
         )
 
@@ -295,4 +328,5 @@ class _Cosine(torch.autograd.Function):
 
         factors = like(factor_x, x, in_dims[0]), like(factor_y, y, in_dims[1])
         mapped = [None if dim is None else 0 for dim in in_dims[:2]]
-        return (output, *factors), (0, *mapped)
+        # With a mapped dimension in front nothing is a matrix of products.
+        return (output, products, *factors), (0, None, *mapped)

@@ -10,6 +10,7 @@ Two forms of a row are used by every operation.
   differentiable operations, so second derivatives come from it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 # A row whose norm is 2^±exponent (columns: rows, cotangents). With two rows and a cotangent inside their
 # windows every intermediate of the forward and the backward formula stays a normal number.
 _WINDOW = {torch.float32: (30, 40), torch.float64: (200, 300)}
+# Values of a block that is worked on twice: 1 MiB of float32.
+_BLOCK = 2**18
 _BITS = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
 
 
@@ -94,19 +97,50 @@ def in_window(norms: Tensor, *, cotangent: bool = False) -> bool | None:
     return False
 
 
-def plain_cotangent(cotangent: Tensor, dimensions: tuple[int, ...]) -> bool:
-    """Whether the vectors of a cotangent along `dimensions` may enter the plain form of the gradient."""
-    norms = cotangent.to(accumulation_dtype(cotangent.dtype))
-    norms = torch.linalg.vector_norm(norms, dim=dimensions, keepdim=True) if dimensions else norms.abs()
-    allowed = in_window(norms, cotangent=True)
-    if allowed is None:
-        allowed = not bool((cotangent != 0).logical_and_(norms == 0).any())
-    return allowed
+def plain_cotangent(cotangent: Tensor, *dimensions: tuple[int, ...]) -> bool:
+    """Whether the vectors of a cotangent along each of `dimensions` may enter the plain gradient."""
+    magnitudes = cotangent.to(accumulation_dtype(cotangent.dtype)).abs()
+    for summed in dimensions:
+        # A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
+        sums = magnitudes.sum(summed) if summed else magnitudes
+        if in_window(sums, cotangent=True) is False:
+            return False
+    return True
 
 
-def plain_factors(*factors: Tensor) -> bool:
-    """Whether the factors that a forward pass saved were inside the window, so that it was plain."""
-    return all(in_window(factor) is not False for factor in factors)
+def not_plain(factor: Tensor) -> Tensor:
+    """What a forward pass saves in place of factors where it could not take the plain form."""
+    return torch.full_like(factor, torch.inf)
+
+
+def was_plain(factor: Tensor) -> bool:
+    """Whether the forward pass that saved these factors took the plain form."""
+    return factor.numel() == 0 or float(factor.flatten()[0]) != torch.inf
+
+
+def project_(u: Tensor, values: Tensor, factor: Tensor, extra: Tensor | None = None) -> Tensor:
+    """Subtract v (v·u + extra) / |v|² from u in place, for rows v with factors 1/|v|.
+
+    Blocks of rows stay in the cache between the two passes, and no product as large as u is ever made.
+    """
+    size = u.shape[-1]
+    flat_u, flat_values, flat_factor = u.view(-1, size), values.reshape(-1, size), factor.reshape(-1, 1)
+    step = max(1, _BLOCK // size)
+    for start in range(0, flat_u.shape[0], step):
+        block = slice(start, start + step)
+        along = (flat_values[block] * flat_u[block]).sum(-1, keepdim=True)
+        if extra is not None:
+            along += extra.reshape(-1, 1)[block]
+        along.mul_(flat_factor[block]).mul_(flat_factor[block])
+        flat_u[block].addcmul_(flat_values[block], along, value=-1)
+    return u
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Our formulas choose their own dtypes."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def is_constant(largest_deviation: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,57 @@
+"""What README and CONTRIBUTING print: the code runs, the commands, options, files and names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cosnorm_lab.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_the_code_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert names["logits"].shape == (8, 10)
+        assert names["similarity"].diagonal().min() > 0.999
+        assert names["correlation"].shape == (8, 5)
+
+
+@pytest.mark.parametrize("document", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
+def test_make_targets_exist(document: str):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z][\w-]*)", "\n".join(re.findall(r"`+[^`]+`+", document))))
+    assert named
+    assert named <= targets
+
+
+def test_commands_and_options_exist():
+    found = re.findall(r"`cosnorm ([a-z]+)([^`]*)`", README.replace("\n", " "))
+    assert {command for command, _ in found} >= {"run", "fetch", "report"}
+    for command, rest in found:
+        help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        assert help_text.exit_code == 0
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in help_text.output
+
+
+def test_named_files_exist():
+    paths = re.findall(r"`((?:src|tests|benchmarks|results)/[\w./-]+)`", README + CONTRIBUTING)
+    missing = [path for path in paths if not (ROOT / path).exists() and path != "results/report.html"]
+    assert paths
+    assert not missing
+
+
+def test_names_of_the_table_are_public():
+    import cosnorm
+
+    for module, names in re.findall(r"^\| `(functional|nn)\.(\w+)", README, flags=re.MULTILINE):
+        assert hasattr(getattr(cosnorm, module), names)
