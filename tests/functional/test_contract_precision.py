@@ -24,10 +24,9 @@ def test_the_dtype_stays(operation: Operation, dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("size", "centered"),
-    # One component less its mean is zero: clause 3.
+    # Short centered rows are often constant by the rule of clause 3: its tests hold them.
     [
         (1, False),
-        (2, True),
         *((size, centered) for size in (63, 123, 507, 4099) for centered in (False, True)),
     ],
 )

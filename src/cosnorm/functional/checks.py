@@ -52,12 +52,3 @@ def check_flag(where: str, name: str, value: bool) -> None:
     """Raise unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{where}: {name} must be True or False, got {value!r}")
-
-
-def autocast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the dtype in which torch's own layers would compute under the autocast in force."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional.checks import autocast_tensors, check_augment, check_flag, check_tensors
+from cosnorm.functional.autocast import autocast_tensors
+from cosnorm.functional.checks import check_augment, check_flag, check_tensors
 from cosnorm.functional.cosine_fields import cosine_fields
 from cosnorm.functional.fields import Geometry
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosnorm.functional.autocast import without_autocast
 from cosnorm.functional.fields import Fields, Geometry, plain_fields, wide_fields
 from cosnorm.functional.norms import (
     PlainRows,
@@ -30,7 +31,6 @@ from cosnorm.functional.norms import (
     scale_exponent,
     unit_rows,
     was_plain,
-    without_autocast,
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosnorm.functional.autocast import without_autocast
 from cosnorm.functional.norms import (
     UnitRows,
     accumulation_dtype,
@@ -29,7 +30,6 @@ from cosnorm.functional.norms import (
     scale_exponent,
     unit_rows,
     was_plain,
-    without_autocast,
 )
 
 

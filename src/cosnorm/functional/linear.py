@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from cosnorm.functional.checks import autocast_tensors, check_augment, check_flag, check_tensors
+from cosnorm.functional.autocast import autocast_tensors
+from cosnorm.functional.checks import check_augment, check_flag, check_tensors
 from cosnorm.functional.cosine_rows import cosine_rows
 
 

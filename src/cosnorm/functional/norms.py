@@ -10,7 +10,6 @@ Two forms of a row are used by every operation.
   differentiable operations, so second derivatives come from it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -134,13 +133,6 @@ def project_(u: Tensor, values: Tensor, factor: Tensor, extra: Tensor | None = N
         along.mul_(flat_factor[block]).mul_(flat_factor[block])
         flat_u[block].addcmul_(flat_values[block], along, value=-1)
     return u
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Our formulas choose their own dtypes."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def is_constant(largest_deviation: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from cosnorm.functional.checks import autocast_tensors, check_flag, check_tensors
+from cosnorm.functional.autocast import autocast_tensors
+from cosnorm.functional.checks import check_flag, check_tensors
 from cosnorm.functional.cosine_rows import cosine_rows
 
 

@@ -1,0 +1,23 @@
+"""What every test runs under: one seed, and uninitialized memory that is NaN: nothing works by luck."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils import deterministic
+
+
+@pytest.fixture(autouse=True, scope="session")
+def uninitialized_memory_is_nan() -> Iterator[None]:
+    # torch fills torch.empty with NaN under deterministic algorithms; warn_only lets all others run.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    filled = deterministic.fill_uninitialized_memory
+    deterministic.fill_uninitialized_memory = True
+    yield
+    deterministic.fill_uninitialized_memory = filled
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_each_time() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,177 @@
+"""Clause 7: bad input raises at once, and says what was expected, what came, and how to mend it."""
+
+import pytest
+import torch
+
+import cosnorm.functional
+import cosnorm.nn
+from cosnorm import functional as f
+from cosnorm import nn
+
+X, W = torch.randn(4, 6), torch.randn(5, 6)
+IMAGES = {1: torch.randn(2, 4, 6), 2: torch.randn(2, 4, 6, 6), 3: torch.randn(2, 4, 6, 6, 6)}
+FILTERS = {1: torch.randn(6, 4, 3), 2: torch.randn(6, 4, 3, 3), 3: torch.randn(6, 4, 3, 3, 3)}
+
+
+def _two_tensors(name, call, x, y, second):
+    """What every function of two tensors refuses."""
+    return [
+        (name, lambda: call(x.tolist(), y), TypeError, ["torch.Tensor", "list", "as_tensor"]),
+        (name, lambda: call(x, y.numpy()), TypeError, [second, "torch.Tensor", "ndarray"]),
+        (name, lambda: call(x.long(), y), TypeError, ["float32", "int64", ".float()"]),
+        (name, lambda: call(x.to(torch.complex64), y), TypeError, ["float32", "complex64"]),
+        (name, lambda: call(x, y.double()), TypeError, ["one dtype", "float32", "float64", ".to("]),
+        (name, lambda: call(x, y.to("meta")), ValueError, ["one device", "cpu", "meta", ".to("]),
+        (name, lambda: call(x.to_sparse(), y), TypeError, ["dense", "sparse", "to_dense"]),
+        (name, lambda: call(x, y, centered=1), TypeError, ["centered", "True or False", "1"]),
+    ]
+
+
+def _augment(name, call, x, y):
+    return [
+        (name, lambda: call(x, y, augment=-1e-4), ValueError, ["augment", "not negative", "-0.0001", "1e-4"]),
+        (name, lambda: call(x, y, augment=float("nan")), ValueError, ["augment", "finite", "nan"]),
+        (name, lambda: call(x, y, augment="1"), TypeError, ["augment", "number", "str"]),
+    ]
+
+
+CASES = [
+    *_two_tensors("cosine_similarity", f.cosine_similarity, X, X, "y"),
+    (
+        "cosine_similarity",
+        lambda: f.cosine_similarity(X, W),
+        ValueError,
+        ["broadcast", "(4, 6)", "(5, 6)", "pairwise"],
+    ),
+    ("cosine_similarity", lambda: f.cosine_similarity(X, X, 2), IndexError, ["between -2 and 1", "2"]),
+    ("cosine_similarity", lambda: f.cosine_similarity(X, X, 0.5), TypeError, ["dim", "int", "0.5"]),
+    (
+        "cosine_similarity",
+        lambda: f.cosine_similarity(X[0, 0], X[0, 0]),
+        ValueError,
+        ["dimension", "scalars", "reshape"],
+    ),
+    *_two_tensors("pairwise_cosine", f.pairwise_cosine, X, W, "y"),
+    (
+        "pairwise_cosine",
+        lambda: f.pairwise_cosine(X, W[:, :5]),
+        ValueError,
+        ["(*, N, D)", "(4, 6)", "(5, 5)"],
+    ),
+    ("pairwise_cosine", lambda: f.pairwise_cosine(X[0]), ValueError, ["(*, N, D)", "(6,)", "unsqueeze"]),
+    (
+        "pairwise_cosine",
+        lambda: f.pairwise_cosine(IMAGES[1], IMAGES[1][:, :3].repeat(2, 1, 1)),
+        ValueError,
+        ["leading", "(2, 4, 6)", "(4, 3, 6)"],
+    ),
+    *_two_tensors("cosine_linear", f.cosine_linear, X, W, "weight"),
+    *_augment("cosine_linear", f.cosine_linear, X, W),
+    (
+        "cosine_linear",
+        lambda: f.cosine_linear(X, W[:, :5]),
+        ValueError,
+        ["in_features = 5", "(4, 6)", "transpose"],
+    ),
+    ("cosine_linear", lambda: f.cosine_linear(X, W[0]), ValueError, ["(out_features, in_features)", "(6,)"]),
+    ("cosine_linear", lambda: f.cosine_linear(X[0, 0], W), ValueError, ["in_features = 6", "()"]),
+]
+
+for rank in (1, 2, 3):
+    name = f"cosine_conv{rank}d"
+    call, x, w = getattr(f, name), IMAGES[rank], FILTERS[rank]
+    CASES += [*_two_tensors(name, call, x, w, "weight"), *_augment(name, call, x, w)]
+
+    def conv(call=call, x=x, w=w, **options):
+        return lambda: call(x, w, **options)
+
+    CASES += [
+        (name, conv(x=x[0, 0]), ValueError, ["(N, C,", f"{rank} spatial", "got"]),
+        (name, conv(w=w[0]), ValueError, ["out_channels", "got"]),
+        (name, conv(x=x[:, :3]), ValueError, ["needs 4 input channels", "got 3"]),
+        (name, conv(groups=4), ValueError, ["divides out_channels = 6", "got 4"]),
+        (name, conv(groups=0), ValueError, ["positive int", "got 0"]),
+        (name, conv(groups=2), ValueError, ["needs 8 input channels", "got 4"]),
+        (name, conv(stride=0), ValueError, ["stride", "at least 1", "0"]),
+        (name, conv(stride=1.5), TypeError, ["stride", f"int or {rank} ints", "1.5"]),
+        (name, conv(stride=[1] * (rank + 2)), TypeError, ["stride", f"int or {rank} ints"]),
+        (name, conv(padding=-1), ValueError, ["padding", "at least 0", "-1"]),
+        (name, conv(padding="full"), ValueError, ["padding", '"same"', "full"]),
+        (name, conv(padding="same", stride=2), ValueError, ["same", "stride 1", "numbers"]),
+        (name, conv(dilation=0), ValueError, ["dilation", "at least 1"]),
+        (name, conv(dilation=3), ValueError, ["does not fit", "dilation", "pad more"]),
+    ]
+
+for rank in (1, 2, 3):
+    name = f"CosineConv{rank}d"
+    layer = getattr(nn, name)
+    CASES += [
+        (name, lambda layer=layer: layer(4, 6, 3, scale=-1.0), ValueError, ["scale", "positive", "-1"]),
+        (name, lambda layer=layer: layer(4, 6, 3, scale="big"), TypeError, ["scale", '"learned"', "big"]),
+        (name, lambda layer=layer: layer(4, 6, 3, augment=-1), ValueError, ["augment", "not negative"]),
+        (name, lambda layer=layer: layer(4, 6, 3, centered="yes"), TypeError, ["centered", "yes"]),
+        (
+            name,
+            lambda layer=layer, r=rank: layer(3, 6, 3)(IMAGES[r]),
+            ValueError,
+            ["3 input channels", "got 4"],
+        ),
+        (name, lambda layer=layer, r=rank: layer(4, 6, 3)(IMAGES[r].double()), TypeError, ["one dtype"]),
+    ]
+    name = f"MeanOnlyBatchNorm{rank}d"
+    layer = getattr(nn, name)
+    CASES += [
+        (name, lambda layer=layer: layer(0), ValueError, ["num_features", "positive", "0"]),
+        (name, lambda layer=layer: layer(3, momentum=2), ValueError, ["momentum", "[0, 1]", "2"]),
+        (name, lambda layer=layer, r=rank: layer(3)(IMAGES[r]), ValueError, ["C = 3", "(2, 4,"]),
+        (name, lambda layer=layer: layer(3)(torch.randn(3)), ValueError, ["expected (N, C", "(3,)"]),
+        (
+            name,
+            lambda layer=layer, r=rank: layer(4)(IMAGES[r].long()),
+            TypeError,
+            ["floating point", "int64", "float()"],
+        ),
+        (name, lambda layer=layer: layer(4)([1.0]), TypeError, ["torch.Tensor", "list"]),
+        (
+            name,
+            lambda layer=layer, r=rank: layer(4)(IMAGES[r].to("meta")),
+            ValueError,
+            ["meta", "cpu", "move"],
+        ),
+    ]
+
+CASES += [
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, scale=0), ValueError, ["scale", "positive", "0"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, scale=float("inf")), ValueError, ["scale", "finite"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, augment=float("inf")), ValueError, ["augment", "finite"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, centered=None), TypeError, ["centered", "True or False"]),
+    ("CosineLinear", lambda: nn.CosineLinear(7, 5)(X), ValueError, ["in_features = 7", "(4, 6)"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5)(X.double()), TypeError, ["one dtype", "float64"]),
+    ("MaxNorm", lambda: nn.MaxNorm([], 2.0), ValueError, ["nothing to project", "0 parameters"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W], -1), ValueError, ["max_norm", "positive", "-1", "2"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W], "2"), TypeError, ["max_norm", "number"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W, "w"]), TypeError, ["tensors", "str"]),
+]
+
+
+@pytest.mark.parametrize(("name", "call", "error", "words"), CASES)
+def test_the_error_says_what_to_do(name, call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    # A layer's input is checked by the function it calls.
+    assert name in message or name.replace("Cosine", "cosine_").lower() in message
+    missing = [word for word in words if word not in message]
+    assert not missing, message
+
+
+def test_every_public_name_has_a_case():
+    public = {*cosnorm.functional.__all__, *cosnorm.nn.__all__}
+    assert public == {name for name, *_ in CASES}
+
+
+def test_the_check_of_words_can_fail():
+    with pytest.raises(AssertionError, match="in_features"):
+        test_the_error_says_what_to_do(
+            "cosine_linear", lambda: f.cosine_linear(X, W[:, :5]), ValueError, ["apples"]
+        )

@@ -1,0 +1,54 @@
+"""`import cosnorm` loads what it needs and changes nothing."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, os, sys
+import numpy, torch
+environment = dict(os.environ)
+def flags():
+    return (
+        torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+        torch.is_autocast_enabled("cpu"), torch.get_rng_state().tolist(),
+    )
+before, handlers, known = flags(), list(logging.root.handlers), set(sys.modules)
+import cosnorm
+assert flags() == before, "a flag of torch was changed"
+assert dict(os.environ) == environment, "the environment was changed"
+assert logging.root.handlers == handlers, "a logging handler was added"
+new = {name.partition(".")[0] for name in set(sys.modules) - known}
+print(" ".join(sorted(new)))
+"""
+FOREIGN = {
+    "cosnorm_lab",
+    "jinja2",
+    "lightning_fabric",
+    "matplotlib",
+    "pooch",
+    "rich",
+    "scipy",
+    "sklearn",
+    "triton",
+    "typer",
+}
+
+
+def _import(program: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_import_is_clean():
+    result = _import(PROGRAM)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split())
+    assert "cosnorm" in loaded
+    assert not loaded & FOREIGN
+
+
+def test_the_program_sees_what_it_looks_for():
+    result = _import(PROGRAM.replace("import cosnorm\n", "import cosnorm, jinja2\nos.environ['X'] = '1'\n"))
+    assert "the environment was changed" in result.stderr
+    result = _import(PROGRAM.replace("import cosnorm\n", "import cosnorm, jinja2\n"))
+    assert "jinja2" in result.stdout.split()
