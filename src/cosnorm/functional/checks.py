@@ -1,6 +1,7 @@
 """Errors for wrong arguments: what was expected, what came, and how to mend it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def check_augment(where: str, augment: float) -> float:
     """Return `augment` as a float, or raise unless it is a finite number ≥ 0."""
     if isinstance(augment, bool) or not isinstance(augment, (int, float)):
         raise TypeError(f"{where}: augment must be a number, got {type(augment).__name__}")
-    if not (math.isfinite(augment) and augment >= 0):
+    # Comparisons, because torch.compile(dynamic=True) knows no math.isfinite of a symbolic number.
+    if not 0 <= augment < math.inf:
         raise ValueError(
             f"{where}: augment must be finite and not negative, got {augment}; the paper uses 1e-4"
         )
@@ -52,3 +54,33 @@ def check_flag(where: str, name: str, value: bool) -> None:
     """Raise unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{where}: {name} must be True or False, got {value!r}")
+
+
+def check_count(where: str, name: str, value: int, least: int = 1) -> None:
+    """Raise unless `value` is an int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{where}: {name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
+
+
+def check_numbers(
+    where: str, name: str, value: int | Sequence[int], rank: int, least: int
+) -> tuple[int, ...]:
+    """One int of at least `least` for each dimension, or raise."""
+    values = (
+        (value,) * rank if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
+    )
+    if isinstance(value, Sequence) and len(values) == 1:
+        values = values * rank
+    if len(values) != rank or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise TypeError(f"{where}: {name} must be an int or {rank} ints, got {value!r}")
+    if min(values) < least:
+        raise ValueError(f"{where}: {name} must be at least {least}, got {value!r}")
+    return values
+
+
+def check_dtype(where: str, dtype: torch.dtype | None) -> None:
+    """Raise unless parameters can have this dtype."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise TypeError(f"{where}: dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cosnorm.functional.autocast import autocast_tensors
-from cosnorm.functional.checks import check_augment, check_flag, check_tensors
+from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
 from cosnorm.functional.cosine_fields import cosine_fields
 from cosnorm.functional.fields import Geometry
 
@@ -117,21 +117,6 @@ def cosine_conv3d(
     return _cosine_conv("cosine_conv3d", 3, x, weight, stride, padding, dilation, groups, centered, augment)
 
 
-def _numbers(where: str, name: str, value: Size, rank: int, least: int) -> tuple[int, ...]:
-    """One int for each dimension."""
-    single = isinstance(value, int) and not isinstance(value, bool)
-    values = (
-        (value,) * rank if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    )
-    if not single and isinstance(value, Sequence) and len(values) == 1:
-        values = values * rank
-    if len(values) != rank or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise TypeError(f"{where}: {name} must be an int or {rank} ints, got {value!r}")
-    if min(values) < least:
-        raise ValueError(f"{where}: {name} must be at least {least}, got {value!r}")
-    return values
-
-
 def _same_padding(
     x: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[Tensor, tuple[int, ...]]:
@@ -165,10 +150,15 @@ def _cosine_conv(
             f"{where}: x must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, "
             f"got {tuple(x.shape)}"
         )
-    if weight.ndim != rank + 2 or min(weight.shape[1:]) < 1:
+    if weight.ndim != rank + 2 or min(weight.shape) < 1:
         raise ValueError(
             f"{where}: weight must have shape (out_channels, in_channels/groups, …) with {rank} spatial "
             f"dimensions, none of them 0, got {tuple(weight.shape)}"
+        )
+    if min(x.shape[-rank:]) < 1:
+        raise ValueError(
+            f"{where}: x must have at least one position in each spatial dimension, got {tuple(x.shape)}; "
+            "only the batch may be empty"
         )
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
         raise ValueError(
@@ -182,8 +172,8 @@ def _cosine_conv(
             f"channels, got {x.shape[-rank - 1]} in x of shape {tuple(x.shape)}"
         )
     kernel = tuple(weight.shape[2:])
-    strides = _numbers(where, "stride", stride, rank, 1)
-    dilations = _numbers(where, "dilation", dilation, rank, 1)
+    strides = check_numbers(where, "stride", stride, rank, 1)
+    dilations = check_numbers(where, "dilation", dilation, rank, 1)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise ValueError(f'{where}: padding must be numbers, "same" or "valid", got {padding!r}')
@@ -193,7 +183,7 @@ def _cosine_conv(
             )
         x, paddings = _same_padding(x, kernel, dilations) if padding == "same" else (x, (0,) * rank)
     else:
-        paddings = _numbers(where, "padding", padding, rank, 0)
+        paddings = check_numbers(where, "padding", padding, rank, 0)
     for size, k, p, d in zip(x.shape[-rank:], kernel, paddings, dilations, strict=True):
         if size + 2 * p < d * (k - 1) + 1:
             raise ValueError(

@@ -118,11 +118,12 @@ def was_plain(factor: Tensor) -> bool:
 
 
 def project_(u: Tensor, values: Tensor, factor: Tensor, extra: Tensor | None = None) -> Tensor:
-    """Subtract v (v·u + extra) / |v|² from u in place, for rows v with factors 1/|v|.
+    """The rows u less v (v·u + extra) / |v|², for rows v with factors 1/|v|; u is overwritten.
 
     Blocks of rows stay in the cache between the two passes, and no product as large as u is ever made.
     """
     size = u.shape[-1]
+    u = u.contiguous()  # sums over broadcast dimensions may leave it otherwise
     flat_u, flat_values, flat_factor = u.view(-1, size), values.reshape(-1, size), factor.reshape(-1, 1)
     step = max(1, _BLOCK // size)
     for start in range(0, flat_u.shape[0], step):

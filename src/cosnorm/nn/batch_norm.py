@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosnorm.functional.checks import check_dtype, check_flag, check_tensors
+
 
 class _MeanOnlyBatchNorm(nn.Module):
     _ranks: tuple[int, ...]
@@ -27,8 +29,13 @@ class _MeanOnlyBatchNorm(nn.Module):
         name = type(self).__name__
         if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 1:
             raise ValueError(f"{name}: num_features must be a positive int, got {num_features!r}")
+        if isinstance(momentum, bool) or not (momentum is None or isinstance(momentum, (int, float))):
+            raise TypeError(f"{name}: momentum must be None or a number in [0, 1], got {momentum!r}")
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"{name}: momentum must be None or lie in [0, 1], got {momentum!r}")
+        check_flag(name, "affine", affine)
+        check_flag(name, "track_running_stats", track_running_stats)
+        check_dtype(name, dtype)
         self.num_features = num_features
         self.momentum = momentum
         self.affine = affine
@@ -61,10 +68,7 @@ class _MeanOnlyBatchNorm(nn.Module):
 
     def _check(self, input: Tensor) -> None:  # noqa: A002
         name = type(self).__name__
-        if not isinstance(input, Tensor):
-            raise TypeError(f"{name}: the input must be a torch.Tensor, got {type(input).__name__}")
-        if not input.is_floating_point():
-            raise TypeError(f"{name}: the input must be floating point, got {input.dtype}; use input.float()")
+        check_tensors(name, input=input)
         if input.ndim not in self._ranks or input.shape[1] != self.num_features:
             raise ValueError(
                 f"{name}: expected {self._shapes} with C = {self.num_features}, got {tuple(input.shape)}"

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosnorm.functional import cosine_conv1d, cosine_conv2d, cosine_conv3d
-from cosnorm.functional.checks import check_augment, check_flag
+from cosnorm.functional.checks import (
+    check_augment,
+    check_count,
+    check_dtype,
+    check_flag,
+    check_numbers,
+    check_tensors,
+)
 from cosnorm.nn.scale import Scale
 
 Size = int | tuple[int, ...]
@@ -21,6 +28,7 @@ class _CosineConv(_ConvNd):
     """What the three layers share: torch's constructor and padding modes, our options and the call."""
 
     _cosine_conv: Any
+    _rank: int
 
     def __init__(
         self,
@@ -41,7 +49,17 @@ class _CosineConv(_ConvNd):
         scale: float | str | None = None,
     ) -> None:
         name = type(self).__name__
+        check_count(name, "in_channels", in_channels)
+        check_count(name, "out_channels", out_channels)
+        check_count(name, "groups", groups)
+        check_numbers(name, "kernel_size", kernel_size, self._rank, 1)
+        check_numbers(name, "stride", stride, self._rank, 1)
+        check_numbers(name, "dilation", dilation, self._rank, 1)
+        if not isinstance(padding, str):
+            check_numbers(name, "padding", padding, self._rank, 0)
+        check_flag(name, "bias", bias)
         check_flag(name, "centered", centered)
+        check_dtype(name, dtype)
         check_augment(name, augment)
         super().__init__(
             in_channels,
@@ -70,6 +88,7 @@ class _CosineConv(_ConvNd):
         """The cosines, scaled, plus the bias."""
         padding: Any = self.padding
         if self.padding_mode != "zeros":
+            self._check_before_padding(input)
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # noqa: A001
             padding = 0
         output: Tensor = self.scale(
@@ -88,6 +107,16 @@ class _CosineConv(_ConvNd):
             return output
         return output + self.bias.to(output.dtype).reshape(-1, *[1] * (self.weight.ndim - 2))
 
+    def _check_before_padding(self, input: Tensor) -> None:  # noqa: A002
+        name = type(self).__name__
+        check_tensors(name, input=input)
+        rank = self._rank
+        if input.ndim not in (rank + 1, rank + 2) or min(input.shape[-rank:]) < 1:
+            raise ValueError(
+                f"{name}: the input must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, none "
+                f"of them 0, got {tuple(input.shape)}"
+            )
+
     def extra_repr(self) -> str:
         """The text of torch's layer and our options."""
         return f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"
@@ -105,6 +134,7 @@ class CosineConv1d(_CosineConv, nn.Conv1d):
     """
 
     _cosine_conv = staticmethod(cosine_conv1d)
+    _rank = 1
 
 
 class CosineConv2d(_CosineConv, nn.Conv2d):
@@ -149,6 +179,7 @@ class CosineConv2d(_CosineConv, nn.Conv2d):
     """
 
     _cosine_conv = staticmethod(cosine_conv2d)
+    _rank = 2
 
 
 class CosineConv3d(_CosineConv, nn.Conv3d):
@@ -163,3 +194,4 @@ class CosineConv3d(_CosineConv, nn.Conv3d):
     """
 
     _cosine_conv = staticmethod(cosine_conv3d)
+    _rank = 3

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.checks import check_augment, check_flag
+from cosnorm.functional.checks import check_augment, check_count, check_dtype, check_flag
 from cosnorm.nn.scale import Scale
 
 
@@ -34,7 +34,8 @@ class CosineLinear(nn.Linear):
     lr/|w|². The paper trains with a learning rate of 10.
 
     Raises:
-        TypeError: input that is no floating-point tensor or of another dtype than the weight.
+        TypeError: input that is no floating-point tensor or of another dtype than the weight; options of a
+            wrong type.
         ValueError: an input of another size or device, a `scale` that is not positive, a negative `augment`.
 
     Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
@@ -59,7 +60,11 @@ class CosineLinear(nn.Linear):
         augment: float = 0.0,
         scale: float | str | None = None,
     ) -> None:
+        check_count("CosineLinear", "in_features", in_features, 0)
+        check_count("CosineLinear", "out_features", out_features, 0)
+        check_flag("CosineLinear", "bias", bias)
         check_flag("CosineLinear", "centered", centered)
+        check_dtype("CosineLinear", dtype)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.centered = centered
         self.augment = check_augment("CosineLinear", augment)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from cosnorm.functional.checks import check_tensors
 from cosnorm.functional.norms import accumulation_dtype, unit_rows
 
 
@@ -27,7 +28,7 @@ class MaxNorm:
     ball, zero vectors among them, are not touched; NaN stays where it is.
 
     Raises:
-        TypeError: `parameters` holds something that is no tensor.
+        TypeError: `parameters` holds something that is no dense floating-point tensor, or is a tensor itself.
         ValueError: a `max_norm` that is not finite and positive, or no weight to project.
 
     Source: Srivastava et al., "Dropout", JMLR 15 (2014), section 5.1; Luo et al., arXiv 1702.05870,
@@ -46,9 +47,14 @@ class MaxNorm:
     def __init__(self, parameters: nn.Module | Iterable[Tensor], max_norm: float = 2.0) -> None:
         if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
             raise TypeError(f"MaxNorm: max_norm must be a number, got {max_norm!r}")
-        if not (math.isfinite(max_norm) and max_norm > 0):
+        if not (0 < max_norm < math.inf):
             raise ValueError(
                 f"MaxNorm: max_norm must be finite and positive, got {max_norm}; the paper uses 2"
+            )
+        if isinstance(parameters, Tensor) or not isinstance(parameters, Iterable | nn.Module):
+            raise TypeError(
+                f"MaxNorm: parameters must be a module or an iterable of tensors, got a "
+                f"{type(parameters).__name__}; put a single weight into a list"
             )
         given = list(parameters.parameters() if isinstance(parameters, nn.Module) else parameters)
         for parameter in given:
@@ -57,6 +63,7 @@ class MaxNorm:
                     f"MaxNorm: parameters must be a module or an iterable of tensors, got a "
                     f"{type(parameter).__name__} among them"
                 )
+            check_tensors("MaxNorm", parameter=parameter)
         self.weights = [parameter for parameter in given if parameter.ndim >= 2]
         self.max_norm = float(max_norm)
         if not self.weights:
@@ -80,4 +87,9 @@ class MaxNorm:
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:
         """Project after every ``optimizer.step()`` from now on; ``remove()`` on the result ends it."""
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"MaxNorm: attach needs a torch.optim.Optimizer, got {type(optimizer).__name__}; without "
+                "one, call project() after each step"
+            )
         return optimizer.register_step_post_hook(lambda *_: self.project())

@@ -23,11 +23,11 @@ class Scale(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        learned = scale == "learned"
+        learned = isinstance(scale, str) and scale == "learned"
         if scale is not None and not learned:
             if isinstance(scale, (bool, str)) or not isinstance(scale, (int, float)):
                 raise TypeError(f'{where}: scale must be None, a number or "learned", got {scale!r}')
-            if not (math.isfinite(scale) and scale > 0):
+            if not 0 < scale < math.inf:
                 raise ValueError(f"{where}: scale must be finite and positive, got {scale}")
         self.scale = scale
         parameter = nn.Parameter(torch.empty((), device=device, dtype=dtype)) if learned else None
