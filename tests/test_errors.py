@@ -129,7 +129,7 @@ for rank in (1, 2, 3):
             name,
             lambda layer=layer, r=rank: layer(4)(IMAGES[r].long()),
             TypeError,
-            ["floating point", "int64", "float()"],
+            ["float32", "int64", "float()"],
         ),
         (name, lambda layer=layer: layer(4)([1.0]), TypeError, ["torch.Tensor", "list"]),
         (
@@ -151,6 +151,96 @@ CASES += [
     ("MaxNorm", lambda: nn.MaxNorm([W], -1), ValueError, ["max_norm", "positive", "-1", "2"]),
     ("MaxNorm", lambda: nn.MaxNorm([W], "2"), TypeError, ["max_norm", "number"]),
     ("MaxNorm", lambda: nn.MaxNorm([W, "w"]), TypeError, ["tensors", "str"]),
+]
+
+
+for rank in (1, 2, 3):
+    name = f"cosine_conv{rank}d"
+    call, x, w = getattr(f, name), IMAGES[rank], FILTERS[rank]
+
+    def conv(call=call, x=x, w=w, **options):
+        return lambda: call(x, w, **options)
+
+    CASES += [
+        (name, conv(x=x[..., :0], padding=3), ValueError, ["one position", "batch", "0)"]),
+        (name, conv(w=w[:0]), ValueError, ["out_channels", "none of them 0", "(0, 4,"]),
+        (name, conv(padding=None), TypeError, ["padding", f"int or {rank} ints", "None"]),
+        (name, conv(padding=True), TypeError, ["padding", f"int or {rank} ints", "True"]),
+        (name, conv(stride="2"), TypeError, ["stride", "'2'"]),
+        (name, conv(dilation=[]), TypeError, ["dilation", "[]"]),
+        (name, conv(groups=True), ValueError, ["groups", "positive int", "True"]),
+        (name, conv(groups="1"), ValueError, ["groups", "positive int", "'1'"]),
+        (name, conv(augment=1e200), ValueError, ["augment", "at most", "1e+200"]),
+    ]
+    name = f"CosineConv{rank}d"
+    layer = getattr(nn, name)
+
+    def build(*arguments, layer=layer, **options):
+        return lambda: layer(*(arguments or (4, 6, 3)), **options)
+
+    def reflect(x, layer=layer):
+        return lambda: layer(4, 6, 3, padding=1, padding_mode="reflect")(x)
+
+    CASES += [
+        (name, build(0, 6, 3), ValueError, ["in_channels", "at least 1", "0"]),
+        (name, build(4, -6, 3), ValueError, ["out_channels", "at least 1", "-6"]),
+        (name, build(4.0, 6, 3), TypeError, ["in_channels", "int", "4.0"]),
+        (name, build(4, 6, "3"), TypeError, ["kernel_size", f"int or {rank} ints", "'3'"]),
+        (name, build(4, 6, (3,) * (rank + 2)), TypeError, ["kernel_size", f"int or {rank} ints", "(3,"]),
+        (name, build(4, 6, 0), ValueError, ["kernel_size", "at least 1", "0"]),
+        (name, build(stride=0), ValueError, ["stride", "at least 1"]),
+        (name, build(stride=1.5), TypeError, ["stride", f"int or {rank} ints", "1.5"]),
+        (name, build(padding=-1), ValueError, ["padding", "at least 0", "-1"]),
+        (name, build(dilation=0), ValueError, ["dilation", "at least 1"]),
+        (name, build(groups=0), ValueError, ["groups", "at least 1"]),
+        (name, build(bias="no"), TypeError, ["bias", "True or False", "no"]),
+        (name, build(dtype=torch.int32), TypeError, ["dtype", "float32", "int32"]),
+        (name, build(scale=X), TypeError, ["scale", "number", '"learned"']),
+        (name, reflect(x.tolist()), TypeError, ["torch.Tensor", "list", "as_tensor"]),
+        (name, reflect(x.long()), TypeError, ["float32", "int64", ".float()"]),
+        (name, reflect(X[0]), ValueError, ["(N, C,", f"{rank} spatial", "(6,)"]),
+        (name, build(augment="1"), TypeError, ["augment", "number", "str"]),
+    ]
+    name = f"MeanOnlyBatchNorm{rank}d"
+    layer = getattr(nn, name)
+    CASES += [
+        (name, lambda layer=layer: layer(3.0), ValueError, ["num_features", "positive int", "3.0"]),
+        (name, lambda layer=layer: layer(3, momentum="0.1"), TypeError, ["momentum", "number", "'0.1'"]),
+        (name, lambda layer=layer: layer(3, momentum=True), TypeError, ["momentum", "number", "True"]),
+        (name, lambda layer=layer: layer(3, momentum=float("nan")), ValueError, ["momentum", "nan"]),
+        (name, lambda layer=layer: layer(3, affine="no"), TypeError, ["affine", "True or False", "no"]),
+        (name, lambda layer=layer: layer(3, track_running_stats=1), TypeError, ["track_running_stats", "1"]),
+        (name, lambda layer=layer: layer(3, dtype=torch.int8), TypeError, ["dtype", "float32", "int8"]),
+        (
+            name,
+            lambda layer=layer, x=x: layer(4)(x.to_sparse()),
+            TypeError,
+            ["dense", "sparse", "to_dense"],
+        ),
+        (name, lambda layer=layer: layer(4)(torch.randn(1, 4, *[1] * 3)), ValueError, ["C = 4", "got"])
+        if rank < 3
+        else (name, lambda layer=layer: layer(4)(torch.randn(1, 4, 1, 1, 1)), ValueError, ["larger batch"]),
+    ]
+
+CASES += [
+    ("cosine_linear", lambda: f.cosine_linear(X, W, augment=10**400), ValueError, ["augment", "at most"]),
+    ("cosine_similarity", lambda: f.cosine_similarity(X, X, None), TypeError, ["dim", "int", "None"]),
+    ("cosine_similarity", lambda: f.cosine_similarity(X, X, -3), IndexError, ["between -2 and 1", "-3"]),
+    ("CosineLinear", lambda: nn.CosineLinear(-1, 5), ValueError, ["in_features", "at least 0", "-1"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5.0), TypeError, ["out_features", "int", "5.0"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, bias=None), TypeError, ["bias", "True or False", "None"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, dtype=torch.int64), TypeError, ["dtype", "int64"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, scale="10"), TypeError, ["scale", '"learned"', "'10'"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, scale=X.numpy()), TypeError, ["scale", "number"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5, scale=True), TypeError, ["scale", "number", "True"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5)([1.0]), TypeError, ["torch.Tensor", "list"]),
+    ("CosineLinear", lambda: nn.CosineLinear(6, 5)(X.to("meta")), ValueError, ["one device", "meta", "cpu"]),
+    ("MaxNorm", lambda: nn.MaxNorm(None), TypeError, ["module or an iterable", "NoneType"]),
+    ("MaxNorm", lambda: nn.MaxNorm(FILTERS[2]), TypeError, ["iterable", "Tensor", "list"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W.long()]), TypeError, ["float32", "int64"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W.to_sparse()]), TypeError, ["dense", "sparse"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W], float("nan")), ValueError, ["max_norm", "finite", "nan"]),
+    ("MaxNorm", lambda: nn.MaxNorm([W]).attach(None), TypeError, ["Optimizer", "NoneType", "project()"]),
 ]
 
 

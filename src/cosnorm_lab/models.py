@@ -42,7 +42,8 @@ def mlp(
 
     Weights are drawn from a normal distribution by a generator of their own: with the same seed every method
     begins with the same weights. Biases begin at zero. With batch, layer and mean-only batch normalization
-    the normalization brings the bias; with cosine normalization there is none, as in the paper.
+    the normalization brings the bias; with cosine and weight normalization there is none: the paper's have
+    "no additional parameter", and at its learning rate of 5 weight normalization with biases learns nothing.
 
     Args:
         sizes: number of features, units of each hidden layer, number of classes.
@@ -99,7 +100,7 @@ def _hidden_layer(fan_in: int, fan_out: int, method: str, weight: Tensor, augmen
                 _linear(fan_in, fan_out, weight, bias=False), cosnorm.nn.MeanOnlyBatchNorm1d(fan_out)
             )
         case "weight":
-            linear = _linear(fan_in, fan_out, weight)
+            linear = _linear(fan_in, fan_out, weight, bias=False)
             nn.utils.parametrizations.weight_norm(linear)
             gain = linear.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1
             gain.data.fill_(1.0)

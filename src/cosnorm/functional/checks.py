@@ -1,6 +1,5 @@
 """Errors for wrong arguments: what was expected, what came, and how to mend it."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,13 +38,14 @@ def check_tensors(where: str, **tensors: Any) -> None:
 
 
 def check_augment(where: str, augment: float) -> float:
-    """Return `augment` as a float, or raise unless it is a finite number ≥ 0."""
+    """Return `augment` as a float, or raise unless it is a number in [0, 1e18]."""
     if isinstance(augment, bool) or not isinstance(augment, (int, float)):
         raise TypeError(f"{where}: augment must be a number, got {type(augment).__name__}")
     # Comparisons, because torch.compile(dynamic=True) knows no math.isfinite of a symbolic number.
-    if not 0 <= augment < math.inf:
+    if not 0 <= augment <= 1e18:  # its square is a float32
         raise ValueError(
-            f"{where}: augment must be finite and not negative, got {augment}; the paper uses 1e-4"
+            f"{where}: augment must be finite and not negative (at most 1e18), got {augment}; "
+            "the paper uses 1e-4"
         )
     return float(augment)
 
@@ -68,10 +68,8 @@ def check_numbers(
     where: str, name: str, value: int | Sequence[int], rank: int, least: int
 ) -> tuple[int, ...]:
     """One int of at least `least` for each dimension, or raise."""
-    values = (
-        (value,) * rank if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else ()
-    )
-    if isinstance(value, Sequence) and len(values) == 1:
+    values = tuple(value) if isinstance(value, Sequence) else (value,)
+    if len(values) == 1:
         values = values * rank
     if len(values) != rank or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         raise TypeError(f"{where}: {name} must be an int or {rank} ints, got {value!r}")

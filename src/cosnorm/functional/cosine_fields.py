@@ -20,6 +20,7 @@ from cosnorm.functional.norms import (
     PlainRows,
     UnitRows,
     accumulation_dtype,
+    contiguous_results,
     not_plain,
     plain_cotangent,
     plain_rows,
@@ -267,8 +268,10 @@ def _wide_gradients(
 
 
 # Opaque to torch.compile: the graph stays whole, and the plain form stays open to compiled code.
-_forward_op = torch.library.custom_op("cosnorm::cosine_fields", _forward, mutates_args=())
-_backward_op = torch.library.custom_op("cosnorm::cosine_fields_backward", _backward, mutates_args=())
+_forward_op = torch.library.custom_op("cosnorm::cosine_fields", contiguous_results(_forward), mutates_args=())
+_backward_op = torch.library.custom_op(
+    "cosnorm::cosine_fields_backward", contiguous_results(_backward), mutates_args=()
+)
 
 
 @_forward_op.register_fake
@@ -282,7 +285,8 @@ def _(
     centered: bool,
     augment: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    output = _geometry(weight, stride, padding, dilation, groups).convolve(x, weight)
+    shape = _geometry(weight, stride, padding, dilation, groups).convolve(x, weight).shape
+    output = x.new_empty(shape)
     dtype = accumulation_dtype(x.dtype)
     return (
         output,

@@ -19,6 +19,7 @@ from cosnorm.functional.autocast import without_autocast
 from cosnorm.functional.norms import (
     UnitRows,
     accumulation_dtype,
+    contiguous_results,
     not_plain,
     plain_cotangent,
     plain_rows,
@@ -248,8 +249,10 @@ def _unit_gradients(
 
 
 # Opaque to torch.compile: the graph stays whole, and the plain form stays open to compiled code.
-_forward_op = torch.library.custom_op("cosnorm::cosine", _forward, mutates_args=())
-_backward_op = torch.library.custom_op("cosnorm::cosine_backward", _backward, mutates_args=())
+_forward_op = torch.library.custom_op("cosnorm::cosine", contiguous_results(_forward), mutates_args=())
+_backward_op = torch.library.custom_op(
+    "cosnorm::cosine_backward", contiguous_results(_backward), mutates_args=()
+)
 
 
 @_forward_op.register_fake

@@ -234,8 +234,9 @@ def wide_fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float
     """
     values = x.double() if x.device.type == "cpu" else x.to(accumulation_dtype(x.dtype))
     with torch.no_grad():
-        flat = values.detach().flatten(1)
-        largest = flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(flat.shape[0])
+        # NaN and inf must not set the scale of the sample's other fields.
+        flat = values.detach().flatten(1).abs().nan_to_num(nan=0.0, posinf=0.0)
+        largest = flat.amax(1) if flat.shape[1] else flat.new_zeros(flat.shape[0])
         exponent = scale_exponent(largest.clamp(min=augment) if augment else largest)
         exponent = exponent.reshape(-1, *[1] * (x.ndim - 1))
         scale = power_of_two(-exponent, values.dtype)

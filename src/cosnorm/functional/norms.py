@@ -10,7 +10,9 @@ Two forms of a row are used by every operation.
   differentiable operations, so second derivatives come from it.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +39,16 @@ class UnitRows(NamedTuple):
     extra: Tensor | None
     inverse_norm: Tensor
     exponent: Tensor
+
+
+def contiguous_results(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """The function with results of the strides that compiled code is told of, whatever those of its input."""
+
+    @wraps(function)
+    def contiguous(*arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(result.contiguous() for result in function(*arguments))
+
+    return contiguous
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.checks import check_dtype, check_flag, check_tensors
+from cosnorm.functional.norms import accumulation_dtype
 
 
 class _MeanOnlyBatchNorm(nn.Module):
@@ -64,7 +65,9 @@ class _MeanOnlyBatchNorm(nn.Module):
         assert mean is not None
         shift = mean if self.bias is None else mean - self.bias
         shape = (1, self.num_features, *[1] * (input.ndim - 2))
-        return input - shift.to(input.dtype).view(shape)
+        # A mean that is rounded to a half type would leave its error in every value.
+        dtype = accumulation_dtype(input.dtype)
+        return (input.to(dtype) - shift.to(dtype).view(shape)).to(input.dtype)
 
     def _check(self, input: Tensor) -> None:  # noqa: A002
         name = type(self).__name__
