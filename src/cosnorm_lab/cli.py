@@ -59,6 +59,9 @@ def run(
         list[str] | None,
         typer.Option(help="Learning rate of one method; repeatable.", metavar="METHOD=VALUE"),
     ] = None,
+    hidden_bias: Annotated[
+        bool, typer.Option(help="Learn a bias in the hidden layers of baseline and max.")
+    ] = True,
     validation: Annotated[
         int, typer.Option(help="Hold back so many training images and count errors on them.", min=0)
     ] = 0,
@@ -105,6 +108,7 @@ def run(
         learning_rates=parse_rates(lr or []),
         validation=validation,
         precision=precision,
+        hidden_bias=hidden_bias,
     )
     if threads is not None:
         torch.set_num_threads(threads)

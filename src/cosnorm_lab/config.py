@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 METHODS = ("baseline", "cosine", "centered", "batch", "layer", "weight", "max", "mean-only")
+WITH_HIDDEN_BIAS = ("baseline", "max")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class RunConfig:
         precision: Lightning Fabric's name of a precision, such as "32-true" or "bf16-mixed".
         validation: number of training images held back, the last ones. If positive, the errors are those of
             the held-back images and the test images are never looked at.
+        hidden_bias: whether the hidden layers learn a bias. It can be False for `WITH_HIDDEN_BIAS` only: the
+            other methods have none, or one that their normalization brings.
 
     Raises:
         ValueError: a field is out of its range.
@@ -47,6 +50,7 @@ class RunConfig:
     max_norm: float = 2.0
     precision: str = "32-true"
     validation: int = 0
+    hidden_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -59,6 +63,11 @@ class RunConfig:
         for name in ("seed", "augment", "validation"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not self.hidden_bias and self.method not in WITH_HIDDEN_BIAS:
+            raise ValueError(
+                f"hidden layers without bias are an option of {' and '.join(WITH_HIDDEN_BIAS)} only, "
+                f"got {self.method}: name those methods alone"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":

@@ -36,6 +36,7 @@ def mlp(
     *,
     init_std: float = 0.1,
     augment: float = 1e-4,
+    hidden_bias: bool = True,
     seed: int = 0,
 ) -> MLP:
     """Builds the network of the paper's MNIST and Newsgroups experiments.
@@ -51,6 +52,7 @@ def mlp(
             each step of the optimizer (`cosnorm.nn.MaxNorm`).
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers.
+        hidden_bias: whether the hidden layers of "baseline" and "max" learn a bias.
         seed: seed of the initial weights.
 
     Raises:
@@ -62,11 +64,11 @@ def mlp(
         raise ValueError(f"sizes must be (features, hidden, ..., classes), at least three; got {sizes}")
     generator = torch.Generator().manual_seed(seed)
     hidden = [
-        _hidden_layer(fan_in, fan_out, method, _normal(fan_in, fan_out, init_std, generator), augment)
+        _hidden_layer(method, _normal(fan_in, fan_out, init_std, generator), augment, hidden_bias)
         for fan_in, fan_out in pairwise(sizes[:-1])
     ]
     fan_in, classes = sizes[-2:]
-    output = _linear(fan_in, classes, _normal(fan_in, classes, init_std, generator))
+    output = _linear(_normal(fan_in, classes, init_std, generator))
     return MLP(hidden, output)
 
 
@@ -74,7 +76,8 @@ def _normal(fan_in: int, fan_out: int, std: float, generator: torch.Generator) -
     return torch.empty(fan_out, fan_in).normal_(0.0, std, generator=generator)
 
 
-def _linear(fan_in: int, fan_out: int, weight: Tensor, bias: bool = True) -> nn.Linear:
+def _linear(weight: Tensor, bias: bool = True) -> nn.Linear:
+    fan_out, fan_in = weight.shape
     layer = nn.Linear(fan_in, fan_out, bias=bias)
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -83,8 +86,9 @@ def _linear(fan_in: int, fan_out: int, weight: Tensor, bias: bool = True) -> nn.
     return layer
 
 
-def _hidden_layer(fan_in: int, fan_out: int, method: str, weight: Tensor, augment: float) -> nn.Module:
+def _hidden_layer(method: str, weight: Tensor, augment: float, bias: bool) -> nn.Module:
     """One hidden layer up to the ReLU."""
+    fan_out, fan_in = weight.shape
     match method:
         case "cosine" | "centered":
             layer = cosnorm.nn.CosineLinear(fan_in, fan_out, centered=method == "centered", augment=augment)
@@ -92,22 +96,20 @@ def _hidden_layer(fan_in: int, fan_out: int, method: str, weight: Tensor, augmen
                 layer.weight.copy_(weight)
             return layer
         case "batch":
-            return nn.Sequential(_linear(fan_in, fan_out, weight, bias=False), nn.BatchNorm1d(fan_out))
+            return nn.Sequential(_linear(weight, bias=False), nn.BatchNorm1d(fan_out))
         case "layer":
-            return nn.Sequential(_linear(fan_in, fan_out, weight, bias=False), nn.LayerNorm(fan_out))
+            return nn.Sequential(_linear(weight, bias=False), nn.LayerNorm(fan_out))
         case "mean-only":
-            return nn.Sequential(
-                _linear(fan_in, fan_out, weight, bias=False), cosnorm.nn.MeanOnlyBatchNorm1d(fan_out)
-            )
+            return nn.Sequential(_linear(weight, bias=False), cosnorm.nn.MeanOnlyBatchNorm1d(fan_out))
         case "weight":
-            linear = _linear(fan_in, fan_out, weight, bias=False)
+            linear = _linear(weight, bias=False)
             nn.utils.parametrizations.weight_norm(linear)
             gain = linear.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1
             gain.data.fill_(1.0)
             gain.requires_grad_(False)
             return linear
         case _:
-            return _linear(fan_in, fan_out, weight)
+            return _linear(weight, bias)
 
 
 def trained_weights(model: MLP) -> dict[str, Tensor]:

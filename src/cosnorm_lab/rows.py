@@ -70,6 +70,7 @@ def command(config: RunConfig, seeds: int) -> str | None:
         "init_std": config.init_std,
         "validation": config.validation,
         "precision": config.precision,
+        "hidden_bias": config.hidden_bias,
     }
     try:
         usual = recipe.configs([config.method])[0].to_dict()
@@ -86,12 +87,17 @@ def command(config: RunConfig, seeds: int) -> str | None:
         return None
     if config.learning_rate != usual["learning_rate"]:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
-    options += [
-        f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value != usual[name]
-    ]
+    options += [_option(name, value) for name, value in values.items() if value != usual[name]]
     if seeds > 1:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
+
+
+def _option(name: str, value: object) -> str:
+    words = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{words}" if value else f"--no-{words}"
+    return f"--{words} {value}"
 
 
 def status(run: Run) -> str:

@@ -194,4 +194,6 @@ def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...
 
 def _setting(name: str, value: object) -> str:
     words = "lr" if name == "learning_rate" else name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

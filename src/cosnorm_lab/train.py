@@ -102,7 +102,14 @@ def _train(
     """All epochs that are left, and the end line."""
     images, labels, test_images, test_labels = _tensors(config, dataset, fabric.device)
     sizes = (images.shape[1], *config.hidden, dataset.num_classes)
-    network = mlp(sizes, config.method, init_std=config.init_std, augment=config.augment, seed=config.seed)
+    network = mlp(
+        sizes,
+        config.method,
+        init_std=config.init_std,
+        augment=config.augment,
+        hidden_bias=config.hidden_bias,
+        seed=config.seed,
+    )
     optimizer: Any = torch.optim.SGD(network.parameters(), lr=config.learning_rate)
     model, optimizer = fabric.setup(network, optimizer)
     max_norm = cosnorm.nn.MaxNorm(network, max_norm=config.max_norm) if config.method == "max" else None

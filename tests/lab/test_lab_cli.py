@@ -67,7 +67,10 @@ def test_run_again_goes_on_or_returns_at_once(call, tmp_path):
 
 
 def test_run_options_reach_the_record(call, tmp_path):
-    options = "--methods max --epochs 1 --seeds 2 --init-std 0.2 --lr max=0.25 --validation 24 --threads 1"
+    options = (
+        "--methods max --epochs 1 --seeds 2 --init-std 0.2 --lr max=0.25 --validation 24 --threads 1"
+        " --no-hidden-bias"
+    )
     status, out, _ = call("run", "mnist-table1", *options.split(), "--out", "there", *small(tmp_path))
     assert status == 0
     runs = read_all("there")
@@ -75,6 +78,7 @@ def test_run_options_reach_the_record(call, tmp_path):
     for run in runs:
         config = run.config
         assert (config.init_std, config.learning_rate, config.validation) == (0.2, 0.25, 24)
+        assert config.hidden_bias is False
         assert (run.epochs[0]["count"], run.start["host"]["threads"]) == (24, 1)
         assert run.start["data"]["exact"] is False
     assert "24 held-back training images" in " ".join(out.split())

@@ -52,6 +52,7 @@ def test_from_dict_names_what_is_missing():
         ("epochs", 0, "epochs must be positive"),
         ("batch_size", -1, "batch_size must be positive"),
         ("init_std", 0.0, "init_std must be positive"),
+        ("hidden_bias", False, "an option of baseline and max only, got cosine"),
         ("max_norm", 0.0, "max_norm must be positive"),
         ("seed", -1, "seed must not be negative"),
         ("augment", -1e-4, "augment must not be negative"),

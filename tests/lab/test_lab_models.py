@@ -64,6 +64,13 @@ def test_the_layers_are_the_papers():
         assert torch.count_nonzero(layers[method].bias) == 0
 
 
+@pytest.mark.parametrize("method", ["baseline", "max"])
+def test_hidden_layers_without_bias(method):
+    model = mlp(SIZES, method, hidden_bias=False)
+    assert all(layer.bias is None for layer in model.hidden)
+    assert model.output.bias is not None
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_output_layer_is_plain(method):
     output = mlp(SIZES, method).output

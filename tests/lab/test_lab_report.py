@@ -95,6 +95,8 @@ def test_two_learning_rates_of_a_method_are_two_rows_with_names_of_their_own(tmp
     assert [one.label for one in series] == ["batch norm, lr 0.5", "batch norm, lr 5"]
     assert series[0].colour == series[1].colour
     assert series[0].dashes != series[1].dashes
+    runs = [write_record(tmp_path, config("max", hidden_bias=bias)) for bias in (True, False)]
+    assert [one.label for one in group(runs)] == ["max norm, hidden bias", "max norm, no hidden bias"]
 
 
 def test_record_links_are_relative_and_resolve(tmp_path):
@@ -164,6 +166,9 @@ def test_command_gives_back_the_configuration():
     assert command(changed, 3) == (
         "cosnorm run mnist-table1 --methods batch --epochs 20 --lr batch=0.5 "
         "--init-std 0.316 --validation 10000 --seeds 3"
+    )
+    assert command(config("max", learning_rate=1.0, hidden_bias=False), 1) == (
+        "cosnorm run mnist-table1 --methods max --epochs 200 --no-hidden-bias"
     )
     assert command(config(hidden=(7,)), 1) is None
     assert command(config(recipe="no such recipe"), 1) is None

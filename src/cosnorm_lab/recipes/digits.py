@@ -30,6 +30,7 @@ def digits(
     learning_rates: Mapping[str, float] | None = None,
     validation: int = 0,
     precision: str = "32-true",
+    hidden_bias: bool = True,
 ) -> list[RunConfig]:
     """The runs of the demo: 64-100-100-10, batches of 20; the arguments are those of `mnist.table1`.
 
@@ -45,5 +46,6 @@ def digits(
         "init_std": init_std,
         "validation": validation,
         "precision": precision,
+        "hidden_bias": hidden_bias,
     }
     return comparison(base, LEARNING_RATES, methods=methods, seeds=seeds, learning_rates=learning_rates)

@@ -38,6 +38,7 @@ def table1(
     learning_rates: Mapping[str, float] | None = None,
     validation: int = 0,
     precision: str = "32-true",
+    hidden_bias: bool = True,
 ) -> list[RunConfig]:
     """The runs of Table 1: 784-1000-1000-10, batches of 100, constant learning rate.
 
@@ -53,6 +54,7 @@ def table1(
         learning_rates: learning rates other than the paper's, by method.
         validation: number of training images held back to choose settings by; the test images stay unseen.
         precision: Lightning Fabric's name of a precision.
+        hidden_bias: whether the hidden layers of the baseline and of max normalization learn a bias.
 
     Raises:
         LabError: an unknown method or a number out of range.
@@ -65,5 +67,6 @@ def table1(
         "init_std": init_std,
         "validation": validation,
         "precision": precision,
+        "hidden_bias": hidden_bias,
     }
     return comparison(base, LEARNING_RATES, methods=methods, seeds=seeds, learning_rates=learning_rates)
