@@ -1,4 +1,4 @@
-"""What MaxNorm promises, beside test_norms_of_weights_and_batches.py: extremes, shapes, optimizers."""
+"""MaxNorm: the ball, extremes, shapes, optimizers."""
 
 import copy
 
@@ -59,6 +59,18 @@ def test_two_constraints_on_one_optimizer():
     assert _norms(model[0].weight).max() <= 0.5 * (1 + 1e-6)
     assert _norms(model[1].weight).max() <= 0.25 * (1 + 1e-6)
     assert first.id != second.id
+
+
+def test_only_what_lies_outside_of_the_ball_moves_and_keeps_its_direction():
+    layer = nn.Linear(3, 5)
+    rows = torch.tensor([[3.0, 4.0, 0.0], [0.3, 0.4, 0.0], [0, 0, 0], [3e30, 4e30, 0], [3e-30, 4e-30, 0]])
+    with torch.no_grad():
+        layer.weight.copy_(rows)
+    MaxNorm(layer, max_norm=2.0).project()
+    expected = rows.clone()
+    expected[0] = expected[3] = torch.tensor([1.2, 1.6, 0.0])
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-6, atol=0)
+    assert torch.equal(layer.weight[[1, 2, 4]], rows[[1, 2, 4]])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -128,3 +140,10 @@ def test_strided_weights_and_empty_ones():
 def test_scales_and_biases_are_not_weights():
     layer = CosineLinear(6, 5, True, scale="learned")
     assert [weight.shape for weight in MaxNorm(layer).weights] == [(5, 6)]
+
+
+def test_a_cosine_layer_does_not_mind():
+    layer, x = CosineLinear(6, 5), torch.randn(4, 6)
+    before = layer(x)
+    MaxNorm(layer, max_norm=0.01).project()
+    torch.testing.assert_close(layer(x), before)

@@ -1,4 +1,4 @@
-"""What mean-only batch normalization promises, beside test_norms_of_weights_and_batches.py."""
+"""Mean-only batch normalization: which mean, running mean, gradients, extremes, state."""
 
 import copy
 import pickle
