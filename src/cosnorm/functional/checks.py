@@ -82,3 +82,58 @@ def check_dtype(where: str, dtype: torch.dtype | None) -> None:
     """Raise unless parameters can have this dtype."""
     if dtype is not None and dtype not in _DTYPES:
         raise TypeError(f"{where}: dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+
+
+def check_indices(where: str, name: str, value: Any, device: torch.device) -> None:
+    """Raise unless `value` is a tensor of whole numbers on the device."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{where}: {name} must be a torch.Tensor, got {type(value).__name__}; convert it with "
+            f"torch.as_tensor({name})"
+        )
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{where}: {name} must be whole numbers, got {value.dtype}; use {name}.long()")
+    if value.device != device:
+        raise ValueError(f"{where}: {name} must be on {device}, got {value.device}; use {name}.to({device})")
+
+
+def check_temperature_type(where: str, temperature: float | Tensor) -> Tensor:
+    """The temperature as a tensor of one element, or raise."""
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1 or not temperature.is_floating_point():
+            raise ValueError(
+                f"{where}: temperature must have one element, a floating-point number; got shape "
+                f"{tuple(temperature.shape)} and {temperature.dtype}"
+            )
+    elif isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise TypeError(
+            f"{where}: temperature must be a number or a tensor, got {type(temperature).__name__}"
+        )
+    else:
+        temperature = torch.tensor(float(temperature), dtype=torch.float64)
+    return temperature
+
+
+def check_temperature(where: str, temperature: float | Tensor) -> Tensor:
+    """The temperature as a tensor of one element; raise unless it is positive and finite."""
+    temperature = check_temperature_type(where, temperature)
+    value = float(temperature.detach())
+    if not 1e-6 <= value <= 1e6:
+        raise ValueError(
+            f"{where}: temperature must be positive (between 1e-6 and 1e6), got {value}; learn its "
+            "logarithm, as the loss modules do, so that no step makes it negative"
+        )
+    return temperature
+
+
+def check_pair(where: str, **tensors: Any) -> None:
+    """Raise unless all are tensors of one shape (N, D), dtype and device."""
+    check_tensors(where, **tensors)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    first = next(iter(shapes.values()))
+    if len(first) != 2 or any(shape != first for shape in shapes.values()):
+        found = " and ".join(map(str, shapes.values()))
+        raise ValueError(
+            f"{where}: {' and '.join(shapes)} must have one shape (N, D), got {found}; flatten(1) makes one "
+            "vector of each sample"
+        )

@@ -83,6 +83,14 @@ def scale_by_exponent(values: Tensor, exponent: Tensor) -> Tensor:
     return values * power_of_two(first, values.dtype) * power_of_two(second, values.dtype)
 
 
+def split_exponent(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The values divided by a power of two so that the largest is near 1, and the exponent of that power."""
+    if values.numel() == 0:
+        return values, torch.zeros((), dtype=torch.long, device=values.device)
+    exponent = scale_exponent(values.abs().amax())
+    return values * power_of_two(-exponent, values.dtype), exponent
+
+
 def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast a finished gradient; what exceeds the range becomes the largest number (float16: inf).
 
@@ -146,6 +154,38 @@ def project_(u: Tensor, values: Tensor, factor: Tensor, extra: Tensor | None = N
         along.mul_(flat_factor[block]).mul_(flat_factor[block])
         flat_u[block].addcmul_(flat_values[block], along, value=-1)
     return u
+
+
+def normalized(x: Tensor) -> UnitRows:
+    """The rows as unit vectors in the accumulation dtype, by the plain form where the data allow it."""
+    if x.device.type == "cpu" and x.dtype == accumulation_dtype(x.dtype):
+        plain = plain_rows(x, centered=False, augment=0.0)
+        if plain is not None:
+            exponent = torch.zeros((1,) * x.ndim, dtype=torch.long)
+            return UnitRows(plain.values * plain.factor, None, plain.factor, exponent)
+    return unit_rows(x, centered=False, augment=0.0)
+
+
+def project_out_(gradient: Tensor, unit: UnitRows) -> Tensor:
+    """The gradient in unit rows less its part along them, in place: that in the rows times their norms."""
+    step = max(1, _BLOCK // max(1, gradient.shape[-1]))
+    for part, values in zip(gradient.split(step), unit.values.split(step), strict=True):
+        part.addcmul_(values, (part * values).sum(-1, keepdim=True), value=-1)
+    return gradient
+
+
+def finish_gradient(projected: Tensor, inverse_norm: Tensor, exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `project_out_` gave, divided by the norms, times 2^exponent, in the stored dtype.
+
+    Block by block, so that no temporary is as large as the gradient.
+    """
+    finished = torch.empty_like(projected, dtype=dtype)
+    step = max(1, _BLOCK // max(1, projected.shape[-1]))
+    for start in range(0, len(projected), step):
+        rows = slice(start, start + step)
+        inverse, power = (one[rows] if one.numel() > 1 else one for one in (inverse_norm, exponent))
+        finished[rows] = saturate(scale_by_exponent(projected[rows] * inverse, power), dtype)
+    return finished
 
 
 def is_constant(largest_deviation: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:

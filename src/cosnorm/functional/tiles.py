@@ -1,0 +1,288 @@
+"""Softmax over the products of two sets of rows, a tile at a time: neither forward nor backward needs N×M.
+
+With unit rows x (N, D) and y (M, D) and logits z_ij = scale · x_i·y_j, two passes over tiles do everything:
+
+    `log_sums`    ℓ_i = log Σ_j exp z_ij, and ℓ'_j = log Σ_i exp z_ij where both directions are wanted;
+    `gradients`   W_ij = a_i exp(z_ij − ℓ_i) + b_j exp(z_ij − ℓ'_j), and from it  scale · W y  and  scale · Wᵀ
+    x.
+
+A set with itself is symmetric: a tile above the diagonal serves its rows and its columns, so the two passes
+cost two matrix products instead of three. In one direction alone `rows_with_gradients` keeps whole rows of
+logits and needs no second look at them.
+
+A cosine is bounded, so up to `BOUNDED` exp cannot overflow, nor a sum lose its digits: no maximum is looked
+for. Beyond it the sums are taken relative to the largest logit.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# exp(±64) = 6e±27: sums and quotients of a billion of them stay normal float32 numbers.
+BOUNDED = 64.0
+LOG2_E = math.log2(math.e)
+TILE, _DIAGONAL = 1024, 512
+# Numbers of the tiles that may be kept between the two passes of one call: 16 MiB of float32.
+KEPT = 2**22
+# Logits of a block of whole rows: 8 MiB of float32.
+_WHOLE_ROWS = 2**21
+
+
+class Excludes(Protocol):
+    """Puts −inf at the logits that take no part."""
+
+    def __call__(self, logits: Tensor, rows: slice, columns: slice) -> None:
+        """Change a tile in place."""
+
+
+def log_sums(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclude: Excludes,
+    *,
+    symmetric: bool = False,
+    columns: bool = False,
+    tile: int | None = None,
+    kept: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log of the sums of exp over each row, and over each column where wanted; −inf for an empty sum.
+
+    Args:
+        x: unit rows (N, D).
+        y: unit rows (M, D); the same tensor as x if `symmetric`.
+        scale: what the products are multiplied by.
+        exclude: takes logits out.
+        symmetric: what is excluded is symmetric too, and every row counts in one direction.
+        columns: also over each column.
+        tile: rows and columns of a tile.
+        kept: an empty list, for the first tiles, which `gradients` then need not make again.
+    """
+    plain = scale <= BOUNDED
+    room = KEPT if plain and kept is not None else 0
+    empty = 0.0 if plain else -torch.inf
+    sums = x.new_full((len(x),), empty)
+    # In the symmetric case a column of a tile is a row of the tile across the diagonal.
+    other = sums if symmetric else y.new_full((len(y),), empty) if columns else None
+    for rows, cols, logits in _tiles(x, y, scale, exclude, symmetric, tile, kept, room):
+        both = other is not None and (not symmetric or rows != cols)
+        if plain:
+            sums[rows] += logits.sum(1)
+            if both:
+                other[cols] += logits.sum(0)  # type: ignore[index]
+        else:
+            sums[rows] = torch.logaddexp(sums[rows], logits.logsumexp(1))
+            if both:
+                other[cols] = torch.logaddexp(other[cols], logits.logsumexp(0))  # type: ignore[index]
+    if plain:
+        sums = sums.log_()
+        if columns and other is not None and not symmetric:
+            other.log_()
+    return sums, other if columns else None
+
+
+def gradients(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclude: Excludes,
+    row_weights: Tensor,
+    row_sums: Tensor,
+    column_weights: Tensor | None = None,
+    column_sums: Tensor | None = None,
+    *,
+    symmetric: bool = False,
+    into_y: bool = True,
+    tile: int | None = None,
+    kept: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Give scale · W y (N, D) and scale · Wᵀ x (M, D); one sum of both, and None, if `symmetric`.
+
+    Args:
+        x: unit rows (N, D).
+        y: unit rows (M, D).
+        scale: what the products are multiplied by.
+        exclude: takes logits out.
+        row_weights: a, (N,); 0 where a row takes no part.
+        row_sums: what `log_sums` gave.
+        column_weights: b, (M,), for the second direction.
+        column_sums: what `log_sums` gave.
+        symmetric: as in `log_sums`.
+        into_y: whether the second is wanted.
+        tile: rows and columns of a tile.
+        kept: the tiles that `log_sums` kept; they are overwritten.
+    """
+    if symmetric:
+        column_weights, column_sums = row_weights, row_sums
+    weigh = _bounded_weights if scale <= BOUNDED else _shifted_weights
+    along_rows = _Direction(row_weights, row_sums)
+    along_columns = None
+    if column_weights is not None and column_sums is not None:
+        along_columns = _Direction(column_weights, column_sums)
+    gradient_x = torch.zeros_like(x)
+    gradient_y = gradient_x if symmetric else torch.zeros_like(y) if into_y else None
+    for rows, cols, logits in _tiles(x, y, scale, exclude, symmetric, tile, kept):
+        weights = weigh(logits, along_rows, along_columns, rows, cols)
+        gradient_x[rows].addmm_(weights, y[cols])
+        if gradient_y is not None and (not symmetric or rows != cols):
+            gradient_y[cols].addmm_(weights.t(), x[rows])
+    gradient_x *= scale
+    if symmetric or gradient_y is None:
+        return gradient_x, None
+    gradient_y *= scale
+    return gradient_x, gradient_y
+
+
+def rows_with_gradients(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclude: Excludes,
+    row_weights: Tensor,
+    own: Tensor | None,
+    *,
+    into_y: bool,
+    rows_at_once: int | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`log_sums` over rows and `gradients` of the same in one pass over blocks of whole rows.
+
+    Args:
+        x: unit rows (N, D).
+        y: unit rows (M, D).
+        scale: what the products are multiplied by.
+        exclude: takes logits out.
+        row_weights: a, (N,).
+        own: one more logit for each row's sum, (N,).
+        into_y: whether the second gradient is wanted.
+        rows_at_once: rows of a block; None chooses.
+
+    Returns:
+        The log sums (N,), scale · W y, and scale · Wᵀ x or None.
+    """
+    count = rows_at_once or max(1, min(TILE, _WHOLE_ROWS // max(1, len(y))))
+    sums = x.new_empty(len(x))
+    gradient_x, gradient_y = torch.zeros_like(x), torch.zeros_like(y) if into_y else None
+    everything = slice(0, len(y))
+    for start in range(0, len(x), count):
+        rows = slice(start, min(start + count, len(x)))
+        logits = (x[rows] * (scale * LOG2_E)) @ y.t()
+        exclude(logits, rows, everything)
+        largest = None
+        if scale > BOUNDED:
+            largest = logits.amax(1, keepdim=True)
+            if own is not None:
+                largest = largest.maximum(own[rows].unsqueeze(1) * LOG2_E)
+            largest.masked_fill_(largest == -torch.inf, 0)
+            logits -= largest
+        total = logits.exp2_().sum(1, keepdim=True)
+        if own is not None:
+            total += (own[rows].unsqueeze(1) * LOG2_E - (0 if largest is None else largest)).exp2_()
+        factor = (row_weights[rows].unsqueeze(1) / total).masked_fill_(total == 0, 0)
+        torch.mm(logits.mul_(factor), y, out=gradient_x[rows])
+        if gradient_y is not None:
+            gradient_y.addmm_(logits.t(), x[rows])
+        total.log_()
+        sums[rows] = (total if largest is None else total.add_(largest, alpha=1 / LOG2_E)).squeeze(1)
+    gradient_x *= scale
+    return sums, gradient_x, None if gradient_y is None else gradient_y.mul_(scale)
+
+
+def whole_rows_fit(num_keys: int) -> bool:
+    """Whether blocks of whole rows are tall enough to be worth their while."""
+    return num_keys <= _WHOLE_ROWS // 64
+
+
+class _Direction:
+    """Weights and log sums of one direction of the softmax."""
+
+    def __init__(self, weights: Tensor, sums: Tensor) -> None:
+        part = sums != -torch.inf  # an empty sum has no gradient
+        self.weights = weights.where(part, weights.new_zeros(()))
+        self.sums = sums.where(part, sums.new_zeros(()))
+        self.quotients = self.weights * (-self.sums).exp()
+
+
+def _bounded_weights(
+    exponentials: Tensor,
+    along_rows: _Direction,
+    along_columns: _Direction | None,
+    rows: slice,
+    columns: slice,
+) -> Tensor:
+    """W of a tile from exp of the logits, which is overwritten."""
+    quotients = along_rows.quotients[rows].unsqueeze(1)
+    if along_columns is not None:
+        quotients = quotients + along_columns.quotients[columns]
+    return exponentials.mul_(quotients)
+
+
+def _shifted_weights(
+    logits: Tensor, along_rows: _Direction, along_columns: _Direction | None, rows: slice, columns: slice
+) -> Tensor:
+    """The same where exp of a logit could overflow."""
+    found = None
+    if along_columns is not None:
+        found = (logits - along_columns.sums[columns]).exp_().mul_(along_columns.weights[columns])
+    weights = logits.sub_(along_rows.sums[rows].unsqueeze(1)).exp_()
+    weights.mul_(along_rows.weights[rows].unsqueeze(1))
+    return weights if found is None else weights.add_(found)
+
+
+def _tiles(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclude: Excludes,
+    symmetric: bool,
+    tile: int | None,
+    kept: list[Tensor] | None,
+    room: int = 0,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and logits of each tile; if symmetric, only of those on and above the diagonal.
+
+    Up to `BOUNDED` not the logits come, but exp of them. Those that were kept come as they are.
+    """
+    size = tile or (TILE if len(y) > 2**13 else TILE // 2)
+    buffer = x.new_empty(min(size, len(x)) * min(size, len(y)))
+    # One piece of memory, since fresh pages cost more than the product that they save.
+    pool = x.new_empty(min(room, len(x) * len(y)))
+    scaled = x * (scale * LOG2_E if scale <= BOUNDED else scale)
+    for number, (rows, columns) in enumerate(_places(len(x), len(y), size, symmetric)):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        if kept is not None and number < len(kept):
+            yield rows, columns, kept[number]
+            continue
+        if kept is not None and number == len(kept) and height * width <= len(pool):
+            logits = pool[: height * width].view(height, width)
+            pool = pool[height * width :]
+            kept.append(logits)
+        else:
+            logits = buffer[: height * width].view(height, width)
+        torch.mm(scaled[rows], y[columns].t(), out=logits)
+        exclude(logits, rows, columns)
+        if scale <= BOUNDED:
+            logits.exp2_()
+        yield rows, columns, logits
+
+
+def _places(height: int, width: int, size: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    for top in range(0, height, size):
+        rows = slice(top, min(top + size, height))
+        if symmetric:
+            yield from _triangle(rows.start, rows.stop)
+        for left in range(rows.stop if symmetric else 0, width, size):
+            yield rows, slice(left, min(left + size, width))
+
+
+def _triangle(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+    """The tiles on and above a diagonal; small ones along it, as half of those is done twice."""
+    if stop - start <= _DIAGONAL:
+        yield slice(start, stop), slice(start, stop)
+        return
+    middle = (start + stop) // 2
+    yield from _triangle(start, middle)
+    yield slice(start, middle), slice(middle, stop)
+    yield from _triangle(middle, stop)
