@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import cosnorm.functional
+import cosnorm.losses
 import cosnorm.nn
 
+MODULES = (cosnorm.functional, cosnorm.losses, cosnorm.nn)
 SNAPSHOT = Path(__file__).with_name("signatures.txt")
 
 
@@ -25,13 +27,13 @@ def signatures(module: ModuleType) -> list[str]:
             methods = {method for base in own for method in vars(base) if not method.startswith("_")}
             for method in sorted(methods):
                 function = getattr(value, method)
-                if inspect.isfunction(function) and function.__module__.startswith("cosnorm.nn"):
+                if inspect.isfunction(function) and function.__module__.startswith("cosnorm."):
                     lines.append(f"{module.__name__}.{name}.{method}{inspect.signature(function)}")
     return lines
 
 
 def current() -> str:
-    return "\n".join(sorted(signatures(cosnorm.functional) + signatures(cosnorm.nn))) + "\n"
+    return "\n".join(sorted(line for module in MODULES for line in signatures(module))) + "\n"
 
 
 def difference(old: str, new: str) -> str:
@@ -51,7 +53,7 @@ def test_a_changed_signature_is_seen(monkeypatch):
 
 
 def test_everything_public_is_documented():
-    for module in (cosnorm.functional, cosnorm.nn):
+    for module in MODULES:
         for name in module.__all__:
             text = inspect.getdoc(getattr(module, name))
             assert text, name

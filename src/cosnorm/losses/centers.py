@@ -1,0 +1,251 @@
+"""Losses with a center for each class: center loss, island loss, and the latter beside AM-Softmax."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.checks import check_count, check_dtype
+from cosnorm.functional.heads import check_labels, check_rows_of_classes
+from cosnorm.functional.norms import accumulation_dtype
+from cosnorm.functional.unit import unit_vectors
+from cosnorm.losses.heads import AMSoftmaxLoss
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+@takes_arrays
+def center_loss(
+    embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    r"""Half the squared distance of each embedding from the center of its class.
+
+    .. math:: \ell_i = \tfrac12 |x_i - c_{y_i}|^2
+
+    Args:
+        embeddings: shape (N, D).
+        labels: classes, whole numbers in [0, C), shape (N,).
+        centers: shape (C, D), on the same device.
+        reduction: "mean", "sum", or "none": shape (N,).
+
+    Returns:
+        The loss: float32 for half types. No matrix of N×C distances is made.
+
+    Raises:
+        TypeError: not tensors, wrong dtypes.
+        ValueError: shapes that do not fit, labels out of range.
+
+    Source: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, eq.
+        2. The
+    centers learn by gradient, with the optimizer of the model, not by that paper's update.
+
+    Example:
+        >>> import torch
+        >>> center_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([1]), torch.zeros(2, 2))
+        tensor(12.5000)
+    """
+    where = "center_loss"
+    _check(where, embeddings, labels, centers)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    own = centers[labels.long()]
+    difference = embeddings.to(accumulation_dtype(own.dtype)) - own.to(accumulation_dtype(own.dtype))
+    losses = difference.square().sum(1) / 2
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(1, len(losses)) if reduction == "mean" else losses.sum()
+
+
+@takes_arrays
+def island_loss(
+    embeddings: Tensor, labels: Tensor, centers: Tensor, *, island_weight: float = 10.0
+) -> Tensor:
+    r"""Center loss, and how much the centers of different classes point in the same direction.
+
+    .. math:: \ell = \frac1N \sum_i \tfrac12 |x_i - c_{y_i}|^2
+        + \lambda \sum_j \sum_{k \ne j} \Big( \frac{c_j \cdot c_k}{|c_j|\,|c_k|} + 1 \Big)
+
+    The double sum is |Σ ĉ|² − Σ |ĉ|² + C (C − 1) with unit centers ĉ: no C×C matrix is made.
+
+    Args:
+        embeddings: shape (N, D).
+        labels: classes, whole numbers in [0, C), shape (N,).
+        centers: shape (C, D), on the same device.
+        island_weight: λ.
+
+    Returns:
+        The loss, shape (): float32 for half types.
+
+    A zero center has cosine 0 with the others and receives gradient 0 from the double sum.
+
+    Raises:
+        TypeError: not tensors, wrong dtypes.
+        ValueError: shapes that do not fit, labels out of range.
+
+    Source: Cai et al., "Island Loss for Learning Discriminative Features in Facial Expression Recognition",
+    arXiv 1710.03144, eq. 3 (the mean over the batch in place of its sum).
+
+    Example:
+        >>> import torch
+        >>> centers = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+        >>> island_loss(centers, torch.tensor([0, 1]), centers, island_weight=1.0)  # cos 0, twice
+        tensor(2.)
+    """
+    loss = center_loss(embeddings, labels, centers)
+    unit = unit_vectors(centers)
+    classes = len(centers)
+    present = unit.detach().square().sum()  # 1 for each center but those at zero; constant
+    pairs = unit.sum(0).square().sum() - present + classes * (classes - 1)
+    return loss + island_weight * pairs
+
+
+class CenterLoss(nn.Module):
+    """`center_loss` with learned centers.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        reduction: "mean", "sum" or "none".
+        device: of the centers.
+        dtype: of the centers.
+
+    Attributes:
+        centers: (C, D), drawn from a normal distribution.
+
+    Example:
+        >>> import torch
+        >>> CenterLoss(10, 4)(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        reduction: Reduction = "mean",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.centers = _centers(type(self).__name__, num_classes, embedding_size, device, dtype)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings (N, D) of the classes `labels` (N,)."""
+        return center_loss(embeddings, labels, self.centers, reduction=self.reduction)
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"{', '.join(map(str, self.centers.shape))}, reduction={self.reduction!r}"
+
+
+class IslandLoss(nn.Module):
+    """`island_loss` with learned centers.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        island_weight: λ of the pairs of centers.
+        device: of the centers.
+        dtype: of the centers.
+
+    Attributes:
+        centers: (C, D), drawn from a normal distribution.
+
+    Example:
+        >>> import torch
+        >>> IslandLoss(10, 4)(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        island_weight: float = 10.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.island_weight = island_weight
+        self.centers = _centers(type(self).__name__, num_classes, embedding_size, device, dtype)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings (N, D) of the classes `labels` (N,)."""
+        return island_loss(embeddings, labels, self.centers, island_weight=self.island_weight)
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"{', '.join(map(str, self.centers.shape))}, island_weight={self.island_weight:g}"
+
+
+class CosineDistanceLoss(nn.Module):
+    """AM-Softmax and island loss together: separated by the cosine, drawn to centers that point apart.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m of AM-Softmax.
+        scale: s of AM-Softmax.
+        center_weight: what the island loss counts beside AM-Softmax.
+        island_weight: λ of the pairs of centers within the island loss.
+        device: of weight and centers.
+        dtype: of weight and centers.
+
+    Attributes:
+        softmax: an `AMSoftmaxLoss`, with `weight` (C, D).
+        island: an `IslandLoss`, with `centers` (C, D).
+
+    Source: Wu et al., "Facial Expression Recognition Based on Cosine Distance Loss Function", Laser &
+        Optoelectronics
+    Progress 56(24), 241502, 2019.
+
+    Example:
+        >>> import torch
+        >>> CosineDistanceLoss(10, 4)(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        margin: float = 0.35,
+        scale: float = 10.0,
+        center_weight: float = 0.01,
+        island_weight: float = 10.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        options = {"device": device, "dtype": dtype}
+        self.softmax = AMSoftmaxLoss(num_classes, embedding_size, margin=margin, scale=scale, **options)
+        self.island = IslandLoss(num_classes, embedding_size, island_weight=island_weight, **options)
+        self.center_weight = center_weight
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings (N, D) of the classes `labels` (N,)."""
+        loss: Tensor = self.softmax(embeddings, labels)
+        return loss + self.center_weight * self.island(embeddings, labels)
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"center_weight={self.center_weight:g}"
+
+
+def _check(where: str, embeddings: Any, labels: Any, centers: Any) -> None:
+    check_rows_of_classes(where, embeddings=embeddings, centers=centers)
+    check_labels(where, labels, embeddings, len(centers))
+
+
+def _centers(
+    where: str, num_classes: int, embedding_size: int, device: Any, dtype: torch.dtype | None
+) -> nn.Parameter:
+    check_count(where, "num_classes", num_classes)
+    check_count(where, "embedding_size", embedding_size)
+    check_dtype(where, dtype)
+    return nn.Parameter(torch.randn(num_classes, embedding_size, device=device, dtype=dtype))

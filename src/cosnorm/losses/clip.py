@@ -1,0 +1,116 @@
+"""CLIP's loss: two kinds of embeddings look for each other."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.checks import check_pair
+from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.losses.temperature import bounded
+
+
+@takes_arrays
+def clip_loss(
+    images: Tensor,
+    texts: Tensor,
+    *,
+    temperature: float | Tensor = 0.07,
+    reduction: Reduction = "mean",
+    chunk_size: int | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    """The mean of two cross-entropies: each image's text among all texts, each text's image among all images.
+
+    Args:
+        images: shape (N, D).
+        texts: shape (N, D); text i belongs to image i.
+        temperature: τ > 0, a number or a tensor that learns.
+        reduction: "mean", "sum", or "none": shape (N,).
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+
+    Returns:
+        The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
+
+    Source: Radford et al., "Learning Transferable Visual Models", arXiv 2103.00020, figure 3.
+
+    Example:
+        >>> import torch
+        >>> clip_loss(torch.eye(3), torch.eye(3), temperature=1.0)
+        tensor(0.5514)
+    """
+    check_pair("clip_loss", images=images, texts=texts)
+    return contrastive_cross_entropy(
+        images,
+        texts,
+        bidirectional=True,
+        temperature=temperature,
+        reduction=reduction,
+        chunk_size=chunk_size,
+        group=group,
+    )
+
+
+class CLIPLoss(nn.Module):
+    """`clip_loss` with a learned scale 1/τ = exp(logit_scale), never above `max_scale`.
+
+    Args:
+        temperature: τ at the start.
+        max_scale: the largest 1/τ; beyond it the scale is cut, but its gradient still flows, so that it can
+            fall.
+        learn_temperature: whether `logit_scale` is a parameter; else it is a buffer.
+        reduction: "mean", "sum" or "none".
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread.
+
+    Attributes:
+        logit_scale: log 1/τ, of shape (), as in OpenAI's and OpenCLIP's checkpoints.
+
+    Example:
+        >>> import torch
+        >>> CLIPLoss(temperature=1.0)(torch.eye(3), torch.eye(3)).item()
+        0.551444...
+    """
+
+    logit_scale: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        *,
+        max_scale: float = 100.0,
+        learn_temperature: bool = True,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < 1 / max_scale <= temperature:
+            raise ValueError(
+                f"CLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
+            )
+        scale = torch.tensor(-math.log(temperature))
+        if learn_temperature:
+            self.logit_scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("logit_scale", scale)
+        self.max_scale, self.reduction = max_scale, reduction
+        self.chunk_size, self.group = chunk_size, group
+
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
+        """The loss of images and their texts (N, D); see `clip_loss`."""
+        return clip_loss(
+            images,
+            texts,
+            temperature=bounded(-self.logit_scale, -math.log(self.max_scale), math.inf).exp(),
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"max_scale={self.max_scale:g}, reduction={self.reduction!r}"

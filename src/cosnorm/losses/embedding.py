@@ -1,0 +1,122 @@
+"""Losses of single pairs."""
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.checks import check_tensors
+from cosnorm.functional.contrastive import Reduction
+from cosnorm.functional.similarity import cosine_similarity
+
+_WHERE = "cosine_embedding_loss"
+
+
+@takes_arrays
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 0.0,
+    target: float | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""Loss of pairs by their cosine: torch's with labels ±1, or the shortfall from a target similarity.
+
+    .. math:: \ell = 1 - c \text{ for label } 1, \quad \max(0, c - m) \text{ for label } -1; \qquad
+        \ell = \max(0, t - c) \text{ with a target } t
+
+    Args:
+        input1: shape (N, D) or (D,).
+        input2: the same shape.
+        labels: 1 where the pair belongs together, −1 where it does not, shape (N,) or ().
+        margin: m in [-1, 1], the cosine below which a pair of label −1 costs nothing.
+        target: t in [-1, 1], in place of labels: the cosine above which a pair costs nothing.
+        reduction: "mean", "sum" or "none".
+
+    Returns:
+        The loss. At a cosine equal to the margin or the target the gradient is 0.
+
+    A zero vector has cosine 0 and receives gradient 0.
+
+    Raises:
+        TypeError: not tensors.
+        ValueError: shapes that do not fit, labels other than ±1 (torch takes them as 0), both or neither of
+            labels and target, numbers out of range.
+
+    Source: `torch.nn.CosineEmbeddingLoss`; the target as in the documentation of the crate caffe2op-cos.
+
+    Example:
+        >>> import torch
+        >>> pair = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+        >>> cosine_embedding_loss(*pair, torch.tensor([1]))
+        tensor(0.2929)
+        >>> cosine_embedding_loss(*pair, target=0.9)
+        tensor(0.1929)
+    """
+    check_tensors(_WHERE, input1=input1, input2=input2)
+    if input1.shape != input2.shape or input1.ndim not in (1, 2):
+        raise ValueError(
+            f"{_WHERE}: input1 and input2 must have one shape, (N, D) or (D,), got {tuple(input1.shape)} and "
+            f"{tuple(input2.shape)}"
+        )
+    for name, number in (("margin", margin), ("target", 0.0 if target is None else target)):
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not -1 <= number <= 1:
+            raise ValueError(f"{_WHERE}: {name} must be a number between -1 and 1, got {number!r}")
+    if (labels is None) == (target is None):
+        raise ValueError(f"{_WHERE}: pass either labels, of 1 and -1, or target, a cosine")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{_WHERE}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    cosine = cosine_similarity(input1, input2)
+    if target is not None:
+        losses = (target - cosine).relu()
+    else:
+        if not isinstance(labels, Tensor) or labels.shape != cosine.shape:
+            raise ValueError(
+                f"{_WHERE}: labels must be a tensor of shape {tuple(cosine.shape)}, got {labels!r}"
+            )
+        together = labels == 1
+        # A compiled graph cannot look at the labels.
+        if not torch.compiler.is_compiling() and not bool((together | (labels == -1)).all()):
+            other = labels[~(together | (labels == -1))].flatten()[0].item()
+            raise ValueError(
+                f"{_WHERE}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1"
+            )
+        losses = torch.where(together, 1 - cosine, (cosine - margin).relu())
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(1, losses.numel()) if reduction == "mean" else losses.sum()
+
+
+class CosineEmbeddingLoss(nn.Module):
+    """`cosine_embedding_loss` with its options.
+
+    Args:
+        margin: the cosine below which a pair of label −1 costs nothing.
+        target: in place of labels: the cosine above which a pair costs nothing.
+        reduction: "mean", "sum" or "none".
+
+    Example:
+        >>> import torch
+        >>> pair = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+        >>> CosineEmbeddingLoss(margin=0.5)(*pair, torch.tensor([-1]))
+        tensor(0.2071)
+        >>> CosineEmbeddingLoss(target=0.9)(*pair)
+        tensor(0.1929)
+    """
+
+    def __init__(
+        self, margin: float = 0.0, *, target: float | None = None, reduction: Reduction = "mean"
+    ) -> None:
+        super().__init__()
+        self.margin, self.target, self.reduction = margin, target, reduction
+
+    def forward(self, input1: Tensor, input2: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of pairs (N, D); labels of ±1 unless a target is set."""
+        return cosine_embedding_loss(
+            input1, input2, labels, margin=self.margin, target=self.target, reduction=self.reduction
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"margin={self.margin}, target={self.target}, reduction={self.reduction!r}"

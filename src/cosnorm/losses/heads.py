@@ -1,0 +1,226 @@
+"""Heads: a weight for each class, and a cosine softmax over them with a margin."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group, check_group, gather_rows, share_of
+from cosnorm.functional.checks import check_count, check_dtype
+from cosnorm.functional.heads import Reduction, margin_cross_entropy, sample_classes
+from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
+
+
+class CosineSoftmaxLoss(nn.Module):
+    """What the heads have in common: `weight` of shape (num_classes · sub_centers, embedding_size).
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: ψ of an embedding and its own class.
+        scale: s, what cosines are multiplied by.
+        sub_centers: rows of the weight for each class; the nearest one counts.
+        num_sampled: classes that take part in a training step, drawn for each batch; None: all.
+        reduction: "mean", "sum" or "none".
+        chunk_size: classes of a block; None: chosen by itself.
+        group: processes over which batch and classes are spread (see `margin_cross_entropy`): `weight` holds
+            this process's share of the classes. Keep such a head out of DistributedDataParallel, and let each
+            process's optimizer have its share. `state_dict` gathers the whole weight, so call it on every
+            process; it loads on any number of processes.
+        device: of the weight.
+        dtype: of the weight.
+
+    Raises:
+        TypeError: arguments of other types.
+        ValueError: numbers out of range.
+    """
+
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        margin: Margin,
+        scale: float,
+        *,
+        sub_centers: int = 1,
+        num_sampled: int | None = None,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        check_count(where, "num_classes", num_classes)
+        check_count(where, "embedding_size", embedding_size)
+        check_count(where, "sub_centers", sub_centers)
+        check_dtype(where, dtype)
+        if num_sampled is not None:
+            check_count(where, "num_sampled", num_sampled)
+            if num_sampled > num_classes:
+                raise ValueError(
+                    f"{where}: num_sampled must be at most num_classes = {num_classes}, got {num_sampled}"
+                )
+        if not scale > 0:
+            raise ValueError(f"{where}: scale must be positive, got {scale}")
+        self.num_classes, self.embedding_size, self.sub_centers = num_classes, embedding_size, sub_centers
+        self.margin, self.scale, self.num_sampled = margin, float(scale), num_sampled
+        self.reduction, self.chunk_size, self.group = reduction, chunk_size, group
+        self.own = slice(0, num_classes)  # this process's classes
+        if group is not None:
+            check_group(where, group)
+            self.own = share_of(num_classes, group)
+        rows = (self.own.stop - self.own.start) * sub_centers
+        self.weight = nn.Parameter(torch.empty(rows, embedding_size, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight from a normal distribution: every direction is equally likely."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings (N, D) of the classes `labels` (N,); see `margin_cross_entropy`."""
+        classes = None
+        if self.num_sampled is not None and self.training:
+            classes = self._sample(labels)
+        return margin_cross_entropy(
+            embeddings,
+            self.weight,
+            labels,
+            margin=self.margin,
+            scale=self.scale,
+            sub_centers=self.sub_centers,
+            classes=classes,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def _sample(self, labels: Tensor) -> Tensor:
+        """Classes of this process for one step, all those of the batch among them."""
+        number = self.own.stop - self.own.start
+        sampled = self.num_sampled or 0
+        if self.group is None:
+            return sample_classes(labels, number, sampled)
+        labels = gather_rows(labels, self.group).rows - self.own.start
+        labels = labels[(labels >= 0) & (labels < number)]
+        return sample_classes(labels, number, -(-sampled * number // self.num_classes)) if number else labels
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.group is not None:
+            destination[prefix + "weight"] = gather_rows(self.weight.detach(), self.group).rows
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        name = prefix + "weight"
+        if self.group is not None and len(state_dict.get(name, ())) == self.num_classes * self.sub_centers:
+            own = slice(self.own.start * self.sub_centers, self.own.stop * self.sub_centers)
+            state_dict = {**state_dict, name: state_dict[name][own]}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return (
+            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
+            f"scale={self.scale:g}, sub_centers={self.sub_centers}, num_sampled={self.num_sampled}"
+        )
+
+
+class NormFaceLoss(CosineSoftmaxLoss):
+    """Cosine softmax without a margin: cross-entropy of s cos θ over all classes.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        scale: s.
+        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+
+    Attributes:
+        weight: (C, D).
+
+    Source: Wang et al., "NormFace", arXiv 1704.06369.
+
+    Example:
+        >>> import torch
+        >>> loss = NormFaceLoss(num_classes=10, embedding_size=4)
+        >>> loss(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(self, num_classes: int, embedding_size: int, *, scale: float = 30.0, **options: Any) -> None:
+        super().__init__(num_classes, embedding_size, NoMargin(), scale, **options)
+
+
+class CosFaceLoss(CosineSoftmaxLoss):
+    """Cosine softmax whose target is s (cos θ − m); also called `AMSoftmaxLoss`.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m, a cosine.
+        scale: s.
+        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+
+    Attributes:
+        weight: (C, D).
+
+    Source: Wang et al., "CosFace", arXiv 1801.09414, eq. 4; Wang et al., "Additive Margin Softmax", arXiv
+        1801.05599.
+
+    Example:
+        >>> import torch
+        >>> loss = CosFaceLoss(num_classes=10, embedding_size=4, margin=0.35, scale=30.0)
+        >>> loss(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        margin: float = 0.35,
+        scale: float = 30.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, AdditiveCosine(margin), scale, **options)
+
+
+AMSoftmaxLoss = CosFaceLoss
+
+
+class ArcFaceLoss(CosineSoftmaxLoss):
+    """Cosine softmax whose target is s cos(θ + m); beyond θ = π − m see `cosnorm.functional.AdditiveAngle`.
+
+    Args:
+        num_classes: C.
+        embedding_size: D.
+        margin: m in radians.
+        scale: s.
+        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+
+    Attributes:
+        weight: (C, D).
+
+    Source: Deng et al., "ArcFace", arXiv 1801.07698, eq. 3.
+
+    Example:
+        >>> import torch
+        >>> loss = ArcFaceLoss(num_classes=10, embedding_size=4, margin=0.5, scale=64.0)
+        >>> loss(torch.randn(3, 4), torch.tensor([1, 2, 9])).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        margin: float = 0.5,
+        scale: float = 64.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(num_classes, embedding_size, AdditiveAngle(margin), scale, **options)

@@ -1,0 +1,192 @@
+"""InfoNCE: each query's own key among negatives, those of the batch or K of its own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.checks import check_count, check_indices, check_pair, check_tensors
+from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.similarity import pairwise_cosine
+from cosnorm.losses.temperature import Temperature
+
+
+@takes_arrays
+def info_nce_loss(
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor | None = None,
+    *,
+    temperature: float | Tensor = 0.1,
+    extra_keys: Tensor | None = None,
+    reduction: Reduction = "mean",
+    chunk_size: int | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    r"""Cross-entropy of each query's own key among the keys of all queries, or among K negatives of its own.
+
+    .. math:: \ell_i = -\log \frac{e^{c_{ii}/\tau}}{e^{c_{ii}/\tau} + \sum_{j} e^{c_{ij}/\tau}}
+
+    Args:
+        queries: shape (N, D).
+        keys: shape (N, D); key i belongs to query i.
+        negatives: None: all other keys. Else K for each query: embeddings, shape (N, K, D), or whole numbers
+            (N, K), rows of `keys`, such as `sample_negatives` draws.
+        temperature: τ > 0, a number or a tensor that learns.
+        extra_keys: past keys (E, D), further negatives of all; not with `negatives`.
+        reduction: "mean", "sum", or "none": shape (N,).
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread, see `contrastive_cross_entropy`; not with
+            `negatives`, which need no other process.
+
+    Returns:
+        The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`. With `negatives` the
+        memory is that of N·K embeddings.
+
+    Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv
+        1807.03748,
+    eq. 4; with cosines and a temperature: He et al., arXiv 1911.05722, eq. 1.
+
+    Example:
+        >>> import torch
+        >>> info_nce_loss(torch.eye(3), torch.eye(3), temperature=1.0)
+        tensor(0.5514)
+        >>> info_nce_loss(torch.eye(3), torch.eye(3), torch.tensor([[1], [2], [0]]), temperature=1.0)
+        tensor(0.3133)
+    """
+    where = "info_nce_loss"
+    check_pair(where, queries=queries, keys=keys)
+    if negatives is None:
+        return contrastive_cross_entropy(
+            queries,
+            keys,
+            temperature=temperature,
+            extra_keys=extra_keys,
+            reduction=reduction,
+            chunk_size=chunk_size,
+            group=group,
+        )
+    if extra_keys is not None or group is not None:
+        raise ValueError(f"{where}: negatives replace extra_keys and group; leave one of them out")
+    number = len(queries)
+    if isinstance(negatives, Tensor) and not negatives.is_floating_point():
+        check_indices(where, "negatives", negatives, keys.device)
+        if (
+            negatives.ndim == 2
+            and negatives.numel()
+            and not 0 <= int(negatives.min()) <= int(negatives.max()) < number
+        ):
+            raise ValueError(f"{where}: negatives must be rows of keys, in [0, {number}), got others")
+        negatives = keys[negatives]
+    check_tensors(where, queries=queries, negatives=negatives)
+    if negatives.ndim != 3 or negatives.shape[0] != number or negatives.shape[2] != queries.shape[1]:
+        raise ValueError(
+            f"{where}: negatives must have shape ({number}, K, {queries.shape[1]}) or, as rows of keys, "
+            f"({number}, K); got {tuple(negatives.shape)}"
+        )
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    candidates = torch.cat([keys.unsqueeze(1), negatives], 1)
+    cosines = pairwise_cosine(queries.unsqueeze(1), candidates).squeeze(1)
+    logits = cosines.to(torch.promote_types(cosines.dtype, torch.float32)) / temperature
+    losses = torch.logsumexp(logits, 1) - logits[:, 0]
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(1, number) if reduction == "mean" else losses.sum()
+
+
+@takes_arrays
+def sample_negatives(
+    num_keys: int, num_negatives: int, positives: Tensor | None = None, *, generator: Any = None
+) -> Tensor:
+    """K negatives for each query, drawn evenly, with repetition, among all keys but the query's own.
+
+    None is ever drawn again: the numbers from the positive's on move up by one.
+
+    Args:
+        num_keys: number of keys, at least 2.
+        num_negatives: K.
+        positives: the key of each query, (N,); None: key i belongs to query i, N = num_keys.
+        generator: a `torch.Generator`, the source of the drawing; None: torch's own.
+
+    Returns:
+        Rows of the keys, shape (N, K).
+
+    Raises:
+        ValueError: fewer than two keys, or positives out of range.
+
+    Example:
+        >>> sample_negatives(2, 3).tolist()
+        [[1, 1, 1], [0, 0, 0]]
+    """
+    where = "sample_negatives"
+    check_count(where, "num_keys", num_keys, least=2)
+    check_count(where, "num_negatives", num_negatives)
+    if positives is None:
+        positives = torch.arange(num_keys)
+    check_indices(where, "positives", positives, positives.device)
+    if positives.numel() and not 0 <= int(positives.min()) <= int(positives.max()) < num_keys:
+        raise ValueError(f"{where}: positives must be in [0, {num_keys}), got others")
+    shape = (len(positives), num_negatives)
+    drawn = torch.randint(num_keys - 1, shape, generator=generator, device=positives.device)
+    return drawn + (drawn >= positives.unsqueeze(1))
+
+
+class InfoNCELoss(nn.Module):
+    """`info_nce_loss` with its options; called with queries, keys and, if wanted, negatives.
+
+    Args:
+        temperature: τ, the first one if it learns.
+        learn_temperature: make log τ a parameter.
+        num_negatives: draw so many negatives among the keys for each query (`sample_negatives`); None: all
+            others.
+        reduction: "mean", "sum" or "none".
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread.
+
+    Example:
+        >>> import torch
+        >>> InfoNCELoss(temperature=1.0)(torch.eye(3), torch.eye(3))
+        tensor(0.5514)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        learn_temperature: bool = False,
+        num_negatives: int | None = None,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__()
+        if num_negatives is not None:
+            check_count("InfoNCELoss", "num_negatives", num_negatives)
+        self.temperature = Temperature(temperature, learn=learn_temperature)
+        self.num_negatives, self.reduction = num_negatives, reduction
+        self.chunk_size, self.group = chunk_size, group
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, negatives: Tensor | None = None, extra_keys: Tensor | None = None
+    ) -> Tensor:
+        """The loss of queries and their keys (N, D); see `info_nce_loss`."""
+        if negatives is None and self.num_negatives is not None:
+            own = torch.arange(len(keys), device=keys.device)
+            negatives = sample_negatives(len(keys), self.num_negatives, own)
+        return info_nce_loss(
+            queries,
+            keys,
+            negatives,
+            temperature=self.temperature(),
+            extra_keys=extra_keys,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"num_negatives={self.num_negatives}, reduction={self.reduction!r}"

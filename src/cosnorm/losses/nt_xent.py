@@ -1,0 +1,116 @@
+"""NT-Xent: two views of the same things."""
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.checks import check_pair
+from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.losses.temperature import Temperature
+
+
+@takes_arrays
+def nt_xent_loss(
+    view1: Tensor,
+    view2: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    decoupled: bool = False,
+    extra_keys: Tensor | None = None,
+    reduction: Reduction = "mean",
+    chunk_size: int | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    r"""Normalized temperature-scaled cross-entropy of two views of the same things (SimCLR).
+
+    .. math:: \ell_i = -\log \frac{e^{c_{i p(i)}/\tau}}{\sum_{j \ne i} e^{c_{ij}/\tau}}
+
+    over all 2N embeddings i, with p(i) the other view of the same thing.
+
+    Args:
+        view1: shape (N, D).
+        view2: shape (N, D); row i is the other view of row i.
+        temperature: τ > 0, a number or a tensor that learns.
+        decoupled: the positive leaves the sum.
+        extra_keys: past embeddings (E, D), further negatives of all.
+        reduction: "mean" or "sum" over the 2N, or "none": shape (2N,), view1's first.
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+
+    Returns:
+        The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
+
+    Source: Chen et al., "A Simple Framework for Contrastive Learning", arXiv 2002.05709, eq. 1; decoupled:
+        Yeh et
+    al., arXiv 2110.06848.
+
+    Example:
+        >>> import torch
+        >>> nt_xent_loss(torch.eye(2), torch.eye(2), temperature=1.0)
+        tensor(0.5514)
+    """
+    check_pair("nt_xent_loss", view1=view1, view2=view2)
+    number = len(view1)
+    both = torch.cat([view1, view2])
+    positives = torch.arange(2 * number, device=both.device).roll(number)
+    return contrastive_cross_entropy(
+        both,
+        positives=positives,
+        temperature=temperature,
+        decoupled=decoupled,
+        extra_keys=extra_keys,
+        reduction=reduction,
+        chunk_size=chunk_size,
+        group=group,
+    )
+
+
+class NTXentLoss(nn.Module):
+    """`nt_xent_loss` with its options; called with two views.
+
+    Args:
+        temperature: τ, the first one if it learns.
+        learn_temperature: make log τ a parameter, `temperature.log_temperature`: no step makes τ negative.
+        decoupled: the positive leaves the sum.
+        reduction: "mean", "sum" or "none".
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread.
+
+    Example:
+        >>> import torch
+        >>> NTXentLoss(temperature=1.0)(torch.eye(2), torch.eye(2))
+        tensor(0.5514)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        learn_temperature: bool = False,
+        decoupled: bool = False,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature = Temperature(temperature, learn=learn_temperature)
+        self.decoupled, self.reduction = decoupled, reduction
+        self.chunk_size, self.group = chunk_size, group
+
+    def forward(self, view1: Tensor, view2: Tensor, extra_keys: Tensor | None = None) -> Tensor:
+        """The loss of two views (N, D); see `nt_xent_loss`."""
+        return nt_xent_loss(
+            view1,
+            view2,
+            temperature=self.temperature(),
+            decoupled=self.decoupled,
+            extra_keys=extra_keys,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"decoupled={self.decoupled}, reduction={self.reduction!r}"

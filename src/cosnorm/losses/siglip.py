@@ -1,0 +1,71 @@
+"""SigLIP's loss: every pair for itself, with a learned scale and bias."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group
+from cosnorm.functional.contrastive import Reduction
+from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
+from cosnorm.losses.temperature import bounded
+
+
+class SigLIPLoss(nn.Module):
+    """`cosnorm.functional.pairwise_sigmoid_loss` with a learned scale exp(logit_scale) and a learned bias.
+
+    Args:
+        temperature: 1/scale at the start.
+        bias: at the start; as most pairs do not belong together it begins well below 0.
+        max_scale: the largest scale; beyond it the scale is cut, but its gradient still flows.
+        reduction: "mean" over the queries, "sum" or "none".
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread.
+
+    Attributes:
+        logit_scale: log of the scale, of shape ().
+        logit_bias: of shape ().
+
+    Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", arXiv 2303.15343, section 3.2.
+
+    Example:
+        >>> import torch
+        >>> round(SigLIPLoss()(torch.eye(2), torch.eye(2)).item(), 4)
+        0.6932
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        bias: float = -10.0,
+        *,
+        max_scale: float = 1000.0,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < 1 / max_scale <= temperature:
+            raise ValueError(
+                f"SigLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
+            )
+        self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+        self.max_scale, self.reduction = max_scale, reduction
+        self.chunk_size, self.group = chunk_size, group
+
+    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
+        """The loss of images and their texts (N, D)."""
+        return pairwise_sigmoid_loss(
+            images,
+            texts,
+            scale=bounded(self.logit_scale, -math.inf, math.log(self.max_scale)).exp(),
+            bias=self.logit_bias,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"max_scale={self.max_scale:g}, reduction={self.reduction!r}"

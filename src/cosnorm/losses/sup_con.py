@@ -1,0 +1,118 @@
+"""Supervised contrastive loss: what has one label belongs together."""
+
+from torch import Tensor, nn
+
+from cosnorm.distributed import Group
+from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.losses.temperature import Temperature
+
+
+@takes_arrays
+def sup_con_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    decoupled: bool = False,
+    extra_keys: Tensor | None = None,
+    extra_labels: Tensor | None = None,
+    reduction: Reduction = "mean",
+    chunk_size: int | None = None,
+    group: Group | None = None,
+) -> Tensor:
+    r"""Supervised contrastive loss: every other embedding of the same label is a positive.
+
+    .. math:: \ell_i = -\frac{1}{|P(i)|} \sum_{p \in P(i)}
+        \log \frac{e^{c_{ip}/\tau}}{\sum_{j \ne i} e^{c_{ij}/\tau}}
+
+    Args:
+        embeddings: shape (N, D).
+        labels: whole numbers, shape (N,).
+        temperature: τ > 0, a number or a tensor that learns.
+        decoupled: the positives leave the sum.
+        extra_keys: past embeddings (E, D) as further positives and negatives.
+        extra_labels: their labels (E,).
+        reduction: "mean" over the embeddings that have a positive, "sum", or "none": shape (N,).
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+
+    Returns:
+        The loss; an embedding alone with its label has loss 0 and does not count. At zero, with NaN, and for
+        errors as `contrastive_cross_entropy`.
+
+    Source: Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2.
+
+    Example:
+        >>> import torch
+        >>> sup_con_loss(torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1]), temperature=1.0)
+        tensor(0.5514)
+    """
+    return contrastive_cross_entropy(
+        embeddings,
+        labels=labels,
+        temperature=temperature,
+        decoupled=decoupled,
+        extra_keys=extra_keys,
+        extra_labels=extra_labels,
+        reduction=reduction,
+        chunk_size=chunk_size,
+        group=group,
+    )
+
+
+class SupConLoss(nn.Module):
+    """`sup_con_loss` with its options; called with embeddings and labels.
+
+    Args:
+        temperature: τ, the first one if it learns.
+        learn_temperature: make log τ a parameter.
+        decoupled: the positives leave the sum.
+        reduction: "mean", "sum" or "none".
+        chunk_size: rows of a block; None: chosen by itself.
+        group: processes over which the batch is spread.
+
+    Example:
+        >>> import torch
+        >>> SupConLoss(temperature=1.0)(torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1]))
+        tensor(0.5514)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        *,
+        learn_temperature: bool = False,
+        decoupled: bool = False,
+        reduction: Reduction = "mean",
+        chunk_size: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        super().__init__()
+        self.temperature = Temperature(temperature, learn=learn_temperature)
+        self.decoupled, self.reduction = decoupled, reduction
+        self.chunk_size, self.group = chunk_size, group
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        extra_keys: Tensor | None = None,
+        extra_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of embeddings (N, D) with labels (N,); see `sup_con_loss`."""
+        return sup_con_loss(
+            embeddings,
+            labels,
+            temperature=self.temperature(),
+            decoupled=self.decoupled,
+            extra_keys=extra_keys,
+            extra_labels=extra_labels,
+            reduction=self.reduction,
+            chunk_size=self.chunk_size,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"decoupled={self.decoupled}, reduction={self.reduction!r}"

@@ -1,0 +1,52 @@
+"""A temperature, fixed or learned; positive in either case."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def bounded(value: Tensor, low: float, high: float) -> Tensor:
+    """The value cut to [low, high], with the gradient of the bound: what went too far can come back."""
+    return value + (value.clamp(low, high) - value).detach()
+
+
+class Temperature(nn.Module):
+    """τ = exp(log τ): no step of an optimizer makes it negative.
+
+    Args:
+        temperature: τ > 0 at the start.
+        learn: make log τ a parameter, `log_temperature`.
+
+    Raises:
+        ValueError: τ is not positive.
+
+    Example:
+        >>> Temperature(0.5)()
+        0.5
+        >>> Temperature(0.5, learn=True)().item()
+        0.5
+    """
+
+    # A learned temperature keeps to what exp and the softmax can bear.
+    LOWEST, HIGHEST = 1e-4, 1e4
+
+    def __init__(self, temperature: float, *, learn: bool = False) -> None:
+        super().__init__()
+        if not self.LOWEST <= temperature <= self.HIGHEST:
+            raise ValueError(
+                f"temperature must be a number between {self.LOWEST:g} and {self.HIGHEST:g}, "
+                f"got {temperature}"
+            )
+        self.initial = float(temperature)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn else None
+
+    def forward(self) -> float | Tensor:
+        """τ: a number, or a tensor of shape () if it learns."""
+        if self.log_temperature is None:
+            return self.initial
+        return bounded(self.log_temperature, math.log(self.LOWEST), math.log(self.HIGHEST)).exp()
+
+    def extra_repr(self) -> str:
+        """The temperature at the start, for `print`."""
+        return f"{self.initial:g}, learn={self.log_temperature is not None}"
