@@ -1,0 +1,102 @@
+"""What the processes of test_distributed.py run: each loss on a share of a batch, averaged by torch."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cosnorm import losses
+from cosnorm.distributed import gather_rows
+from cosnorm.functional import contrastive_cross_entropy
+
+SHARES = (5, 3, 4, 1)
+SIZE, CLASSES = 6, 7
+Loss = Callable[[Tensor, Tensor, Tensor, object], Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "nt-xent": lambda a, b, y, g: losses.nt_xent_loss(a, b, temperature=0.3, group=g),
+    "nt-xent, sum": lambda a, b, y, g: losses.nt_xent_loss(a, b, reduction="sum", group=g),
+    "nt-xent, decoupled": lambda a, b, y, g: losses.nt_xent_loss(a, b, decoupled=True, group=g),
+    "nt-xent, queue": lambda a, b, y, g: losses.nt_xent_loss(a, b, extra_keys=queue(a), group=g),
+    "info-nce": lambda a, b, y, g: losses.info_nce_loss(a, b, temperature=0.3, group=g),
+    "clip": lambda a, b, y, g: losses.clip_loss(a, b, temperature=0.3, group=g),
+    "sup-con": lambda a, b, y, g: losses.sup_con_loss(a, y, temperature=0.3, group=g),
+    "siglip": lambda a, b, y, g: losses.SigLIPLoss(group=g).to(a.dtype)(a, b),
+    "labels of both": lambda a, b, y, g: contrastive_cross_entropy(a, b, labels=(y, y), group=g),
+    "same label out": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, labels=(y, y), exclude_same_label=True, group=g
+    ),
+}
+
+
+def queue(like: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, 4 * SIZE, dtype=like.dtype).sin().reshape(4, SIZE)
+
+
+def whole_batch(processes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    number = sum(SHARES[:processes])
+    views = torch.randn(2, number, SIZE, generator=generator, dtype=torch.float64).to(dtype)
+    return views[0], views[1], torch.randint(0, 3, (number,), generator=generator)
+
+
+def model(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(SIZE, 8), nn.Tanh(), nn.Linear(8, SIZE)).to(dtype)
+
+
+def result(
+    loss: Loss, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], group: object
+) -> list[Tensor]:
+    """The loss and the gradients of the network's parameters."""
+    network.zero_grad()
+    one, two = network(torch.cat(inputs[:2])).chunk(2)
+    value = loss(one, two, inputs[2], group)
+    value.backward()
+    return [value.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
+
+
+def head(dtype: torch.dtype, group: object) -> losses.ArcFaceLoss:
+    made = losses.ArcFaceLoss(CLASSES, SIZE, sub_centers=2, scale=8.0, dtype=dtype, group=group)
+    generator = torch.Generator().manual_seed(2)
+    full = torch.randn(2 * CLASSES, SIZE, generator=generator, dtype=torch.float64)
+    made.load_state_dict({"weight": full.to(dtype)})
+    return made
+
+
+def main(rank: int, processes: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes
+    )
+    group = dist.group.WORLD
+    found: dict[str, object] = {}
+    start = sum(SHARES[:rank])
+    own = slice(start, start + SHARES[rank])
+    for dtype in (torch.float32, torch.float64):
+        first, second, labels = (one[own] for one in whole_batch(processes, dtype))
+        network = DistributedDataParallel(model(dtype))
+        for name, loss in LOSSES.items():
+            found[f"{name}, {dtype}"] = result(loss, network, (first, second, labels), group)
+        sharded = head(dtype, group)
+        values = result(lambda a, b, y, g, h=sharded: h(a, y), network, (first, second, labels), group)
+        found[f"head, {dtype}"] = [*values, sharded.weight.grad.clone()]
+        found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
+        found[f"share, {dtype}"] = sharded.own
+        each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
+        found[f"each, {dtype}"] = each
+    rows = torch.full((SHARES[rank], 2), float(rank), requires_grad=True)
+    gathered = gather_rows(rows, group)
+    (gathered.rows * (rank + 1)).sum().backward()
+    found["gathered"] = (gathered.rows.detach(), gathered.offset, rows.grad)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,95 @@
+"""The law of cosnorm.distributed: one process with the whole batch, or one to four with a share each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_cases as cases
+import pytest
+import torch
+
+from cosnorm import losses
+from cosnorm.functional import margin_cross_entropy
+
+SCRIPT = Path(cases.__file__)
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)],
+)
+def ranks(request, tmp_path_factory) -> list[dict]:
+    """What each of the processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    number = request.param
+    running = [
+        subprocess.Popen([sys.executable, str(SCRIPT), str(rank), str(number), str(folder)])
+        for rank in range(number)
+    ]
+    assert [one.wait(300) for one in running] == [0] * number
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    return bool((found - expected).abs().max() <= BOUNDS[dtype] * expected.abs().max())
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("name", cases.LOSSES)
+def test_loss_and_gradients_are_those_of_one_process(ranks: list[dict], name: str, dtype: torch.dtype):
+    batch = cases.whole_batch(len(ranks), dtype)
+    expected = cases.result(cases.LOSSES[name], cases.model(dtype), batch, None)
+    for found in ranks:
+        for one, other in zip(found[f"{name}, {dtype}"], expected, strict=True):
+            assert close(one, other, dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_a_sharded_head(ranks: list[dict], dtype: torch.dtype):
+    whole = cases.head(dtype, None)
+    batch = cases.whole_batch(len(ranks), dtype)
+    expected = cases.result(lambda a, b, y, g: whole(a, y), cases.model(dtype), batch, None)
+    for found in ranks:
+        *values, gradient = found[f"head, {dtype}"]
+        for one, other in zip(values, expected, strict=True):
+            assert close(one, other, dtype)
+        share = found[f"share, {dtype}"]
+        own = slice(2 * share.start, 2 * share.stop)
+        assert close(gradient, whole.weight.grad[own], dtype)
+        assert torch.equal(
+            found[f"weight, {dtype}"], whole.weight.detach()
+        )  # loads on any number of processes
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_each_process_has_the_losses_of_its_own(ranks: list[dict], dtype: torch.dtype):
+    one, two, _ = cases.whole_batch(len(ranks), dtype)
+    whole = losses.nt_xent_loss(one, two, temperature=0.3, reduction="none")
+    first, second = whole.chunk(2)
+    start = 0
+    for rank, found in enumerate(ranks):
+        own = slice(start, start + cases.SHARES[rank])
+        torch.testing.assert_close(found[f"each, {dtype}"], torch.cat([first[own], second[own]]))
+        start = own.stop
+
+
+def test_rows_are_gathered_in_the_order_of_ranks(ranks: list[dict]):
+    expected = torch.cat([torch.full((cases.SHARES[rank], 2), float(rank)) for rank in range(len(ranks))])
+    for rank, found in enumerate(ranks):
+        rows, offset, gradient = found["gathered"]
+        assert torch.equal(rows, expected)
+        assert offset == sum(cases.SHARES[:rank])
+        assert (gradient == sum(range(1, len(ranks) + 1))).all()  # each process multiplied by its rank + 1
+
+
+def test_a_group_without_processes_says_what_to_do():
+    rows, labels = torch.randn(4, 3), torch.arange(4)
+    for call in (
+        lambda: losses.nt_xent_loss(rows, rows, group=object()),
+        lambda: losses.SigLIPLoss(group=object())(rows, rows),
+        lambda: margin_cross_entropy(rows, rows, labels, group=object()),
+        lambda: losses.ArcFaceLoss(4, 3, group=object()),
+    ):
+        with pytest.raises(RuntimeError, match="init_process_group first, or leave group out"):
+            call()
