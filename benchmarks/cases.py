@@ -1,24 +1,12 @@
-"""One registry: a case is an operation of ours beside the plain one, on the same input."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
+"""Layers: ours beside the plain one, on the same input."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cosnorm
+from benchmarks.registry import Case, Step
 from cosnorm_lab.models import mlp
-
-Step = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Case:
-    """`make()` gives the steps by name; the ratio of each is to the one called "plain"."""
-
-    name: str
-    make: Callable[[], dict[str, Step]]
 
 
 def _training(layer: nn.Module, x: Tensor) -> Step:

@@ -13,17 +13,35 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import CASES, Step
+from benchmarks import cases, loss_cases
+from benchmarks.memory import peak_bytes
+from benchmarks.registry import Step
 from cosnorm_lab.host import commit, host, versions
+
+ALL_CASES = [*cases.CASES, *loss_cases.CASES]
+
+
+def check_agreement(steps: dict[str, Step]) -> None:
+    """Stop unless all steps that give tensors give the same, to 1e-4 of the largest."""
+    found = {name: step() for name, step in steps.items()}
+    found = {name: values for name, values in found.items() if name not in loss_cases.DIFFERENT}
+    expected = next(iter(found.values()))
+    if not isinstance(expected, list):
+        return
+    for name, values in found.items():
+        for one, other in zip(values, expected, strict=True):
+            difference = float((one - other).abs().max() / other.abs().max())
+            if not difference < 1e-4:
+                raise SystemExit(f"{name} differs by {difference:.1e}: nothing is timed before they agree")
 
 
 def time_steps(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
-    """The seconds of each round of each step: at least five rounds, then until the time is over."""
-    for step in steps.values():
-        step()
+    """The seconds of each round of each step: at least five rounds, fewer of steps that take very long."""
+    check_agreement(steps)  # every step has run once now
     times: dict[str, list[float]] = {name: [] for name in steps}
-    began = time.perf_counter()
-    while len(times["plain"]) < 5 or time.perf_counter() - began < seconds:
+    rounds, began = 0, time.perf_counter()
+    while time.perf_counter() - began < (seconds if rounds >= 5 else 10 * seconds):
+        rounds += 1
         for name, step in steps.items():
             start = time.perf_counter()
             step()
@@ -34,14 +52,17 @@ def time_steps(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]
 def measure(seconds: float, only: str) -> dict[str, dict[str, dict[str, float]]]:
     """Median milliseconds, and the median over the rounds of the ratio to the plain step."""
     results = {}
-    for case in CASES:
+    for case in ALL_CASES:
         if only not in case.name:
             continue
         times = time_steps(case.make(), seconds)
+        plain = times.get("plain") or next(iter(times.values()))
         results[case.name] = {
             name: {
                 "milliseconds": 1e3 * statistics.median(values),
-                "ratio": statistics.median(a / b for a, b in zip(values, times["plain"], strict=True)),
+                "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
+                "spread": (max(values) - min(values)) / statistics.median(values),
+                "peak_mib": peak_bytes(case.name, name) / 2**20,
                 "rounds": len(values),
             }
             for name, values in times.items()
@@ -49,7 +70,9 @@ def measure(seconds: float, only: str) -> dict[str, dict[str, dict[str, float]]]
         print(case.name)
         for name, result in results[case.name].items():
             print(
-                f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} × plain", flush=True
+                f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} ×  "
+                f"{result['peak_mib']:8.1f} MiB",
+                flush=True,
             )
     return results
 

@@ -1,0 +1,92 @@
+"""Losses: ours, the plain formula with its N×N or N×C logits, and the library most people use."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.registry import Case, Step
+from cosnorm.functional import AdditiveCosine, margin_cross_entropy
+from cosnorm.losses import nt_xent_loss
+
+TEMPERATURE, MARGIN, SCALE = 0.1, 0.35, 30.0
+
+
+def _training(loss: Callable[..., Tensor], *leaves: Tensor) -> Step:
+    """Forward and backward; gives the loss and the gradients, for the comparison before the clock starts."""
+
+    def step() -> list[Tensor]:
+        for leaf in leaves:
+            leaf.grad = None
+        value = loss(*leaves)
+        value.backward()
+        return [value.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+    return step
+
+
+def plain_nt_xent(view1: Tensor, view2: Tensor) -> Tensor:
+    rows = F.normalize(torch.cat([view1, view2]), dim=1)
+    logits = (rows @ rows.t() / TEMPERATURE).fill_diagonal_(-torch.inf)
+    number = len(rows)
+    return F.cross_entropy(logits, torch.arange(number).roll(number // 2))
+
+
+def metric_learning_nt_xent() -> Callable[[Tensor, Tensor], Tensor]:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    criterion = NTXentLoss(temperature=TEMPERATURE)
+
+    def loss(view1: Tensor, view2: Tensor) -> Tensor:
+        return criterion(torch.cat([view1, view2]), torch.arange(len(view1)).repeat(2))
+
+    return loss
+
+
+def nt_xent(pairs: int, size: int, *, plain: bool = True, peer: bool = False) -> dict[str, Step]:
+    views = [torch.randn(pairs, size, requires_grad=True) for _ in range(2)]
+    steps = {}
+    if plain:
+        steps["plain"] = _training(plain_nt_xent, *views)
+    steps["ours"] = _training(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE), *views)
+    if peer:
+        steps["pytorch-metric-learning"] = _training(metric_learning_nt_xent(), *views)
+    return steps
+
+
+def heads(number: int, size: int, classes: int, *, plain: bool = True) -> dict[str, Step]:
+    embeddings = torch.randn(number, size, requires_grad=True)
+    weight = torch.randn(classes, size, requires_grad=True)
+    labels = torch.randint(classes, (number,))
+    rows = torch.arange(number)
+
+    def by_hand(embeddings: Tensor, weight: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(embeddings), F.normalize(weight))
+        cosines[rows, labels] -= MARGIN  # the cheapest way to write a margin
+        return F.cross_entropy(SCALE * cosines, labels)
+
+    def without_margin(embeddings: Tensor, weight: Tensor) -> Tensor:
+        return F.cross_entropy(SCALE * F.linear(F.normalize(embeddings), F.normalize(weight)), labels)
+
+    def ours(embeddings: Tensor, weight: Tensor) -> Tensor:
+        return margin_cross_entropy(embeddings, weight, labels, margin=AdditiveCosine(MARGIN), scale=SCALE)
+
+    steps = {}
+    if plain:
+        steps["plain"] = _training(by_hand, embeddings, weight)
+        steps["plain without margin"] = _training(without_margin, embeddings, weight)
+    steps["ours"] = _training(ours, embeddings, weight)
+    return steps
+
+
+CASES = [
+    Case("nt-xent-2x256x128", lambda: nt_xent(256, 128, peer=True)),
+    Case("nt-xent-2x2048x128", lambda: nt_xent(2048, 128)),
+    Case("nt-xent-2x8192x128", lambda: nt_xent(8192, 128)),
+    Case("nt-xent-2x65536x128", lambda: nt_xent(65536, 128, plain=False)),
+    Case("heads-512x128-10000", lambda: heads(512, 128, 10_000)),
+    Case("heads-512x128-100000", lambda: heads(512, 128, 100_000)),
+    Case("heads-512x128-1000000", lambda: heads(512, 128, 1_000_000, plain=False)),
+]
+DIFFERENT = {"plain without margin"}  # steps that compute something else
