@@ -53,5 +53,12 @@ def test_named_files_exist():
 def test_names_of_the_table_are_public():
     import cosnorm
 
-    for module, names in re.findall(r"^\| `(functional|nn)\.(\w+)", README, flags=re.MULTILINE):
+    for module, names in re.findall(r"^\| `(functional|losses|nn)\.(\w+)", README, flags=re.MULTILINE):
         assert hasattr(getattr(cosnorm, module), names)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path):
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    exec("\n".join(blocks), {})
