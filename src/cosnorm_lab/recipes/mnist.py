@@ -22,10 +22,11 @@ LEARNING_RATES: Mapping[str, float] = {
     "batch": 5.0,
     "weight": 5.0,
     "max": 1.0,
-    # Not in the paper's table; ours.
+    # Not in the paper's table; ours. That of mean-only is the best of 0.1, 0.5, 1, 2 and 5 on 10,000
+    # held-back images (20 epochs; from 1 on it diverges).
     "centered": 10.0,
     "layer": 1.0,
-    "mean-only": 0.1,
+    "mean-only": 0.5,
 }
 
 
