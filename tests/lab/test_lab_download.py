@@ -69,7 +69,9 @@ def test_does_not_fetch_what_is_there(small_mnist, mirror, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [gzip.compress(b"other bytes"), b"<html>moved</html>", gzip.compress(b"x" * 999)[:-9]]
+    "wrong",
+    [gzip.compress(b"other bytes"), b"<html>moved</html>", gzip.compress(b"x" * 999)[:-9]],
+    ids=["other bytes", "a page", "cut off"],  # the bytes hold the time, and two workers must agree on names
 )
 def test_a_mirror_with_wrong_bytes_is_passed_over(small_mnist, mirror, tmp_path, wrong):
     (mirror[0] / "bad" / NAMES[0]).write_bytes(wrong)
