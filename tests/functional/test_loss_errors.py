@@ -92,3 +92,17 @@ CASES = [
 def test_error(call, error, message: str):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_every_function_has_a_case():
+    found = set()
+    for call, error, _ in CASES:
+        with pytest.raises(error) as caught:
+            call()
+        found.add(str(caught.value).partition(":")[0])
+    assert found == {
+        "contrastive_cross_entropy",
+        "margin_cross_entropy",
+        "pairwise_sigmoid_loss",
+        "sample_classes",
+    }

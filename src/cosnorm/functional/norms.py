@@ -158,7 +158,8 @@ def project_(u: Tensor, values: Tensor, factor: Tensor, extra: Tensor | None = N
 
 def normalized(x: Tensor) -> UnitRows:
     """The rows as unit vectors in the accumulation dtype, by the plain form where the data allow it."""
-    if x.device.type == "cpu" and x.dtype == accumulation_dtype(x.dtype):
+    looks = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and x.dtype == accumulation_dtype(x.dtype):
         plain = plain_rows(x, centered=False, augment=0.0)
         if plain is not None:
             exponent = torch.zeros((1,) * x.ndim, dtype=torch.long)
