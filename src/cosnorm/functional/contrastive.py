@@ -20,6 +20,7 @@ from cosnorm.functional.contrastive_inputs import (
     pair_positives,
 )
 from cosnorm.functional.norms import accumulation_dtype
+from cosnorm.functional.once import records_gradient
 from cosnorm.functional.opaque import opaque
 from cosnorm.functional.positives import LabelPositives, Positives
 
@@ -189,7 +190,7 @@ def contrastive_cross_entropy(
         separate=reduction == "none",
         tile=chunk_size,
         unit_keys=batch.unit,
-        keep_gradients=torch.is_grad_enabled(),
+        keep_gradients=records_gradient(queries, batch.keys, temperature),
     )
     loss, count = contrastive(queries, batch.keys, temperature, problem)
     if group is not None and reduction != "none":

@@ -12,6 +12,7 @@ from cosnorm.functional.heads_core import margin_softmax
 from cosnorm.functional.heads_target import Head
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
 from cosnorm.functional.norms import accumulation_dtype
+from cosnorm.functional.once import records_gradient
 from cosnorm.functional.opaque import opaque
 
 Reduction = Literal["none", "mean", "sum"]
@@ -131,7 +132,7 @@ def margin_cross_entropy(
         classes=classes,
         separate=reduction == "none",
         block=chunk_size,
-        keep_gradients=torch.is_grad_enabled(),
+        keep_gradients=records_gradient(rows, weight),
         group=group,
     )
     loss = margin_softmax(rows, weight, labels.long(), head)

@@ -29,6 +29,11 @@ def first_derivative_only(backward: _Backward) -> _Backward:
     return once
 
 
+def records_gradient(*tensors: Tensor) -> bool:
+    """Whether anybody will ask for a gradient: if so it is worth making with the value."""
+    return torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
+
+
 class _Refuse(torch.autograd.Function):
     @staticmethod
     def forward(gradient: Tensor, *sources: Tensor) -> Tensor:

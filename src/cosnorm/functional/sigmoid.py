@@ -20,7 +20,7 @@ from cosnorm.functional.norms import (
     scale_by_exponent,
     split_exponent,
 )
-from cosnorm.functional.once import first_derivative_only
+from cosnorm.functional.once import first_derivative_only, records_gradient
 from cosnorm.functional.opaque import opaque
 from cosnorm.functional.tiles import TILE
 from cosnorm.functional.unit import unit_vectors
@@ -87,7 +87,8 @@ def pairwise_sigmoid_loss(
     if group is not None:
         check_group(_WHERE, group)
         keys, offset = gather_rows(unit_vectors(keys), group)
-    options = _Options(offset, chunk_size or TILE, reduction == "none", torch.is_grad_enabled())
+    keep = records_gradient(queries, keys, scale, bias)
+    options = _Options(offset, chunk_size or TILE, reduction == "none", keep)
     loss: Tensor = _Sigmoid.apply(queries, keys, scale, bias, options)[0]
     if group is not None and reduction != "none":
         loss, number = sum_over(loss, group), sum_over(number, group)
