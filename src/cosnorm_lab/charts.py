@@ -1,37 +1,88 @@
-"""Figures 2 and 3 as geometry for the report's inline SVG: lines, ticks, and what hovering shows."""
+"""Charts as numbers: lines, axes and ticks, drawn by the report as SVG and by `figures` as PNG."""
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from cosnorm_lab.scales import asinh_ticks, epoch_ticks, label, log_ticks
-from cosnorm_lab.series import LEAST_ERRORS, Series, errors_caption, errors_range, errors_title
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 SIZE = 1000.0  # the lines' viewBox; the browser stretches it to the place there is
+FAR = 9.0  # boxes outside the box beyond which some browsers lose lines; they are cut off at the box anyway
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        title: Its name.
+        low: The value at its beginning, left or below.
+        high: The value at its end.
+        ticks: (value, text).
+        scale: "linear", "log", or "asinh": linear near zero and logarithmic far from it.
+    """
+
+    title: str
+    low: float
+    high: float
+    ticks: list[tuple[float, str]]
+    scale: str = "linear"
+
+    def place(self, value: float) -> float:
+        """Where a value lies: 0 at the beginning, 1 at the end."""
+        value, low, high = (self._scaled(number) for number in (value, self.low, self.high))
+        return (value - low) / (high - low) if high > low else 0.5
+
+    def _scaled(self, value: float) -> float:
+        match self.scale:
+            case "log":
+                return math.log(max(value, 1e-300))
+            case "asinh":
+                return math.asinh(value)
+            case _:
+                return value
+
+    @property
+    def places(self) -> list[tuple[float, str]]:
+        """(place in percent, text) of each tick."""
+        return [(100 * self.place(value), text) for value, text in self.ticks]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line, in a SIZE by SIZE box with y downwards.
+    """One line.
 
     Attributes:
         caption: What the legend calls it.
         colour: Its colour.
+        xs: Where its points lie.
+        ys: The same.
+        texts: What hovering shows of each point.
         dashes: SVG's stroke-dasharray.
-        width: Its width in pixels.
-        path: SVG path.
-        band: SVG path of the area around it, or nothing.
-        points: [epoch, y in percent, value as text] for each epoch.
+        width: In pixels.
+        low: Lower edge of the band around it, or nothing.
+        high: Upper edge.
+        dots: Whether the points themselves are drawn.
     """
 
     caption: str
     colour: str
-    dashes: str
-    width: float
-    path: str
-    band: str
-    points: list[tuple[int, float, str]]
+    xs: Sequence[float]
+    ys: Sequence[float]
+    texts: Sequence[str]
+    dashes: str = ""
+    width: float = 2.0
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one colour, such as the embeddings of a class."""
+
+    caption: str
+    colour: str
+    points: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -40,155 +91,61 @@ class Chart:
 
     Attributes:
         title: What it shows.
-        y_title: The name of the y axis.
-        last: The last epoch, at the right end; epoch 0 is at the left end.
-        x_ticks: (place in percent, text).
-        y_ticks: (place in percent, text).
+        x: The axis from left to right.
+        y: The axis from below.
         lines: The lines, in the order of the legend.
+        clouds: Points without lines; hovering says nothing of them.
     """
 
     title: str
-    y_title: str
-    last: int
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    lines: list[Line]
+    x: Axis
+    y: Axis
+    lines: Sequence[Line] = ()
+    clouds: Sequence[Cloud] = field(default=())
+
+    def path(self, line: Line) -> str:
+        """A line as an SVG path in a SIZE by SIZE box with y downwards."""
+        # A path of a single point is not drawn.
+        return "M" + "L".join(self._points(line.xs, line.ys)) + ("h0.1" if len(line.xs) == 1 else "")
+
+    def band(self, line: Line) -> str:
+        """The area around a line as an SVG path, or nothing."""
+        if not line.low:
+            return ""
+        edge = self._points(line.xs, line.high) + self._points(line.xs, line.low)[::-1]
+        return "M" + "L".join(edge) + "Z"
+
+    def dots(self, points: Sequence[tuple[float, float]]) -> str:
+        """Points as an SVG path that draws them where its lines have round ends."""
+        xs, ys = zip(*points, strict=True) if points else ((), ())
+        return "".join(f"M{place}h0" for place in self._points(xs, ys))
+
+    def marks(self, line: Line) -> list[tuple[float, float]]:
+        """The points of a line."""
+        return list(zip(line.xs, line.ys, strict=True))
+
+    def _points(self, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
+        return [
+            f"{SIZE * self.x.place(x):.1f},{SIZE * (1 - min(max(self.y.place(y), 1 - FAR), FAR)):.1f}"
+            for x, y in zip(xs, ys, strict=True)
+        ]
 
     @property
     def hover(self) -> str:
-        """What the page's script needs, as JSON that is safe inside an HTML script element."""
+        """What the page's script needs, as JSON that is safe inside an HTML script element.
+
+        Each point is [x as text, x in percent, y in percent from above, value as text].
+        """
         lines = [
-            {"caption": line.caption, "colour": line.colour, "points": line.points} for line in self.lines
+            {
+                "caption": line.caption,
+                "colour": line.colour,
+                "points": [
+                    [f"{x:,g}", round(100 * self.x.place(x), 2), round(100 - 100 * self.y.place(y), 2), text]
+                    for x, y, text in zip(line.xs, line.ys, line.texts, strict=True)
+                ],
+            }
+            for line in self.lines
         ]
-        text = json.dumps({"last": self.last, "lines": lines}, ensure_ascii=True, separators=(",", ":"))
+        text = json.dumps({"x": self.x.title, "lines": lines}, ensure_ascii=True, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def error_chart(all_series: Sequence[Series]) -> Chart | None:
-    """Figure 2: test errors against epoch.
-
-    Args:
-        all_series: The series, each a line, in a band from its least to its worst seed.
-
-    Returns:
-        The chart, or None when no epoch was finished.
-    """
-    drawn = sorted((one for one in all_series if one.curve), key=lambda one: -one.curve[-1].mean)
-    if not drawn:
-        return None
-    lowest, highest = errors_range(drawn)
-    bottom, top = math.log(lowest * 0.97), math.log(highest * 1.03)
-    last = max(series.curve[-1].epoch for series in drawn)
-
-    def place(value: float) -> float:
-        return 1 - (math.log(max(value, LEAST_ERRORS)) - bottom) / (top - bottom)
-
-    lines = []
-    for series in drawn:
-        epochs = [point.epoch for point in series.curve]
-        band = ""
-        if len(series.runs) > 1:
-            low = [place(point.low) for point in series.curve]
-            high = [place(point.high) for point in series.curve]
-            band = _area(epochs, low, high, last)
-        several = [point.low != point.high for point in series.curve]
-        texts = [
-            f"{point.mean:.1f} ({point.low:g}–{point.high:g})" if differ else f"{point.mean:g}"
-            for point, differ in zip(series.curve, several, strict=True)
-        ]
-        values = [point.mean for point in series.curve]
-        lines.append(
-            _line(
-                series,
-                errors_caption(series, highest),
-                2.0,
-                epochs,
-                values,
-                texts,
-                place,
-                last,
-                band,
-                series.dashes,
-            )
-        )
-    ticks = [(100 * place(value), label(value)) for value in log_ticks(lowest, highest)]
-    return Chart("Test errors against epoch", errors_title(drawn), last, _x_ticks(last, 6), ticks, lines)
-
-
-def percentile_charts(all_series: Sequence[Series]) -> list[Chart]:
-    """Figure 3: 15, 50 and 85 percentiles of one last-hidden-layer neuron, one chart a series.
-
-    Args:
-        all_series: The series; of several seeds the first is drawn.
-
-    Returns:
-        The charts; all have the same axes.
-    """
-    drawn = [series for series in all_series if series.percentiles]
-    if not drawn:
-        return []
-    lowest = min(low for series in drawn for _, low, _, _ in series.percentiles)
-    highest = max(high for series in drawn for _, _, _, high in series.percentiles)
-    ticks = asinh_ticks(lowest, highest)
-    bottom, top = math.asinh(min(lowest, ticks[0])) - 0.1, math.asinh(max(highest, ticks[-1])) + 0.1
-    last = max(series.percentiles[-1][0] for series in drawn)
-
-    def place(value: float) -> float:
-        return 1 - (math.asinh(value) - bottom) / (top - bottom)
-
-    charts = []
-    for series in drawn:
-        epochs, low, middle, high = zip(*series.percentiles, strict=True)
-        area = _area(epochs, [place(value) for value in low], [place(value) for value in high], last)
-        lines = [
-            _line(
-                series, name, width, epochs, values, [f"{value:.3g}" for value in values], place, last, band
-            )
-            for name, values, width, band in (
-                ("85 %", high, 1.0, area),
-                ("50 %", middle, 2.0, ""),
-                ("15 %", low, 1.0, ""),
-            )
-        ]
-        y_ticks = [(100 * place(value), label(value)) for value in ticks]
-        charts.append(Chart(series.caption, "pre-activation", last, _x_ticks(last, 2), y_ticks, lines))
-    return charts
-
-
-def _line(
-    series: Series,
-    caption: str,
-    width: float,
-    epochs: Sequence[int],
-    values: Sequence[float],
-    texts: Sequence[str],
-    place: Callable[[float], float],
-    last: int,
-    band: str = "",
-    dashes: str = "",
-) -> Line:
-    heights = [place(value) for value in values]
-    points = [
-        (epoch, round(100 * height, 2), text)
-        for epoch, height, text in zip(epochs, heights, texts, strict=True)
-    ]
-    path = "M" + "L".join(_points(epochs, heights, last))
-    if len(epochs) == 1:
-        path += "h0.1"  # a path of a single point is not drawn
-    return Line(caption, series.colour, dashes, width, path, band, points)
-
-
-def _area(epochs: Sequence[int], low: Sequence[float], high: Sequence[float], last: int) -> str:
-    return "M" + "L".join(_points(epochs, high, last) + _points(epochs, low, last)[::-1]) + "Z"
-
-
-def _points(epochs: Sequence[int], heights: Sequence[float], last: int) -> list[str]:
-    # Far outside the box some browsers lose lines; it is cut off at the box anyway.
-    return [
-        f"{SIZE * epoch / last:.1f},{SIZE * min(max(height, -9.0), 9.0):.1f}"
-        for epoch, height in zip(epochs, heights, strict=True)
-    ]
-
-
-def _x_ticks(last: int, at_most: int) -> list[tuple[float, str]]:
-    return [(100 * epoch / last, str(epoch)) for epoch in epoch_ticks(last, at_most)]

@@ -1,7 +1,8 @@
 """The command line: list, fetch, run, report, demo."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,23 +55,28 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs; by default the recipe's.", min=1)] = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …", min=1)] = 1,
-    init_std: Annotated[float, typer.Option(help="Standard deviation of the initial weights.")] = 0.1,
     lr: Annotated[
         list[str] | None,
         typer.Option(help="Learning rate of one method; repeatable.", metavar="METHOD=VALUE"),
     ] = None,
-    hidden_bias: Annotated[
-        bool, typer.Option(help="Learn a bias in the hidden layers of baseline and max.")
-    ] = True,
     validation: Annotated[
-        int, typer.Option(help="Hold back so many training images and count errors on them.", min=0)
-    ] = 0,
+        int | None, typer.Option(help="Hold back so many training images and count errors on them.", min=0)
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Another field of the runs, such as init_std=0.316 or batch_size=256,1024 (a run of each); "
+            "repeatable. An unknown one is answered with the fields there are.",
+            metavar="FIELD=VALUE",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes on each machine.", min=1)] = 1,
     num_nodes: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
     precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true, 64-true.")
-    ] = "32-true",
+        str | None, typer.Option(help="32-true, bf16-mixed, 16-mixed, bf16-true, 64-true.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; with 1, runs repeat bit for bit.", min=1)
     ] = None,
@@ -88,6 +94,8 @@ def run(
 
     - `cosnorm run mnist-table1 --methods baseline --lr baseline=0.5 --validation 10000`
 
+    - `cosnorm run simclr-mnist --set batch_size=256,1024 --set temperature=0.2`
+
     Given again, the same command goes on from the last finished epoch; a finished run is not trained again.
     """
     import torch
@@ -104,16 +112,18 @@ def run(
         None if methods is None else [name.strip() for name in methods.split(",")],
         **({} if epochs is None else {"epochs": epochs}),
         seeds=seeds,
-        init_std=init_std,
         learning_rates=parse_rates(lr or []),
-        validation=validation,
-        precision=precision,
-        hidden_bias=hidden_bias,
+        **parse_fields(set_ or []),
+        **{
+            name: value
+            for name, value in (("validation", validation), ("precision", precision))
+            if value is not None
+        },
     )
     if threads is not None:
         torch.set_num_threads(threads)
     dataset = load(chosen.dataset, data_dir, allow_checksum_mismatch=allow_checksum_mismatch)
-    fabric = make_fabric(device, devices, num_nodes, precision)
+    fabric = make_fabric(device, devices, num_nodes, configs[0].precision)
     try:
         with show_progress(len(configs), quiet=not fabric.is_global_zero) as progress:
             runs = [train(config, dataset, out, fabric=fabric, progress=progress) for config in configs]
@@ -141,6 +151,37 @@ def parse_rates(options: list[str]) -> dict[str, float]:
                 f"--lr expects METHOD=VALUE with a number, such as cosine=10; got {option!r}"
             ) from None
     return rates
+
+
+def parse_fields(options: list[str]) -> dict[str, Any]:
+    """["temperature=0.2", "batch_size=256,1024"] → {"temperature": 0.2, "batch_size": [256, 1024]}.
+
+    Several values are separated by commas; "1000-1000" is a tuple, as the layers of `hidden` are.
+
+    Raises:
+        LabError: an option is not FIELD=VALUE.
+    """
+    fields = {}
+    for option in options:
+        name, separator, text = option.partition("=")
+        if not separator or not name.strip() or not text.strip():
+            raise LabError(f"--set expects FIELD=VALUE, such as temperature=0.2; got {option!r}")
+        values = [_parse_value(part.strip()) for part in text.split(",")]
+        fields[name.strip()] = values if len(values) > 1 else values[0]
+    return fields
+
+
+def _parse_value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"\d+(-\d+)+", text):
+        return tuple(map(int, text.split("-")))
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 @app.command()

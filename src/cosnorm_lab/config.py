@@ -5,89 +5,97 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 METHODS = ("baseline", "cosine", "centered", "batch", "layer", "weight", "max", "mean-only")
 WITH_HIDDEN_BIAS = ("baseline", "max")
+CONTRASTIVE_METHODS = ("nt-xent", "decoupled", "untrained")
+HEADS = ("softmax", "center", "island", "normface", "am-softmax", "arcface", "cosine-distance")
+WITH_SCALE = ("normface", "am-softmax", "arcface", "cosine-distance")
+WITH_MARGIN = ("am-softmax", "arcface", "cosine-distance")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What one training run is, apart from the machine it runs on.
+    """What one training run is, apart from the machine it runs on: what all kinds of runs have in common.
 
     Attributes:
+        kind: which kind of training, and so which subclass; a record without it is of kind "mlp".
+        methods: what `method` can be.
         recipe: name of the recipe the run belongs to; its records lie in a folder of that name.
         dataset: name of the data set, see `cosnorm_lab.data`.
-        method: how the hidden layers are normalized, one of `METHODS`.
-        hidden: number of units of each hidden layer.
-        learning_rate: constant learning rate of plain gradient descent.
+        method: what is compared: a normalization or a loss.
+        learning_rate: constant learning rate.
         epochs: number of passes over the training images.
         seed: seed of the initial weights and of the data order.
         batch_size: images of a step, over all processes together.
-        init_std: standard deviation of the initial weights.
-        augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
-        max_norm: radius of the ball of max normalization.
         precision: Lightning Fabric's name of a precision, such as "32-true" or "bf16-mixed".
         validation: number of training images held back, the last ones. If positive, the errors are those of
             the held-back images and the test images are never looked at.
-        hidden_bias: whether the hidden layers learn a bias. It can be False for `WITH_HIDDEN_BIAS` only: the
-            other methods have none, or one that their normalization brings.
 
     Raises:
         ValueError: a field is out of its range.
     """
 
+    kind: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+
     recipe: str
     dataset: str
     method: str
-    hidden: tuple[int, ...]
     learning_rate: float
     epochs: int
     seed: int = 0
     batch_size: int = 100
-    init_std: float = 0.1
-    augment: float = 1e-4
-    max_norm: float = 2.0
     precision: str = "32-true"
     validation: int = 0
-    hidden_bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {self.method!r}")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden must name at least one layer of at least one unit; got {self.hidden}")
-        for name in ("learning_rate", "epochs", "batch_size", "init_std", "max_norm"):
+        if self.method not in self.methods:
+            raise ValueError(f"method must be one of {', '.join(self.methods)}; got {self.method!r}")
+        self._positive("learning_rate", "epochs", "batch_size")
+        self._not_negative("seed", "validation")
+
+    def _positive(self, *names: str) -> None:
+        for name in names:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("seed", "augment", "validation"):
+
+    def _not_negative(self, *names: str) -> None:
+        for name in names:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not self.hidden_bias and self.method not in WITH_HIDDEN_BIAS:
-            raise ValueError(
-                f"hidden layers without bias are an option of {' and '.join(WITH_HIDDEN_BIAS)} only, "
-                f"got {self.method}: name those methods alone"
-            )
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "RunConfig":
         """The configuration of a record's start line; fields of other versions are left out.
 
         Raises:
-            ValueError: a field is missing or out of its range.
+            ValueError: an unknown kind, a field is missing or out of its range.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names}
+        kind = values.get("kind", MLPConfig.kind)
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of run {kind!r}; known are {', '.join(KINDS)}")
+        names = {field.name for field in dataclasses.fields(KINDS[kind])}
+        known = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in names
+        }
         try:
-            return cls(**{**known, "hidden": tuple(known.get("hidden", ()))})
+            config: RunConfig = KINDS[kind](**known)  # type: ignore[arg-type]
+            return config
         except TypeError as error:
             raise ValueError(f"not a run configuration: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON types, as a record's start line holds them."""
-        values = {**dataclasses.asdict(self), "hidden": list(self.hidden)}
-        for name in ("learning_rate", "init_std", "augment", "max_norm"):
-            values[name] = float(values[name])  # 10 and 10.0 are one learning rate, and one file name
+        values: dict[str, Any] = {} if self.kind == MLPConfig.kind else {"kind": self.kind}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                value = float(value)  # 10 and 10.0 are one learning rate, and one file name
+            values[field.name] = list(value) if isinstance(value, tuple) else value
         return values
 
     def name(self) -> str:
@@ -96,7 +104,107 @@ class RunConfig:
         Fields at their default are left out of the hash, so that a new field renames no record.
         """
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        chosen = {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+        chosen = {name: value for name, value in self.to_dict().items() if value != defaults.get(name)}
         text = json.dumps(chosen, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.method}-lr{self.learning_rate:g}-seed{self.seed}-{digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig(RunConfig):
+    """A fully connected network that classifies, trained by plain gradient descent.
+
+    Attributes:
+        method: how the hidden layers are normalized, one of `METHODS`.
+        hidden: number of units of each hidden layer.
+        init_std: standard deviation of the initial weights.
+        augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
+        max_norm: radius of the ball of max normalization.
+        hidden_bias: whether the hidden layers learn a bias. It can be False for `WITH_HIDDEN_BIAS` only: the
+            other methods have none, or one that their normalization brings.
+    """
+
+    kind = "mlp"
+    methods = METHODS
+
+    hidden: tuple[int, ...]
+    init_std: float = 0.1
+    augment: float = 1e-4
+    max_norm: float = 2.0
+    hidden_bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must name at least one layer of at least one unit; got {self.hidden}")
+        self._positive("init_std", "max_norm")
+        self._not_negative("augment")
+        if not self.hidden_bias and self.method not in WITH_HIDDEN_BIAS:
+            raise ValueError(
+                f"hidden layers without bias are an option of {' and '.join(WITH_HIDDEN_BIAS)} only, "
+                f"got {self.method}: name those methods alone"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(RunConfig):
+    """Contrastive training of an encoder without labels; its errors are those of a linear probe.
+
+    Attributes:
+        method: the loss, one of `CONTRASTIVE_METHODS`; "untrained" leaves the encoder as it began.
+        learning_rate: of Adam.
+        temperature: of the loss.
+        embedding_size: outputs of the projection that the loss sees; the probe sees what comes before it.
+    """
+
+    kind = "contrastive"
+    methods = CONTRASTIVE_METHODS
+
+    batch_size: int = 256
+    temperature: float = 0.5
+    embedding_size: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("temperature", "embedding_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsConfig(RunConfig):
+    """A convolutional network with a small embedding, trained by a loss over class weights or centers.
+
+    Attributes:
+        method: the loss, one of `HEADS`.
+        learning_rate: of Adam.
+        network: "small-cnn" or "mini-xception".
+        embedding_size: D; embeddings of 2 and 3 dimensions are drawn in the report.
+        scale: s of the cosine softmax; 0 for methods without one.
+        margin: m, in radians for arcface; 0 for methods without one.
+        center_weight: what center and island loss count beside the softmax.
+        island_weight: what the pairs of centers count within the island loss.
+    """
+
+    kind = "heads"
+    methods = HEADS
+
+    network: str = "small-cnn"
+    embedding_size: int = 2
+    scale: float = 0.0
+    margin: float = 0.0
+    center_weight: float = 0.01
+    island_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network not in ("small-cnn", "mini-xception"):
+            raise ValueError(f"network must be small-cnn or mini-xception; got {self.network!r}")
+        self._positive("embedding_size")
+        self._not_negative("scale", "margin", "center_weight", "island_weight")
+        for name, methods in (("scale", WITH_SCALE), ("margin", WITH_MARGIN)):
+            if getattr(self, name) and self.method not in methods:
+                raise ValueError(f"{name} is an option of {', '.join(methods)} only, got {self.method}")
+        if self.method in WITH_SCALE and not self.scale:
+            raise ValueError(f"scale must be positive for {self.method}; got {self.scale}")
+
+
+KINDS = {config.kind: config for config in (MLPConfig, ContrastiveConfig, HeadsConfig)}

@@ -1,117 +1,230 @@
-"""The paper's Figures 2 and 3 as pictures, drawn from records only."""
+"""The report's figures, from records: what each shows, as charts and a caption."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from cosnorm_lab.charts import Axis, Chart, Cloud, Line
+from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
+from cosnorm_lab.series import (
+    LEAST_ERRORS,
+    Series,
+    errors_caption,
+    errors_range,
+    errors_title,
+    setting,
+)
 
-from cosnorm_lab.records import Run
-from cosnorm_lab.scales import asinh_ticks, label, log_ticks
-from cosnorm_lab.series import LEAST_ERRORS, Series, errors_caption, errors_range, errors_title, group
+# Ten hues for ten classes, light and dark in turn, told apart by colour-blind readers too.
+CLASS_COLOURS = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#CC79A7",
+    "#0072B2", "#D55E00", "#808080", "#8C510A", "#5E3C99",
+)  # fmt: skip
 
-DOTS_PER_INCH = 200
-PANELS_A_ROW = 4
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure of the report.
+
+    Attributes:
+        name: Part of the name of its PNG file, such as "figure2".
+        heading: What stands above it.
+        caption: What stands below it.
+        charts: One chart, or several panels.
+        legend: Whether the names of the lines (of the first chart) stand below.
+    """
+
+    name: str
+    heading: str
+    caption: str
+    charts: Sequence[Chart]
+    legend: bool = False
+
+    @property
+    def panels(self) -> bool:
+        """Whether the charts are small and stand beside each other."""
+        return len(self.charts) > 1 or bool(self.charts[0].clouds) or not self.legend
 
 
-def error_curves(runs: Iterable[Run]) -> Figure:
-    """Figure 2: test errors against epoch, one line a method.
+def make_pictures(names: Sequence[str], all_series: Sequence[Series]) -> list[Picture]:
+    """The figures that a recipe names, of which there is anything to draw.
 
     Args:
-        runs: Runs of one recipe. Those that differ only by their seed are one line, their mean, in a band
-            from the least to the most.
-
-    Returns:
-        A figure with a canvas of its own: `figure.savefig(path)` writes it.
+        names: Keys of `FIGURES`, or "by FIELD": the last epochs' errors against a field of the configuration.
+        all_series: Series of one recipe.
     """
-    drawn = [series for series in group(runs) if series.curve]
-    figure = _figure(8.0, 4.6)
-    axes = figure.add_subplot()
-    lowest, highest = errors_range(drawn) if drawn else (1.0, 10.0)
+    pictures = (
+        against(name.removeprefix("by "), all_series) if name.startswith("by ") else FIGURES[name](all_series)
+        for name in names
+    )
+    return [picture for picture in pictures if picture is not None]
+
+
+def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
+    """Figure 2: test errors against epoch, one line a method, several seeds in a band."""
     # The order of the legend is that of the lines' right ends.
-    for series in sorted(drawn, key=lambda one: -one.curve[-1].mean):
-        epochs = [point.epoch for point in series.curve]
-        axes.plot(
-            epochs,
-            [max(point.mean, LEAST_ERRORS) for point in series.curve],
-            color=series.colour,
-            linestyle=_linestyle(series),
-            linewidth=1.6,
-            marker="o" if len(epochs) < 3 else "",
-            markersize=4,
-            label=errors_caption(series, highest),
+    drawn = sorted((one for one in all_series if one.curve), key=lambda one: -one.curve[-1].mean)
+    if not drawn:
+        return None
+    lowest, highest = errors_range(drawn)
+    last = max(series.curve[-1].epoch for series in drawn)
+    lines = []
+    for series in drawn:
+        curve = series.curve
+        band = len(series.runs) > 1
+        lines.append(
+            Line(
+                caption=errors_caption(series, highest),
+                colour=series.colour,
+                xs=[point.epoch for point in curve],
+                ys=[max(point.mean, LEAST_ERRORS) for point in curve],
+                texts=[
+                    f"{point.mean:.1f} ({point.low:g}–{point.high:g})"
+                    if point.low != point.high
+                    else f"{point.mean:g}"
+                    for point in curve
+                ],
+                dashes=series.dashes,
+                low=[max(point.low, LEAST_ERRORS) for point in curve] if band else (),
+                high=[max(point.high, LEAST_ERRORS) for point in curve] if band else (),
+                dots=len(curve) < 3,
+            )
         )
-        if len(series.runs) > 1:
-            low = [max(point.low, LEAST_ERRORS) for point in series.curve]
-            high = [max(point.high, LEAST_ERRORS) for point in series.curve]
-            axes.fill_between(epochs, low, high, color=series.colour, alpha=0.2, linewidth=0)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(errors_title(drawn))
-    axes.set_yscale("log")
-    if drawn:
-        axes.set_ylim(lowest * 0.97, highest * 1.03)
-        _ticks(axes, log_ticks(lowest, highest))
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
-    _plain(axes)
-    return figure
+    y = _errors_axis(errors_title(drawn), lowest, highest)
+    chart = Chart("Test errors against epoch", _count_axis("epoch", last, 6), y, lines)
+    caption = (
+        "Logarithmic axis, cut off at twelve times the least error; ↑ marks what lies above it as a whole. "
+        "Bands are the least and the most of several seeds."
+    )
+    return Picture("figure2", f"Figure 2: {y.title}, against epoch", caption, [chart], legend=True)
 
 
-def pre_activations(runs: Iterable[Run]) -> Figure:
-    """Figure 3: the 15, 50 and 85 percentiles of one last-hidden-layer neuron over training.
-
-    Args:
-        runs: Runs of one recipe. One panel for each method; of several seeds the first is drawn.
-
-    Returns:
-        A figure with a canvas of its own. All panels share both axes, so that widths compare by eye.
-    """
-    drawn = [series for series in group(runs) if series.percentiles]
-    rows = max(1, math.ceil(len(drawn) / PANELS_A_ROW))
-    columns = max(1, min(PANELS_A_ROW, len(drawn)))
-    figure = _figure(1.0 + 2.0 * columns, 0.7 + 1.9 * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for axes, series in zip(panels.flat, drawn, strict=False):
+def pre_activations(all_series: Sequence[Series]) -> Picture | None:
+    """Figure 3: 15, 50 and 85 percentiles of one last-hidden-layer neuron, one panel a series."""
+    drawn = [series for series in all_series if series.percentiles]
+    if not drawn:
+        return None
+    lowest = min(low for series in drawn for _, low, _, _ in series.percentiles)
+    highest = max(high for series in drawn for _, _, _, high in series.percentiles)
+    ticks = asinh_ticks(lowest, highest)
+    y = Axis(
+        "pre-activation",
+        math.sinh(math.asinh(min(lowest, ticks[0])) - 0.1),
+        math.sinh(math.asinh(max(highest, ticks[-1])) + 0.1),
+        [(value, label(value)) for value in ticks],
+        "asinh",
+    )
+    x = _count_axis("epoch", max(series.percentiles[-1][0] for series in drawn), 2)
+    charts = []
+    for series in drawn:
         epochs, low, middle, high = zip(*series.percentiles, strict=True)
-        axes.fill_between(epochs, low, high, color=series.colour, alpha=0.25, linewidth=0)
-        for values, width in ((low, 0.8), (middle, 1.8), (high, 0.8)):
-            axes.plot(epochs, values, color=series.colour, linewidth=width)
-        axes.set_title(series.caption.replace(", ", "\n", 1), fontsize=10)
-        _plain(axes)
-    if drawn:
-        lowest = min(low for series in drawn for _, low, _, _ in series.percentiles)
-        highest = max(high for series in drawn for _, _, _, high in series.percentiles)
-        ticks = asinh_ticks(lowest, highest)
-        for axes in panels.flat:
-            axes.set_yscale("asinh", linear_width=1.0)
-            _ticks(axes, ticks)
-    for index in range(len(drawn), panels.size):
-        panels.flat[index].set_visible(False)
-        panels.flat[index - columns].tick_params(labelbottom=True)
-    figure.supxlabel("epoch", fontsize=11)
-    figure.supylabel("pre-activation", fontsize=11)
-    return figure
+        lines = [
+            Line(name, series.colour, epochs, values, [f"{value:.3g}" for value in values], "", width, *band)
+            for name, values, width, band in (
+                ("85 %", high, 1.0, (low, high)),
+                ("50 %", middle, 2.0, ()),
+                ("15 %", low, 1.0, ()),
+            )
+        ]
+        charts.append(Chart(series.caption, x, y, lines))
+    caption = (
+        "15, 50 and 85 percentiles over the images the errors are of, against epoch; of several seeds the "
+        "first. All panels have the same axes, linear near zero and logarithmic far from it."
+    )
+    heading = "Figure 3: pre-activation of one neuron of the last hidden layer"
+    return Picture("figure3", heading, caption, charts)
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def against(name: str, all_series: Sequence[Series]) -> Picture | None:
+    """Errors over the last epochs against a field of the configuration, one line a method."""
+    lines = []
+    for family in families(name, all_series):
+        finals = [(float(getattr(one.config, name)), one.final()) for one in family]
+        points = sorted((x, final.mean) for x, final in finals if final)
+        if points and (len(points) > 1 or getattr(family[0].config, name)):
+            first = family[0]
+            xs, ys = zip(*points, strict=True)
+            lines.append(Line(first.method_name, first.colour, xs, ys, [f"{y:.1f}" for y in ys], dots=True))
+    if not any(len(line.xs) > 1 for line in lines):
+        return None
+    words = setting(name)
+    values = sorted({x for line in lines for x in line.xs})
+    lowest, highest = (function(y for line in lines for y in line.ys) for function in (min, max))
+    log = values[0] > 0 and values[-1] / values[0] >= 8
+    low, high = (values[0] / 1.15, values[-1] * 1.15) if log else (values[0], values[-1])
+    x = Axis(words, low, high, [(value, label(value)) for value in values], "log" if log else "linear")
+    y = _errors_axis(errors_title(all_series), max(lowest, LEAST_ERRORS) * 0.95, highest * 1.05)
+    chart = Chart(f"Test errors against {words}", x, y, lines)
+    caption = (
+        "Mean over the last epochs of the completed runs, as in the table; the axis of errors is logarithmic."
+    )
+    return Picture(
+        f"by-{name.replace('_', '-')}", f"{errors_title(all_series).capitalize()}, against {words}", caption,
+        [chart], legend=True,
+    )  # fmt: skip
 
 
-def _linestyle(series: Series) -> str | tuple[int, tuple[int, ...]]:
-    return (0, tuple(int(length) for length in series.dashes.split())) if series.dashes else "-"
+def families(name: str, all_series: Sequence[Series]) -> list[list[Series]]:
+    """Series that differ in one field alone, or in nothing but what follows from it.
+
+    Where another field is swept too, as scale and margin are, the largest family of each method is taken: the
+    sweep of one at the usual value of the other.
+    """
+    found: dict[str, dict[tuple[object, ...], list[Series]]] = {}
+    for one in all_series:
+        others = {**one.config.to_dict(), "seed": 0, name: None, "learning_rate": None}
+        key = tuple(str(value) for value in others.values())
+        found.setdefault(one.method, {}).setdefault(key, []).append(one)
+    return [max(kin.values(), key=len) for kin in found.values()]
 
 
-def _ticks(axes: Axes, values: Sequence[float]) -> None:
-    axes.yaxis.set_major_locator(FixedLocator(list(values)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
-    axes.yaxis.set_minor_locator(NullLocator())
+def embeddings(all_series: Sequence[Series]) -> Picture | None:
+    """The embeddings of test images after the last epoch, one panel a method, one colour a class."""
+    drawn = [(one, one.runs[0].epochs[-1]["embeddings"]) for one in all_series if one.embedded]
+    if not drawn:
+        return None
+    charts = []
+    for series, recorded in drawn:
+        points = [_flat(point) for point in recorded["points"]]
+        reach = 1.05 * max((abs(value) for point in points for value in point), default=1.0) or 1.0
+        ticks = [(value, label(value)) for value in linear_ticks(-reach, reach)]
+        clouds = [
+            Cloud(
+                str(label_),
+                CLASS_COLOURS[label_ % len(CLASS_COLOURS)],
+                [point for point, own in zip(points, recorded["labels"], strict=True) if own == label_],
+            )
+            for label_ in sorted(set(recorded["labels"]))
+        ]
+        final = series.final()
+        errors = f": {final.mean:.0f} errors" if final else ""
+        axes = (Axis("", -reach, reach, ticks), Axis("", -reach, reach, ticks))
+        charts.append(Chart(f"{series.caption}{errors}", *axes, clouds=clouds))
+    caption = (
+        "Embeddings of the first test images after the last epoch, a colour for each class; of several seeds "
+        "the "
+        "first. The panels have different scales; those of three dimensions are seen from the side."
+    )
+    return Picture("embeddings", "The embeddings", caption, charts)
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=10)
+def _flat(point: Sequence[float]) -> tuple[float, float]:
+    """A point of one to three dimensions on the page; three by an oblique projection."""
+    x, y, z = [*point, 0.0, 0.0][:3]
+    return (x - 0.35 * z, y - 0.35 * z) if len(point) == 3 else (x, y)
+
+
+def _errors_axis(title: str, lowest: float, highest: float) -> Axis:
+    ticks = [(value, label(value)) for value in log_ticks(lowest, highest)]
+    return Axis(title, lowest * 0.97, highest * 1.03, ticks, "log")
+
+
+def _count_axis(title: str, last: int, at_most: int) -> Axis:
+    return Axis(title, 0, last, [(count, str(count)) for count in count_ticks(last, at_most)])
+
+
+FIGURES: dict[str, Callable[[Sequence[Series]], Picture | None]] = {
+    "errors": errors_by_epoch,
+    "pre-activations": pre_activations,
+    "embeddings": embeddings,
+}

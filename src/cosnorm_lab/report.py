@@ -1,23 +1,21 @@
 """The report: one HTML file that needs no network and no server, drawn from records only."""
 
-import io
 import os
 import urllib.parse
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
 
-from cosnorm_lab.charts import Chart, error_chart, percentile_charts
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.figures import error_curves, pre_activations
+from cosnorm_lab.figures import Picture, make_pictures
 from cosnorm_lab.files import write_whole
+from cosnorm_lab.png import png
+from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, command, has_paper, make_rows, status
-from cosnorm_lab.series import group, is_search
+from cosnorm_lab.rows import Row, columns, command, has_paper, make_rows, status
+from cosnorm_lab.series import group, is_search, setting
 
 
 @dataclass(frozen=True)
@@ -26,30 +24,30 @@ class Section:
 
     Attributes:
         recipe: Its name.
+        description: What it is about, where the recipe is known.
+        columns: Names of the table's further columns.
         rows: The comparison.
         search: The runs whose errors are of held-back training images.
         paper: Whether the paper has figures to set beside ours.
         layers: Names of the layers.
-        errors: Chart of the test errors against epoch.
-        percentiles: Charts of the pre-activations.
-        pictures: Names of the two PNG files beside the report.
+        pictures: The figures, each with the name of its PNG file beside the report.
     """
 
     recipe: str
+    description: str
+    columns: list[str]
     rows: list[Row]
     search: list[Row]
     paper: bool
     layers: list[str]
-    errors: Chart | None
-    percentiles: list[Chart]
-    pictures: tuple[str, str]
+    pictures: list[tuple[Picture, str]]
 
 
 def write_report(runs: list[Run], out: Path) -> None:
-    """Write the report, and beside it the two figures as PNG.
+    """Write the report, and beside it its figures as PNG.
 
-    The figures are called after the report, `<stem>-figure2.png` and `<stem>-figure3.png`; with records of
-    several recipes `<stem>-<recipe>-figure2.png` and so on. Every file is written whole or not at all.
+    The figures are called after the report, `<stem>-figure2.png`; with records of several recipes
+    `<stem>-<recipe>-figure2.png`. Every file is written whole or not at all.
 
     Args:
         runs: The runs, of any recipes.
@@ -60,33 +58,38 @@ def write_report(runs: list[Run], out: Path) -> None:
     """
     if not runs:
         raise LabError("a report needs at least one record, got none; make one with `cosnorm run`")
-    recipes = sorted({run.config.recipe for run in runs})
-    sections = []
-    for recipe in recipes:
-        stem = out.stem if len(recipes) == 1 else f"{out.stem}-{recipe}"
-        pictures = (f"{stem}-figure2.png", f"{stem}-figure3.png")
-        members = [run for run in runs if run.config.recipe == recipe]
-        tested = [run for run in members if not is_search(run)]
-        write_whole(out.parent / pictures[0], _png(error_curves(tested)))
-        write_whole(out.parent / pictures[1], _png(pre_activations(tested)))
-        sections.append(_section(recipe, members, tested, pictures))
+    recipes = {run.config.recipe for run in runs}
+    # In the order of the registry, those that it does not know last.
+    order = [*(name for name in RECIPES if name in recipes), *sorted(recipes - set(RECIPES))]
+    sections = [
+        _section(
+            [run for run in runs if run.config.recipe == recipe],
+            out.stem if len(order) == 1 else f"{out.stem}-{recipe}",
+        )
+        for recipe in order
+    ]
+    for picture, name in (pair for section in sections for pair in section.pictures):
+        write_whole(out.parent / name, png(picture))
     page = _environment(out).get_template("report.html.jinja").render(sections=sections)
     write_whole(out, page.encode())
 
 
-def _section(recipe: str, runs: Iterable[Run], tested: Iterable[Run], pictures: tuple[str, str]) -> Section:
-    series = group(tested)
+def _section(runs: list[Run], stem: str) -> Section:
+    name = runs[0].config.recipe
+    recipe = RECIPES.get(name)
+    series = group(run for run in runs if not is_search(run))
     rows = make_rows(series)
     last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
+    figures = recipe.figures if recipe else ("errors", "pre-activations")
     return Section(
-        recipe=recipe,
+        recipe=name,
+        description=recipe.description if recipe else "",
+        columns=[setting(column) for column in columns(name)],
         rows=rows,
         search=make_rows(group(run for run in runs if is_search(run))),
         paper=has_paper(rows),
-        layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line["layers"])),
-        errors=error_chart(series),
-        percentiles=percentile_charts(series),
-        pictures=pictures,
+        layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line.get("layers", ()))),
+        pictures=[(picture, f"{stem}-{picture.name}.png") for picture in make_pictures(figures, series)],
     )
 
 
@@ -103,9 +106,23 @@ def _environment(out: Path) -> jinja2.Environment:
         relative = os.path.relpath(run.path.resolve(), out.parent.resolve())
         return urllib.parse.quote(Path(relative).as_posix())
 
-    helpers: dict[str, Any] = {"link": link, "status": status, "command": command, "host": _host}
+    helpers: dict[str, Any] = {
+        "link": link,
+        "status": status,
+        "command": command,
+        "host": _host,
+        "data": _data,
+    }
     environment.globals.update(helpers)
     return environment
+
+
+def _data(run: Run) -> str:
+    """Where the data came from, in words."""
+    data = run.start["data"]
+    if data.get("drawn"):
+        return "pictures drawn by the laboratory, not photographs"
+    return "official data" if data["exact"] else "data other than the official files"
 
 
 def _host(run: Run) -> str:
@@ -113,9 +130,3 @@ def _host(run: Run) -> str:
     host = run.start["host"]
     processes = f", {host['processes']} processes" if host["processes"] != 1 else ""
     return f"{host['device']}, {host['cpu']}, {host['threads']} of {host['cores']} cores{processes}"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """The comparison's rows as text: one row a series, the same in the report and in the README."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from cosnorm_lab.records import Run
 from cosnorm_lab.series import Series
 
 NOTHING = "–"
+SAID_OTHERWISE = ("recipe", "dataset", "method", "learning_rate", "epochs", "seed")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Row:
 
     Attributes:
         series: The runs.
+        settings: Values of the recipe's columns.
         learning_rate: Their learning rate.
         seeds: Their seeds.
         mean: Mean of the errors over the last epochs; of several seeds, the mean of the completed ones'.
@@ -31,6 +34,7 @@ class Row:
     """
 
     series: Series
+    settings: list[str]
     learning_rate: str
     seeds: str
     mean: str
@@ -45,6 +49,11 @@ class Row:
 def make_rows(all_series: Sequence[Series]) -> list[Row]:
     """The rows of the comparison, one a series, in the same order."""
     return [_row(series) for series in all_series]
+
+
+def columns(recipe: str) -> tuple[str, ...]:
+    """Fields of the configuration that have a column of their own in this recipe's table."""
+    return RECIPES[recipe].columns if recipe in RECIPES else ()
 
 
 def has_paper(rows: Sequence[Row]) -> bool:
@@ -65,39 +74,41 @@ def command(config: RunConfig, seeds: int) -> str | None:
     recipe = RECIPES.get(config.recipe)
     if recipe is None:
         return None
-    options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
-    values = {
-        "init_std": config.init_std,
-        "validation": config.validation,
-        "precision": config.precision,
-        "hidden_bias": config.hidden_bias,
-    }
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
-        usual = recipe.configs([config.method])[0].to_dict()
+        variants = [vars(one) for one in recipe.configs([config.method], epochs=config.epochs)]
+        usual = min(variants, key=lambda one: sum(one[name] != value for name, value in values.items()))
+        named = {
+            name: value
+            for name, value in values.items()
+            if name not in SAID_OTHERWISE and any(one[name] != value for one in variants)
+        }
         made = recipe.configs(
             [config.method],
             epochs=config.epochs,
-            seeds=config.seed + 1,
+            seeds=max(seeds, config.seed + 1),
             learning_rates={config.method: config.learning_rate},
-            **values,
+            **named,
         )
-    except (LabError, TypeError):
+    except (KeyError, LabError, TypeError):
         return None
     if config not in made:
         return None
-    if config.learning_rate != usual["learning_rate"]:
+    options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
+    if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
-    options += [_option(name, value) for name, value in values.items() if value != usual[name]]
+    options += [_option(name, value) for name, value in named.items()]
     if seeds > 1:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
 
 
 def _option(name: str, value: object) -> str:
-    words = name.replace("_", "-")
-    if isinstance(value, bool):
-        return f"--{words}" if value else f"--no-{words}"
-    return f"--{words} {value}"
+    if name in ("validation", "precision"):
+        return f"--{name} {value}"
+    if isinstance(value, tuple):
+        return f"--set {name}={'-'.join(map(str, value))}"
+    return f"--set {name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def status(run: Run) -> str:
@@ -113,13 +124,14 @@ def _row(series: Series) -> Row:
     config = series.config
     mean = variance = over = NOTHING
     if final := series.final():
-        mean, variance = f"{final[0]:.1f}", f"{final[1]:.3g}"
-        over = f"last {final[2]} of {config.epochs}"
+        mean, variance = f"{final.mean:.1f}", f"{final.variance:.3g}"
+        over = f"last {final.epochs} of {config.epochs}"
     recipe = RECIPES.get(config.recipe)
     paper = recipe.paper.get(config.method) if recipe and not config.validation else None
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
     return Row(
         series=series,
+        settings=[_value(getattr(config, name)) for name in columns(config.recipe)],
         learning_rate=f"{config.learning_rate:g}",
         seeds=", ".join(map(str, series.seeds)),
         mean=mean,
@@ -130,6 +142,12 @@ def _row(series: Series) -> Row:
         seconds=f"{statistics.median(seconds):.3g}" if seconds else NOTHING,
         status=_common_status(series),
     )
+
+
+def _value(value: object) -> str:
+    if value == 0:
+        return NOTHING  # an option that the method does not have
+    return f"{value:,g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _common_status(series: Series) -> str:

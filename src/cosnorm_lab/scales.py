@@ -27,11 +27,11 @@ def log_ticks(low: float, high: float, at_most: int = 9) -> list[float]:
     return ticks
 
 
-def epoch_ticks(last: int, at_most: int = 6) -> list[int]:
-    """Round numbers of epochs from 0 on.
+def count_ticks(last: int, at_most: int = 6) -> list[int]:
+    """Round whole numbers from 0 on.
 
     Args:
-        last: The last epoch.
+        last: The last number.
         at_most: The most ticks, that at 0 not counted.
 
     Returns:
@@ -40,6 +40,22 @@ def epoch_ticks(last: int, at_most: int = 6) -> list[int]:
     steps = (digit * 10**power for power in range(12) for digit in (1, 2, 5))
     step = next(step for step in steps if last / step <= at_most)
     return list(range(0, last + 1, step))
+
+
+def linear_ticks(low: float, high: float, at_most: int = 5) -> list[float]:
+    """Round numbers for a linear axis.
+
+    Args:
+        low: The least value.
+        high: The largest value, above `low`.
+        at_most: The most ticks.
+
+    Returns:
+        Ticks between `low` and `high`, zero among them where it lies between.
+    """
+    steps = (digit * 10.0**power for power in range(-12, 39) for digit in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= at_most - 1)
+    return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def asinh_ticks(low: float, high: float) -> list[float]:

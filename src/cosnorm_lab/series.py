@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.records import Run, last_epochs
@@ -20,6 +21,16 @@ COLOURS = {
     "weight": "#009E73",
     "max": "#CC79A7",
     "mean-only": "#808080",
+    "nt-xent": "#D55E00",
+    "decoupled": "#0072B2",
+    "untrained": "#808080",
+    "softmax": "#000000",
+    "center": "#56B4E9",
+    "island": "#0072B2",
+    "normface": "#009E73",
+    "am-softmax": "#D55E00",
+    "arcface": "#E69F00",
+    "cosine-distance": "#CC79A7",
 }
 NAMES = {
     "baseline": "baseline",
@@ -30,6 +41,16 @@ NAMES = {
     "weight": "weight norm",
     "max": "max norm",
     "mean-only": "mean-only batch norm",
+    "nt-xent": "NT-Xent",
+    "decoupled": "decoupled NT-Xent",
+    "untrained": "untrained encoder",
+    "softmax": "softmax",
+    "center": "center loss",
+    "island": "island loss",
+    "normface": "NormFace",
+    "am-softmax": "AM-Softmax",
+    "arcface": "ArcFace",
+    "cosine-distance": "cosine distance loss",
 }
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
@@ -45,6 +66,20 @@ class Point:
     mean: float
     low: float
     high: float
+
+
+class Final(NamedTuple):
+    """Errors over the last epochs: their mean and variance, each averaged over the completed runs.
+
+    Attributes:
+        mean: Of the errors.
+        variance: Over the epochs of a run.
+        epochs: Over how many epochs.
+    """
+
+    mean: float
+    variance: float
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +107,11 @@ class Series:
     def method(self) -> str:
         """The normalization, as the recipes name it."""
         return self.config.method
+
+    @property
+    def method_name(self) -> str:
+        """The normalization or loss, as tables name it."""
+        return NAMES[self.method]
 
     @property
     def colour(self) -> str:
@@ -111,19 +151,20 @@ class Series:
         return [
             (record["epoch"], *record["pre_activation"])
             for record in self.runs[0].epochs
-            if all(map(math.isfinite, record["pre_activation"]))
+            if "pre_activation" in record and all(map(math.isfinite, record["pre_activation"]))
         ]
 
-    def final(self) -> tuple[float, float, int] | None:
-        """Mean and variance of the last epochs' errors, each averaged over the completed runs.
+    @property
+    def embedded(self) -> bool:
+        """Whether the first run's record holds embeddings."""
+        return bool(self.runs[0].epochs) and "embeddings" in self.runs[0].epochs[-1]
 
-        Returns:
-            Mean, variance and the number of epochs they are over, or None when no run was completed.
-        """
+    def final(self) -> Final | None:
+        """The errors over the last epochs, or None when no run was completed."""
         if not self.completed:
             return None
         means, variances, numbers = zip(*(last_epochs(run) for run in self.completed), strict=True)
-        return statistics.fmean(means), statistics.fmean(variances), max(numbers)
+        return Final(statistics.fmean(means), statistics.fmean(variances), max(numbers))
 
 
 def is_search(run: Run) -> bool:
@@ -192,8 +233,13 @@ def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...
     return ", ".join([NAMES[config.method], *(_setting(name, mine[name]) for name in differing)])
 
 
+def setting(name: str) -> str:
+    """A field's name in words."""
+    return "lr" if name == "learning_rate" else name.replace("_", " ")
+
+
 def _setting(name: str, value: object) -> str:
-    words = "lr" if name == "learning_rate" else name.replace("_", " ")
+    words = setting(name)
     if isinstance(value, bool):
         return words if value else f"no {words}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosnorm_lab.config import METHODS, RunConfig
+from cosnorm_lab.config import METHODS, MLPConfig, RunConfig
 from cosnorm_lab.records import Run, read, record_path
 
 # Rate, errors at the end, width of the neuron's band: about what the real runs give.
@@ -22,10 +22,10 @@ SHAPES = {
 }
 
 
-def config(method: str = "cosine", **changes: Any) -> RunConfig:
+def config(method: str = "cosine", **changes: Any) -> MLPConfig:
     rate = SHAPES[method][0]
     settings = {"recipe": "mnist-table1", "dataset": "mnist", "hidden": (1000, 1000), "epochs": 200}
-    return RunConfig(**{**settings, "method": method, "learning_rate": rate, **changes})
+    return MLPConfig(**{**settings, "method": method, "learning_rate": rate, **changes})
 
 
 def write_record(
@@ -35,11 +35,12 @@ def write_record(
     status: str | None = "completed",
     message: str = "",
     errors: Sequence[int] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Run:
     """Write the record of a made-up run and read it back; status None leaves out the end line."""
     path = record_path(folder, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, last, width = SHAPES[settings.method]
+    _, last, width = SHAPES.get(settings.method, SHAPES["cosine"])
     if errors is None:
         wiggle = [round(3 * math.sin(epoch * 1.7 + settings.seed)) for epoch in range(1, settings.epochs + 1)]
         errors = [
@@ -67,6 +68,7 @@ def write_record(
             for name in ("hidden1", "hidden2", "output")
         ]
         band = [-width * (1 + grown / 8), -width / 10, width * (1 + grown / 10)]
+        of_mlp = {"layers": layers, "pre_activation": band} if isinstance(settings, MLPConfig) else {}
         lines.append(
             {
                 "kind": "epoch",
@@ -76,8 +78,8 @@ def write_record(
                 "count": 10_000,
                 "seconds": 4.0 + 0.01 * epoch,
                 "evaluation_seconds": 0.5,
-                "layers": layers,
-                "pre_activation": band,
+                **of_mlp,
+                **(extra or {}),
             }
         )
     if status is not None:

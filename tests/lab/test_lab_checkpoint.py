@@ -7,12 +7,14 @@ import torch
 
 from cosnorm_lab import checkpoint as checkpoints
 from cosnorm_lab.checkpoint import Checkpoint
-from cosnorm_lab.config import RunConfig
+from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import read
 from cosnorm_lab.runlog import RunLog
 
-CONFIG = RunConfig("mnist-table1", "mnist", "cosine", (10,), 10.0, 4)
+CONFIG = MLPConfig(
+    recipe="mnist-table1", dataset="mnist", method="cosine", hidden=(10,), learning_rate=10.0, epochs=4
+)
 START = {"kind": "start", "format": 1, "config": CONFIG.to_dict(), "data": {"checksums": {"train": "abc"}}}
 END = {"kind": "end", "status": "completed", "message": "", "seconds": 1.0}
 

@@ -68,8 +68,8 @@ def test_run_again_goes_on_or_returns_at_once(call, tmp_path):
 
 def test_run_options_reach_the_record(call, tmp_path):
     options = (
-        "--methods max --epochs 1 --seeds 2 --init-std 0.2 --lr max=0.25 --validation 24 --threads 1"
-        " --no-hidden-bias"
+        "--methods max --epochs 1 --seeds 2 --set init_std=0.2 --lr max=0.25 --validation 24 --threads 1"
+        " --set hidden_bias=false"
     )
     status, out, _ = call("run", "mnist-table1", *options.split(), "--out", "there", *small(tmp_path))
     assert status == 0

@@ -1,22 +1,36 @@
 import dataclasses
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 
-from cosnorm_lab.config import METHODS, RunConfig
+from cosnorm_lab.cli import parse_fields, parse_rates
+from cosnorm_lab.config import METHODS, HeadsConfig, MLPConfig, RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import RECIPES, find, mnist
 from cosnorm_lab.recipes.digits import digits
+from cosnorm_lab.recipes.heads import heads_mnist
 from cosnorm_lab.recipes.mnist import table1
+from cosnorm_lab.recipes.simclr import simclr
+from cosnorm_lab.records import read
+from cosnorm_lab.rows import command
 
-CONFIG = RunConfig("mnist-table1", "mnist", "cosine", (1000, 1000), 10.0, 200)
+CONFIG = MLPConfig(
+    recipe="mnist-table1",
+    dataset="mnist",
+    method="cosine",
+    hidden=(1000, 1000),
+    learning_rate=10.0,
+    epochs=200,
+)
 
 
 def test_name_is_readable_and_stable():
     assert CONFIG.name() == "cosine-lr10-seed0-d9a8bea2"  # records of this name are committed
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunConfig)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MLPConfig)])
 def test_every_field_changes_the_name(field):
     values = {
         "recipe": "other", "dataset": "digits", "method": "max", "hidden": (1000,), "precision": "16-mixed"
@@ -30,15 +44,15 @@ def test_whole_and_decimal_numbers_are_one():
 
 
 def test_round_trip_through_json():
-    assert RunConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
-    assert RunConfig.from_dict({**CONFIG.to_dict(), "of a later version": 1}) == CONFIG
+    assert MLPConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
+    assert MLPConfig.from_dict({**CONFIG.to_dict(), "of a later version": 1}) == CONFIG
 
 
 def test_from_dict_names_what_is_missing():
     values = CONFIG.to_dict()
     del values["epochs"]
     with pytest.raises(ValueError, match=r"not a run configuration.*'epochs'"):
-        RunConfig.from_dict(values)
+        MLPConfig.from_dict(values)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +78,31 @@ def test_bad_values(field, value, message):
         dataclasses.replace(CONFIG, **{field: value})
 
 
+def test_kinds_are_told_apart():
+    config = HeadsConfig(
+        recipe="faces", dataset="faces", method="arcface", learning_rate=1e-3, epochs=1, scale=10, margin=0.5
+    )
+    assert config.to_dict()["kind"] == "heads"
+    assert "kind" not in CONFIG.to_dict()  # as in the oldest records
+    with pytest.raises(ValueError, match="unknown kind of run 'tails'; known are mlp, contrastive, heads"):
+        RunConfig.from_dict({**config.to_dict(), "kind": "tails"})
+    for changes, message in (
+        ({"method": "center"}, "scale is an option of normface"),
+        ({"method": "normface"}, "margin is an option of am-softmax"),
+        ({"scale": 0.0}, "scale must be positive for arcface"),
+        ({"network": "resnet"}, "network must be small-cnn or mini-xception; got 'resnet'"),
+        ({"embedding_size": 0}, "embedding_size must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(config, **changes)
+
+
+def test_committed_records_have_the_names_of_their_configurations():
+    paths = [*Path("results").rglob("*.jsonl"), *Path("experiments").rglob("*.jsonl")]
+    assert paths
+    assert [path.name for path in paths] == [f"{read(path).config.name()}.jsonl" for path in paths]
+
+
 def test_table1_is_the_papers():
     configs = {config.method: config for config in table1()}
     assert tuple(configs) == METHODS
@@ -84,14 +123,44 @@ def test_table1_is_the_papers():
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_recipe_options(recipe):
-    configs = recipe.configs(
-        ["max", "cosine"], epochs=3, seeds=2, init_std=0.3, learning_rates={"max": 0.25}, validation=9
-    )
-    assert [(c.method, c.seed) for c in configs] == [("max", 0), ("cosine", 0), ("max", 1), ("cosine", 1)]
-    assert {(c.recipe, c.dataset, c.epochs, c.init_std, c.validation) for c in configs} == {
-        (recipe.name, recipe.dataset, 3, 0.3, 9)
-    }
-    assert configs[0].learning_rate == 0.25
+    two = list(dict.fromkeys(config.method for config in recipe.configs()))[:2][::-1]
+    variants = recipe.configs(two)
+    configs = recipe.configs(two, epochs=3, seeds=2, learning_rates={two[0]: 0.25}, validation=9)
+    assert [(c.method, c.seed) for c in configs] == [(c.method, seed) for seed in (0, 1) for c in variants]
+    assert {(c.recipe, c.dataset, c.validation) for c in configs} == {(recipe.name, recipe.dataset, 9)}
+    assert {c.epochs for c in configs if c.method != "untrained"} == {3}
+    assert {c.learning_rate for c in configs if c.method == two[0]} == {0.25}
+    assert len({c.name() for c in configs}) == len(configs)
+    assert all(RunConfig.from_dict(json.loads(json.dumps(c.to_dict()))) == c for c in configs)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_the_report_tells_the_command_of_every_run_of_every_recipe(recipe):
+    for config in recipe.configs(seeds=2):
+        words = shlex.split(command(config, 2))
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        sets = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        again = recipe.configs(
+            [options["--methods"]],
+            epochs=int(options["--epochs"]),
+            seeds=int(options["--seeds"]),
+            learning_rates=parse_rates([options["--lr"]] if "--lr" in options else []),
+            **parse_fields(sets),
+        )
+        assert words[:3] == ["cosnorm", "run", recipe.name]
+        assert config in again
+        assert len(again) == 2
+
+
+def test_a_list_of_values_makes_a_run_of_each():
+    configs = simclr(["nt-xent"], batch_size=[64, 128], temperature=[0.1, 0.2])
+    assert sorted((c.batch_size, c.temperature, c.learning_rate) for c in configs) == [
+        (64, 0.1, 5e-4), (64, 0.2, 5e-4), (128, 0.1, 0.000707), (128, 0.2, 0.000707)
+    ]  # fmt: skip
+    with pytest.raises(LabError, match="no field 'temprature'; known are dataset, learning_rate"):
+        simclr(temprature=0.1)
+    with pytest.raises(LabError, match=r"scale is an option of normface.* only, got softmax"):
+        heads_mnist(scale=3.0)
 
 
 @pytest.mark.parametrize("make", [table1, digits])

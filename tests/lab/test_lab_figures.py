@@ -1,4 +1,5 @@
 import io
+import json
 import sys
 
 import matplotlib.image
@@ -7,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from report_records import config, every_method, write_record
 
-from cosnorm_lab.charts import error_chart, percentile_charts
-from cosnorm_lab.config import METHODS
-from cosnorm_lab.figures import error_curves, pre_activations
-from cosnorm_lab.scales import asinh_ticks, epoch_ticks, label, log_ticks
+from cosnorm_lab.config import CONTRASTIVE_METHODS, HEADS, METHODS, HeadsConfig
+from cosnorm_lab.figures import embeddings, errors_by_epoch, make_pictures, pre_activations
+from cosnorm_lab.png import draw
+from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
 from cosnorm_lab.series import COLOURS, NAMES, group
 
 
@@ -21,28 +22,35 @@ def pixels(figure: Figure) -> numpy.ndarray:
     return (matplotlib.image.imread(buffer)[..., :3] * 255).round().astype(int)
 
 
+def drawn_of(make, runs) -> Figure:
+    picture = make(group(runs))
+    assert picture is not None
+    return draw(picture)
+
+
 def contains(image: numpy.ndarray, colour: str) -> bool:
     wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     return bool((abs(image - wanted).max(axis=-1) <= 2).any())
 
 
 def test_every_method_has_a_colour_and_a_name_of_its_own():
-    assert set(COLOURS) == set(NAMES) == set(METHODS)
-    assert len(set(COLOURS.values())) == len(METHODS)
+    assert set(COLOURS) == set(NAMES) == {*METHODS, *CONTRASTIVE_METHODS, *HEADS}
+    for methods in (METHODS, CONTRASTIVE_METHODS, HEADS):
+        assert len({COLOURS[method] for method in methods}) == len(methods)
 
 
 def test_error_curves_draw_the_recorded_errors(tmp_path):
     runs = every_method(tmp_path, epochs=8)
-    axes = error_curves(runs).axes[0]
+    axes = drawn_of(errors_by_epoch, runs).axes[0]
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert drawn == {NAMES[run.method]: run.errors for run in runs}
     assert axes.get_ylabel() == "test errors among 10,000"
 
 
-@pytest.mark.parametrize("draw", [error_curves, pre_activations])
-def test_every_method_can_be_seen(tmp_path, draw):
-    image = pixels(draw(every_method(tmp_path, epochs=8)))
-    assert all(contains(image, colour) for colour in COLOURS.values())
+@pytest.mark.parametrize("make", [errors_by_epoch, pre_activations])
+def test_every_method_can_be_seen(tmp_path, make):
+    image = pixels(drawn_of(make, every_method(tmp_path, epochs=8)))
+    assert all(contains(image, COLOURS[method]) for method in METHODS)
     assert image.shape[1] >= 1600
 
 
@@ -51,7 +59,7 @@ def test_seeds_are_one_line_in_a_band(tmp_path):
         write_record(tmp_path, config(epochs=2, seed=seed), errors=errors)
         for seed, errors in enumerate([(200, 140), (210, 150), (220, 130)])
     ]
-    axes = error_curves(runs).axes[0]
+    axes = drawn_of(errors_by_epoch, runs).axes[0]
     (line,) = axes.lines
     assert list(line.get_ydata()) == [210, 140]
     (band,) = axes.collections
@@ -60,11 +68,11 @@ def test_seeds_are_one_line_in_a_band(tmp_path):
 
 def test_pre_activations_draw_the_recorded_percentiles_on_shared_axes(tmp_path):
     runs = every_method(tmp_path, epochs=5)
-    panels = [axes for axes in pre_activations(runs).axes if axes.get_visible()]
+    panels = [axes for axes in drawn_of(pre_activations, runs).axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == [NAMES[run.method] for run in runs]
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
     for axes, run in zip(panels, runs, strict=True):
-        lines = [list(line.get_ydata()) for line in axes.lines]
+        lines = [list(line.get_ydata()) for line in axes.lines][::-1]
         assert lines == [[record["pre_activation"][which] for record in run.epochs] for which in range(3)]
 
 
@@ -73,35 +81,37 @@ def test_a_diverged_run_does_not_squash_the_others(tmp_path):
         write_record(tmp_path, config("cosine", epochs=20)),
         write_record(tmp_path, config("baseline", epochs=20), status="diverged", errors=[9020] * 3),
     ]
-    axes = error_curves(runs).axes[0]
+    axes = drawn_of(errors_by_epoch, runs).axes[0]
     assert axes.get_ylim()[1] < 2000
     assert "baseline (diverged) ↑" in [line.get_label() for line in axes.lines]
-    chart = error_chart(group(runs))
-    assert chart is not None
+    chart = errors_by_epoch(group(runs)).charts[0]
     (diverged,) = (line for line in chart.lines if line.caption == "baseline (diverged) ↑")
-    assert all(place < 0 for _, place, _ in diverged.points)
+    assert all(chart.y.place(value) > 1 for value in diverged.ys)
 
 
 @pytest.mark.parametrize("errors", [[], [0], [0, 0], [5, 0]])
 def test_short_runs_and_no_errors_at_all_can_be_drawn(tmp_path, errors):
     run = write_record(tmp_path, config(epochs=3), status=None, errors=errors)
-    assert pixels(error_curves([run])).min() < 128
-    assert pixels(pre_activations([run])).min() < 128
-    assert (error_chart(group([run])) is None) == (errors == [])
-    assert len(percentile_charts(group([run]))) == (1 if errors else 0)
+    pictures = make_pictures(("errors", "pre-activations"), group([run]))
+    assert len(pictures) == (2 if errors else 0)
+    assert all(pixels(draw(picture)).min() < 128 for picture in pictures)
 
 
 def test_chart_shows_on_hover_what_was_recorded(tmp_path):
     run = write_record(tmp_path, config(epochs=3), errors=[400, 200, 100])
-    chart = error_chart(group([run]))
-    assert chart is not None
+    chart = errors_by_epoch(group([run])).charts[0]
     (line,) = chart.lines
-    assert [(epoch, text) for epoch, _, text in line.points] == [(1, "400"), (2, "200"), (3, "100")]
-    first, second, third = (place for _, place, _ in line.points)
+    hover = json.loads(chart.hover)
+    assert hover["x"] == "epoch"
+    points = hover["lines"][0]["points"]
+    assert [(name, x, text) for name, x, _, text in points] == [
+        ("1", 33.33, "400"), ("2", 66.67, "200"), ("3", 100, "100")
+    ]  # fmt: skip
+    first, second, third = (y for _, _, y, _ in points)
     assert second - first == pytest.approx(third - second, abs=0.02)  # equal ratios, equal steps
     assert 0 <= first < third <= 100
-    assert line.path.startswith("M333.3,")
-    assert chart.x_ticks == [
+    assert chart.path(line).startswith("M333.3,")
+    assert chart.x.places == [
         (0.0, "0"),
         (pytest.approx(100 / 3), "1"),
         (pytest.approx(200 / 3), "2"),
@@ -109,9 +119,48 @@ def test_chart_shows_on_hover_what_was_recorded(tmp_path):
     ]
 
 
+def head(method="am-softmax", **changes):
+    scale = {"scale": 10.0, "margin": 0.35} if method == "am-softmax" else {}
+    values = {"recipe": "faces", "dataset": "faces", "method": method, "learning_rate": 0.001, "epochs": 4}
+    return HeadsConfig(**{**values, **scale, **changes})
+
+
+def test_errors_against_a_field_are_the_last_epochs_of_completed_runs(tmp_path):
+    runs = [
+        write_record(tmp_path, head(scale=scale), errors=[90, 80, 70, last])
+        for scale, last in ((2.0, 60), (10.0, 40), (30.0, 50))
+    ]
+    runs.append(write_record(tmp_path, head(scale=20.0), status=None, errors=[1]))
+    runs.append(write_record(tmp_path, head(margin=0.5), errors=[90, 80, 70, 20]))
+    runs.append(write_record(tmp_path, head("softmax"), errors=[90, 80, 70, 45]))
+    by_scale, by_margin = make_pictures(("by scale", "by margin"), group(runs))
+    (line,) = by_scale.charts[0].lines
+    assert (list(line.xs), list(line.ys)) == ([2, 10, 30], [60, 40, 50])
+    (line,) = by_margin.charts[0].lines
+    assert (list(line.xs), list(line.ys)) == ([0.35, 0.5], [40, 20])
+    image = pixels(draw(by_scale))
+    assert contains(image, COLOURS["am-softmax"])
+    assert by_scale.heading == "Test errors among 10,000, against scale"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_embeddings_are_drawn_by_class(tmp_path, size):
+    points = [[float(number + axis) for axis in range(size)] for number in range(4)]
+    extra = {"embeddings": {"labels": [0, 1, 1, 9], "points": points}}
+    runs = [write_record(tmp_path, head(embedding_size=size, epochs=1), errors=[7], extra=extra)]
+    picture = embeddings(group(runs))
+    (chart,) = picture.charts
+    assert chart.title == "AM-Softmax: 7 errors"
+    assert [(cloud.caption, len(cloud.points)) for cloud in chart.clouds] == [("0", 1), ("1", 2), ("9", 1)]
+    assert all(contains(pixels(draw(picture)), cloud.colour) for cloud in chart.clouds)
+    if size == 2:
+        assert chart.clouds[1].points == [(1.0, 2.0), (2.0, 3.0)]
+    assert chart.dots(chart.clouds[1].points).count("h0") == 2
+
+
 def test_figures_leave_pyplot_alone(tmp_path):
     sys.modules.pop("matplotlib.pyplot", None)
-    error_curves(every_method(tmp_path, epochs=2))
+    drawn_of(errors_by_epoch, every_method(tmp_path, epochs=2))
     assert "matplotlib.pyplot" not in sys.modules
 
 
@@ -133,11 +182,19 @@ def test_asinh_ticks_hold_zero_and_increase(low, high):
 
 
 @pytest.mark.parametrize("last", [1, 3, 20, 40, 200, 1000])
-def test_epoch_ticks_are_few_whole_numbers(last):
-    ticks = epoch_ticks(last)
+def test_count_ticks_are_few_whole_numbers(last):
+    ticks = count_ticks(last)
     assert ticks[0] == 0
     assert ticks[-1] <= last
     assert 2 <= len(ticks) <= 7
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-37.0, 37.0), (0.001, 0.004), (-5e8, 1.0)])
+def test_linear_ticks_lie_in_the_range_and_are_few(low, high):
+    ticks = linear_ticks(low, high)
+    assert 2 <= len(ticks) <= 5
+    assert all(low <= tick <= high for tick in ticks)
+    assert low > 0 or 0.0 in ticks
 
 
 def test_labels():

@@ -12,7 +12,7 @@ from train_small import configuration
 from cosnorm_lab import checkpoint as checkpoints
 from cosnorm_lab.config import METHODS
 from cosnorm_lab.records import read, record_path
-from cosnorm_lab.train import batches
+from cosnorm_lab.tasks.batches import batches
 
 pytestmark = pytest.mark.slow
 

@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from cosnorm_lab.config import RunConfig
+from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import Run, last_epochs, read, read_all
 
-CONFIG = RunConfig("mnist-table1", "mnist", "cosine", (10,), 10.0, 4)
+CONFIG = MLPConfig(
+    recipe="mnist-table1", dataset="mnist", method="cosine", hidden=(10,), learning_rate=10.0, epochs=4
+)
 START = {"kind": "start", "format": 1, "recipe": CONFIG.recipe, "config": CONFIG.to_dict()}
 RESUME = {"kind": "resume", "epoch": 1}
 END = {"kind": "end", "status": "completed", "message": "", "seconds": 1.0}

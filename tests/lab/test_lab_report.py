@@ -141,7 +141,7 @@ def test_hover_data_are_json_and_hold_every_epoch(tmp_path):
 def test_two_recipes_have_a_section_and_pictures_each(tmp_path):
     runs = [write_record(tmp_path, config(recipe=recipe, epochs=4)) for recipe in ("mnist-table1", "digits")]
     text = page(runs, tmp_path / "all.html")
-    assert text.index("<h2>digits</h2>") < text.index("<h2>mnist-table1</h2>")
+    assert text.index("<h2>mnist-table1</h2>") < text.index("<h2>digits</h2>")
     made = sorted(path.name for path in tmp_path.glob("*.png"))
     assert made == [f"all-{recipe}-figure{n}.png" for recipe in ("digits", "mnist-table1") for n in (2, 3)]
     assert all(f'href="{name}"' in text for name in made)
@@ -165,12 +165,15 @@ def test_command_gives_back_the_configuration():
     changed = config("batch", learning_rate=0.5, epochs=20, init_std=0.316, validation=10_000, seed=2)
     assert command(changed, 3) == (
         "cosnorm run mnist-table1 --methods batch --epochs 20 --lr batch=0.5 "
-        "--init-std 0.316 --validation 10000 --seeds 3"
+        "--validation 10000 --set init_std=0.316 --seeds 3"
     )
     assert command(config("max", learning_rate=1.0, hidden_bias=False), 1) == (
-        "cosnorm run mnist-table1 --methods max --epochs 200 --no-hidden-bias"
+        "cosnorm run mnist-table1 --methods max --epochs 200 --set hidden_bias=false"
     )
-    assert command(config(hidden=(7,)), 1) is None
+    assert command(config(hidden=(7, 8)), 1) == (
+        "cosnorm run mnist-table1 --methods cosine --epochs 200 --set hidden=7-8"
+    )
+    assert command(config(dataset="digits"), 1) is None
     assert command(config(recipe="no such recipe"), 1) is None
 
 

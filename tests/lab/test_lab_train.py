@@ -6,14 +6,23 @@ import torch
 import torch.nn.functional as F
 
 from cosnorm_lab import checkpoint as checkpoints
-from cosnorm_lab.config import METHODS, RunConfig
+from cosnorm_lab.config import METHODS, MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.fabric import make_fabric
 from cosnorm_lab.models import mlp
 from cosnorm_lab.records import read, record_path
-from cosnorm_lab.train import batches, train
+from cosnorm_lab.tasks.batches import batches
+from cosnorm_lab.train import train
 
-CONFIG = RunConfig("test", "mnist", "baseline", (16, 12), 0.1, epochs=3, batch_size=10)
+CONFIG = MLPConfig(
+    recipe="test",
+    dataset="mnist",
+    method="baseline",
+    hidden=(16, 12),
+    learning_rate=0.1,
+    epochs=3,
+    batch_size=10,
+)
 pytestmark = pytest.mark.usefixtures("one_thread")
 TIMES = {"seconds", "evaluation_seconds"}
 

@@ -8,16 +8,25 @@ from pathlib import Path
 
 import torch
 
-from cosnorm_lab.config import RunConfig
+from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.fabric import close_fabric, make_fabric
 from cosnorm_lab.train import train
 
 
-def configuration(method: str, epochs: int, batch_size: int = 10) -> RunConfig:
+def configuration(method: str, epochs: int, batch_size: int = 10) -> MLPConfig:
     """The run, which the tests name too."""
     rate = 1.0 if method in ("cosine", "centered") else 0.1
-    return RunConfig("small", "mnist", method, (32, 32), rate, epochs, batch_size=batch_size, max_norm=0.5)
+    return MLPConfig(
+        recipe="small",
+        dataset="mnist",
+        method=method,
+        hidden=(32, 32),
+        learning_rate=rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        max_norm=0.5,
+    )
 
 
 if __name__ == "__main__":

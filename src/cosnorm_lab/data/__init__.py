@@ -19,6 +19,8 @@ class Dataset:
         num_classes: number of classes.
         checksums: hash of each part; they go into the record.
         exact: whether the checksums are the official ones.
+        classes: names of the classes, where they have any.
+        drawn: whether the pictures were drawn by the laboratory, as a stand-in; the record says so.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Dataset:
     num_classes: int
     checksums: dict[str, str]
     exact: bool
+    classes: tuple[str, ...] = ()
+    drawn: bool = False
 
 
 def default_folder(dataset: str) -> Path:
@@ -44,8 +48,9 @@ def load(
     """Reads a data set.
 
     Args:
-        dataset: name of the data set: "mnist" or "digits".
-        data_dir: folder with its files, gzipped or not; by default where `cosnorm fetch` puts them.
+        dataset: name of the data set: "mnist", "digits" or "faces".
+        data_dir: folder with its files, gzipped or not; by default where `cosnorm fetch` puts them. For
+            "faces" a folder of images for each class; by default pictures that the laboratory draws.
         allow_checksum_mismatch: accept files other than the official ones; `Dataset.exact` tells.
 
     Raises:
@@ -55,6 +60,14 @@ def load(
         from cosnorm_lab.data.digits import load_digits
 
         return load_digits()
+    if dataset == "faces":
+        if data_dir is None:
+            from cosnorm_lab.data.drawn_faces import load_drawn_faces
+
+            return load_drawn_faces()
+        from cosnorm_lab.data.folders import load_folders
+
+        return load_folders(dataset, Path(data_dir))
     from cosnorm_lab.data.catalog import find
     from cosnorm_lab.data.idx import load_idx
 

@@ -54,7 +54,10 @@ MNIST = DataFiles(
 )
 
 FETCHED = {MNIST.name: MNIST}
-SHIPPED = {"digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels"}
+SHIPPED = {
+    "digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels",
+    "faces": "facial expressions: a folder of images for each class (--data-dir), else drawn pictures",
+}
 
 
 def find(name: str) -> DataFiles:

@@ -41,5 +41,5 @@ def load_digits() -> Dataset:
         num_classes=10,
         checksums={part: hashlib.sha256(array.tobytes()).hexdigest() for part, array in parts.items()},
         exact=True,
-        **tensors,
+        **tensors,  # type: ignore[arg-type]
     )

@@ -29,7 +29,7 @@ def fetch(dataset: str, folder: str | Path | None = None) -> Path:
         OSError: the folder cannot be written.
     """
     if dataset in SHIPPED:
-        raise LabError(f"{dataset} comes with scikit-learn; there is nothing to fetch")
+        raise LabError(f"{dataset}: {SHIPPED[dataset]}; there is nothing to fetch")
     files = find(dataset)
     folder = Path(folder) if folder is not None else default_folder(dataset)
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import digits, mnist
+from cosnorm_lab.recipes import digits, heads, mnist, simclr
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Recipe:
         description: one line.
         configs: makes the configurations; see `cosnorm_lab.recipes.comparison.comparison` for its arguments.
         paper: the paper's mean and variance of the errors of each method, where it gives them.
+        columns: fields that the runs of a method differ in: columns of the table, axes of figures.
+        figures: what the report draws, of `cosnorm_lab.figures.FIGURES`.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Recipe:
     description: str
     configs: Callable[..., list[RunConfig]]
     paper: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ("errors", "pre-activations")
 
 
 RECIPES = {
@@ -42,6 +46,30 @@ RECIPES = {
             dataset="digits",
             description="the same methods on small digits, in a minute and without a download",
             configs=digits.digits,
+        ),
+        Recipe(
+            name=simclr.NAME,
+            dataset="mnist",
+            description="contrastive training, linear probe: errors against the batch size",
+            configs=simclr.simclr,
+            columns=("batch_size",),
+            figures=("by batch_size",),
+        ),
+        Recipe(
+            name=heads.MNIST_NAME,
+            dataset="mnist",
+            description="seven losses over embeddings of two dimensions, and their picture",
+            configs=heads.heads_mnist,
+            columns=("scale", "margin"),
+            figures=("embeddings", "errors"),
+        ),
+        Recipe(
+            name=heads.FACES_NAME,
+            dataset="faces",
+            description="facial expressions from a folder (--data-dir): seven losses, sweeps of s and m",
+            configs=heads.faces,
+            columns=("scale", "margin"),
+            figures=("by scale", "by margin"),
         ),
     )
 }

@@ -1,51 +1,87 @@
-"""What the recipes share: one configuration for each method and seed."""
+"""What the recipes share: one configuration for each method, variant and seed."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cosnorm_lab.config import METHODS, RunConfig
+from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
+
+Fields = Mapping[str, Any]
 
 
 def comparison(
-    base: Mapping[str, Any],
+    kind: type[RunConfig],
+    base: Fields,
     default_rates: Mapping[str, float],
     *,
     methods: Sequence[str] | None = None,
+    variants: Callable[[str], Sequence[Fields]] = lambda method: ({},),
     seeds: int = 1,
     learning_rates: Mapping[str, float] | None = None,
+    fields: Fields | None = None,
 ) -> list[RunConfig]:
-    """Configurations, one for each method and seed: all methods of the first seed come first.
+    """Configurations, one for each method, variant and seed: all those of the first seed come first.
 
     Args:
+        kind: class of the configurations.
         base: the fields that the runs have in common.
-        default_rates: learning rate of each method.
-        methods: the methods to compare; by default all.
+        default_rates: learning rate of each method that the recipe knows.
+        methods: the methods to compare; by default all of `default_rates`.
+        variants: further fields of the runs of a method, one run each.
         seeds: number of seeds: 0, 1, …
         learning_rates: other learning rates, by method.
+        fields: fields that the user wants otherwise, for all methods. A list holds several values, one run
+            each.
 
     Raises:
-        LabError: an unknown method, a learning rate of a method that does not run, or a number out of range.
+        LabError: an unknown method or field, a learning rate of a method that does not run, or a number out
+            of range.
     """
-    methods = list(dict.fromkeys(methods if methods is not None else METHODS))
-    unknown = sorted({*methods, *(learning_rates or {})} - set(METHODS))
+    methods = list(dict.fromkeys(methods if methods is not None else default_rates))
+    rates = learning_rates or {}
+    unknown = sorted({*methods, *rates} - set(default_rates))
     if unknown or not methods:
         raise LabError(
-            f"unknown method {', '.join(unknown) or '(none given)'}; known are {', '.join(METHODS)}"
+            f"unknown method {', '.join(unknown) or '(none given)'}; known are {', '.join(default_rates)}"
         )
-    unused = sorted(set(learning_rates or {}) - set(methods))
+    unused = sorted(set(rates) - set(methods))
     if unused:
         raise LabError(
             f"a learning rate was given for {', '.join(unused)}, but only {', '.join(methods)} run"
         )
     if seeds < 1:
         raise LabError(f"the number of seeds must be at least 1, got {seeds}")
-    rates = {**default_rates, **(learning_rates or {})}
+    chosen = _grid(kind, fields or {})
+    made = [
+        {
+            **base,
+            "learning_rate": default_rates[method],
+            **variant,
+            **({"learning_rate": rates[method]} if method in rates else {}),
+            **others,
+            "method": method,
+            "seed": seed,
+        }
+        for seed in range(seeds)
+        for method in methods
+        for variant in variants(method)
+        for others in chosen
+    ]
     try:
-        return [
-            RunConfig(**base, method=method, learning_rate=rates[method], seed=seed)
-            for seed in range(seeds)
-            for method in methods
-        ]
-    except ValueError as error:
+        return list(dict.fromkeys(kind(**values) for values in made))
+    except (TypeError, ValueError) as error:
         raise LabError(str(error)) from error
+
+
+def _grid(kind: type[RunConfig], fields: Fields) -> list[Fields]:
+    """Every combination of the values of the fields."""
+    known = [
+        field.name for field in dataclasses.fields(kind) if field.name not in ("recipe", "method", "seed")
+    ]
+    for name in fields:
+        if name not in known:
+            raise LabError(f"these runs have no field {name!r}; known are {', '.join(known)}")
+    values = [value if isinstance(value, list) else [value] for value in fields.values()]
+    return [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*values)]

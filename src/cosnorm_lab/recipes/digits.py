@@ -1,8 +1,9 @@
 """The digits that scikit-learn ships: the comparison in a minute, without a download."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cosnorm_lab.config import RunConfig
+from cosnorm_lab.config import MLPConfig, RunConfig
 from cosnorm_lab.recipes.comparison import comparison
 
 NAME = "digits"
@@ -26,26 +27,21 @@ def digits(
     *,
     epochs: int = 40,
     seeds: int = 1,
-    init_std: float = 0.1,
     learning_rates: Mapping[str, float] | None = None,
-    validation: int = 0,
-    precision: str = "32-true",
-    hidden_bias: bool = True,
+    **fields: Any,
 ) -> list[RunConfig]:
     """The runs of the demo: 64-100-100-10, batches of 20; the arguments are those of `mnist.table1`.
 
     Raises:
-        LabError: an unknown method or a number out of range.
+        LabError: an unknown method or field, or a number out of range.
     """
-    base = {
-        "recipe": NAME,
-        "dataset": "digits",
-        "hidden": (100, 100),
-        "batch_size": 20,
-        "epochs": epochs,
-        "init_std": init_std,
-        "validation": validation,
-        "precision": precision,
-        "hidden_bias": hidden_bias,
-    }
-    return comparison(base, LEARNING_RATES, methods=methods, seeds=seeds, learning_rates=learning_rates)
+    base = {"recipe": NAME, "dataset": "digits", "hidden": (100, 100), "batch_size": 20, "epochs": epochs}
+    return comparison(
+        MLPConfig,
+        base,
+        LEARNING_RATES,
+        methods=methods,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        fields=fields,
+    )

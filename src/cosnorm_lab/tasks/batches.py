@@ -1,0 +1,68 @@
+"""Which images a process takes: the parts of a data set, the batches of an epoch, its share of a test."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from cosnorm_lab.config import RunConfig
+from cosnorm_lab.data import Dataset
+
+EVALUATION_BATCH = 2000
+
+
+def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Tensor, ...]:
+    """Images and labels to train on, then those to count errors on, on the device.
+
+    The latter are the test images, or the held-back training images of a search.
+    """
+    train = len(dataset.train_images) - config.validation
+    tensors = [dataset.train_images[:train], dataset.train_labels[:train]]
+    if config.validation:
+        tensors += [dataset.train_images[train:], dataset.train_labels[train:]]
+    else:
+        tensors += [dataset.test_images, dataset.test_labels]
+    return tuple(tensor.to(device) for tensor in tensors)
+
+
+def batches(config: RunConfig, count: int, epoch: int, fabric: Fabric) -> Iterator[tuple[Tensor, int]]:
+    """An epoch's batches: the indices this process takes of each, and the size of the whole batch.
+
+    The order follows from seed and epoch alone, so it is the same in every process and after a resume.
+    """
+    order = torch.randperm(count, generator=generator(config, epoch)).to(fabric.device)
+    for batch in order.split(config.batch_size):
+        yield batch.tensor_split(fabric.world_size)[fabric.global_rank], len(batch)
+
+
+def generator(config: RunConfig, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Random numbers that follow from seed and epoch alone."""
+    return torch.Generator(device).manual_seed(config.seed * 1_000_003 + epoch)
+
+
+@torch.no_grad()
+def over_all(function: Callable[[Tensor], Tensor], count: int, width: int, fabric: Fabric) -> Tensor:
+    """Rows that `function` makes of indices, for all indices below `count`, shared among the processes.
+
+    Args:
+        function: gets a part of the indices (n,) and returns (n, width).
+        count: number of rows.
+        width: numbers in a row.
+        fabric: the processes; all get the whole result.
+
+    Returns:
+        float32 of shape (count, width).
+    """
+    rows = torch.zeros(count, width, device=fabric.device)  # each process fills its own part of it
+    mine = torch.arange(count, device=fabric.device).tensor_split(fabric.world_size)[fabric.global_rank]
+    # All processes make the same number of calls: a model over several processes may wait in each.
+    for part in mine.tensor_split(math.ceil(count / (EVALUATION_BATCH * fabric.world_size))):
+        rows[part] = function(part).float()
+    return fabric.all_reduce(rows, reduce_op="sum")  # type: ignore[return-value]
+
+
+def mean_loss(total: Tensor, count: int, fabric: Fabric) -> float:
+    """The mean over all images of an epoch, from the sum over this process's."""
+    return float(fabric.all_reduce(total, reduce_op="sum")) / count  # type: ignore[arg-type]
