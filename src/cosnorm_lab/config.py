@@ -161,7 +161,7 @@ class ContrastiveConfig(RunConfig):
     methods = CONTRASTIVE_METHODS
 
     batch_size: int = 256
-    temperature: float = 0.5
+    temperature: float = 0.2
     embedding_size: int = 64
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class HeadsConfig(RunConfig):
     methods = HEADS
 
     network: str = "small-cnn"
-    embedding_size: int = 2
+    embedding_size: int = 3
     scale: float = 0.0
     margin: float = 0.0
     center_weight: float = 0.01

@@ -131,7 +131,7 @@ def _row(series: Series) -> Row:
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
     return Row(
         series=series,
-        settings=[_value(getattr(config, name)) for name in columns(config.recipe)],
+        settings=[shown(getattr(config, name)) for name in columns(config.recipe)],
         learning_rate=f"{config.learning_rate:g}",
         seeds=", ".join(map(str, series.seeds)),
         mean=mean,
@@ -144,7 +144,8 @@ def _row(series: Series) -> Row:
     )
 
 
-def _value(value: object) -> str:
+def shown(value: object) -> str:
+    """A setting as a table shows it."""
     if value == 0:
         return NOTHING  # an option that the method does not have
     return f"{value:,g}" if isinstance(value, (int, float)) else str(value)

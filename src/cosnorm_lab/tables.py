@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cosnorm_lab.records import Run, last_epochs
+from cosnorm_lab.rows import columns, shown
+from cosnorm_lab.series import setting
 
 
 def print_results(
@@ -26,7 +28,7 @@ def print_results(
     for run in runs:
         if run.end is not None and run.end["message"]:
             console.print(f"{run.config.name()}: {run.status}: {run.end['message']}", markup=False)
-    if any(run.epochs for run in runs):
+    if any("layers" in line for run in runs for line in run.epochs):
         console.print(layers_table(runs))
 
 
@@ -41,7 +43,11 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
         collapse_padding=True,
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("lr", "seed", "epochs", "mean", "variance", "paper\nmean", "paper\nvariance"):
+    further = columns(runs[0].config.recipe) if runs else ()
+    for name in further:
+        table.add_column(setting(name).replace(" ", "\n"), justify="right", no_wrap=True)
+    papers = ("paper\nmean", "paper\nvariance") if paper else ()
+    for heading in ("lr", "seed", "epochs", "mean", "variance", *papers):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for run in runs:
@@ -55,11 +61,12 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
         )
         table.add_row(
             config.method,
-            f"{config.learning_rate:g}",
+            *(shown(getattr(config, name)) for name in further),
+            f"{config.learning_rate:.3g}",
             str(config.seed),
             str(len(run.epochs)),
             *statistics,
-            *published,
+            *(published if paper else ()),
             run.status,
         )
     return table
@@ -88,14 +95,16 @@ def layers_table(runs: Sequence[Run]) -> Table:
     table.add_column("method", no_wrap=True)
     table.add_column("seed", justify="right")
     names = list(
-        dict.fromkeys(layer["name"] for run in runs if run.epochs for layer in run.epochs[-1]["layers"])
+        dict.fromkeys(
+            layer["name"] for run in runs if run.epochs for layer in run.epochs[-1].get("layers", ())
+        )
     )
     for name in names:
         table.add_column(f"{name} |w|", justify="right")
         table.add_column("lr/|w|²", justify="right")
     for run in runs:
         if run.epochs:
-            layers = {layer["name"]: layer for layer in run.epochs[-1]["layers"]}
+            layers = {layer["name"]: layer for layer in run.epochs[-1].get("layers", ())}
             cells = [
                 f"{layers[name][key]:.3g}" if name in layers else "–"
                 for name in names

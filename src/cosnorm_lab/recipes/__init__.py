@@ -58,7 +58,7 @@ RECIPES = {
         Recipe(
             name=heads.MNIST_NAME,
             dataset="mnist",
-            description="seven losses over embeddings of two dimensions, and their picture",
+            description="seven losses over embeddings of three dimensions, and their picture",
             configs=heads.heads_mnist,
             columns=("scale", "margin"),
             figures=("embeddings", "errors"),
