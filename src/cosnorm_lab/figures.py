@@ -185,9 +185,13 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         return None
     charts = []
     for series, recorded in drawn:
-        points = [_flat(point) for point in recorded["points"]]
-        reach = 1.05 * max((abs(value) for point in points for value in point), default=1.0) or 1.0
-        ticks = [(value, label(value)) for value in linear_ticks(-reach, reach)]
+        on_sphere = len(recorded["points"][0]) == 3
+        points = [_on_discs(point) if on_sphere else (*point, 0.0)[:2] for point in recorded["points"]]
+        reach = 1.05 * (max(abs(value) for point in points for value in point) or 1.0)
+        ticks = [] if on_sphere else [(value, label(value)) for value in linear_ticks(-reach, reach)]
+        axes = (Axis("", -reach, reach, ticks), Axis("", -reach, reach, ticks))
+        if on_sphere:
+            axes = (Axis("", -2.15, 2.15, []), Axis("", -1.05, 1.05, []))
         clouds = [
             Cloud(
                 str(label_),
@@ -198,20 +202,20 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         ]
         final = series.final()
         errors = f": {final.mean:.0f} errors" if final else ""
-        axes = (Axis("", -reach, reach, ticks), Axis("", -reach, reach, ticks))
         charts.append(Chart(f"{series.caption}{errors}", *axes, clouds=clouds))
     caption = (
         "Embeddings of the first test images after the last epoch, a colour for each class; of several seeds "
-        "the "
-        "first. The panels have different scales; those of three dimensions are seen from the side."
+        "the first. Of three dimensions the directions are drawn: the sphere from the front (left) and from "
+        "behind (right)."
     )
     return Picture("embeddings", "The embeddings", caption, charts)
 
 
-def _flat(point: Sequence[float]) -> tuple[float, float]:
-    """A point of one to three dimensions on the page; three by an oblique projection."""
-    x, y, z = [*point, 0.0, 0.0][:3]
-    return (x - 0.35 * z, y - 0.35 * z) if len(point) == 3 else (x, y)
+def _on_discs(point: Sequence[float]) -> tuple[float, float]:
+    """A direction in space as a point of the sphere's front or, beside it, of its back."""
+    length = math.hypot(*point) or 1.0
+    x, y, z = (value / length for value in point)
+    return (x - 1.1, y) if z >= 0 else (1.1 - x, y)
 
 
 def _errors_axis(title: str, lowest: float, highest: float) -> Axis:

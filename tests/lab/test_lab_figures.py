@@ -153,8 +153,13 @@ def test_embeddings_are_drawn_by_class(tmp_path, size):
     assert chart.title == "AM-Softmax: 7 errors"
     assert [(cloud.caption, len(cloud.points)) for cloud in chart.clouds] == [("0", 1), ("1", 2), ("9", 1)]
     assert all(contains(pixels(draw(picture)), cloud.colour) for cloud in chart.clouds)
+    second = chart.clouds[1].points
+    if size == 1:
+        assert second == [(1.0, 0.0), (2.0, 0.0)]
     if size == 2:
-        assert chart.clouds[1].points == [(1.0, 2.0), (2.0, 3.0)]
+        assert second == [(1.0, 2.0), (2.0, 3.0)]
+    if size == 3:  # the direction (1, 2, 3) is on the front, its opposite would be on the back
+        assert second[0] == (pytest.approx(14**-0.5 - 1.1), pytest.approx(2 * 14**-0.5))
     assert chart.dots(chart.clouds[1].points).count("h0") == 2
 
 
