@@ -1,10 +1,12 @@
 """Cosine normalization of a linear map: cos(x, w) for every row of the weight."""
 
+import torch
 from torch import Tensor
 
-from cosnorm.functional.autocast import autocast_tensors
+from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_augment, check_flag, check_tensors
 from cosnorm.functional.cosine_rows import cosine_rows
+from cosnorm.functional.sparse_rows import sparse_cosine
 
 
 def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
@@ -16,7 +18,8 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
     correlation). The results lie in [-1, 1] and do not depend on the magnitude of x or of the weight.
 
     Args:
-        x: input, shape (*, in_features); float16, bfloat16, float32 or float64.
+        x: input, shape (*, in_features); float16, bfloat16, float32 or float64. Or a sparse matrix
+            (N, in_features) of layout torch.sparse_csr, which is never made dense and receives no gradient.
         weight: shape (out_features, in_features), of the dtype and on the device of x.
         centered: subtract the means first.
         augment: the constant component that the paper appends to x and to each row of the weight, after
@@ -46,6 +49,8 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
                 [0.0000, 0.0000]])
     """
     where = "cosine_linear"
+    if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
+        return _sparse(where, x, weight, centered, augment)
     check_tensors(where, x=x)
     check_tensors(where, weight=weight)
     x, weight = autocast_tensors(x, weight)
@@ -64,3 +69,24 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
     rows = x.flatten(0, -2).unsqueeze(1) if x.ndim > 1 else x.reshape(1, 1, -1)
     output = cosine_rows(rows, weight, centered=centered, augment=augment)
     return output.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: float) -> Tensor:
+    """`cosine_linear` of a CSR matrix."""
+    check_tensors(where, weight=weight)
+    check_tensors(where, x=x.values(), weight=weight)
+    check_flag(where, "centered", centered)
+    augment = check_augment(where, augment)
+    if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"{where}: a sparse x must have shape (N, in_features) and weight (out_features, in_features), "
+            f"got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    if x.requires_grad:
+        raise ValueError(
+            f"{where}: a sparse x receives no gradient, because the gradient would be dense; use x.detach(), "
+            "or x.to_dense() where it must learn"
+        )
+    (like,) = autocast_tensors(weight)
+    with without_autocast(x.device):
+        return sparse_cosine(x, weight, centered=centered, augment=augment).to(like.dtype)

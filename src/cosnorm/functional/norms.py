@@ -212,7 +212,7 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
     constant = None
     if centered:
         values, mean = center(x.to(accumulation))
-    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=accumulation)
+    norm = _norms(values, accumulation)
     if centered:
         # |x - μ| ≤ √D · max|x - μ|: rows above this bound cannot be constant, and the others are looked at.
         bound = mean.abs() * (4 * torch.finfo(x.dtype).eps * values.shape[-1] ** 0.5)
@@ -230,6 +230,17 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
         norm = norm.square_().add_(augment**2).sqrt_()
         return PlainRows(values, norm.reciprocal()) if in_window(norm) else None
     return PlainRows(values, norm.reciprocal().masked_fill_(norm == 0, 0))
+
+
+def _norms(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The norm of each row, (*, 1)."""
+    if values.ndim == 2 and values.stride(0) == 1 < values.stride(1):
+        # Rows that lie across the memory: torch's own reduction takes ten times as long.
+        squares = values.new_zeros(len(values), dtype=dtype)
+        for block in values.t().split(max(1, _BLOCK // max(1, len(values)))):
+            squares += block.to(dtype).square().sum(0)
+        return squares.sqrt_().unsqueeze(1)
+    return torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=dtype)
 
 
 def unit_rows(x: Tensor, *, centered: bool, augment: float, stored: torch.dtype | None = None) -> UnitRows:

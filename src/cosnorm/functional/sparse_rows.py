@@ -1,0 +1,232 @@
+"""The cosine of sparse rows with the rows of a dense weight, and its gradient in the weight.
+
+With x̂ = x/|x| and ŵ = w/|w| the gradient of y = x̂·ŵ in the weight is (u − ŵ Σ g y) / |w|, where u = Σ g x̂ has
+non-zeros only in the columns that the batch has; the projection is dense, as the weight is. Pearson
+correlation needs no dense x either: against a centered ŵ the mean of x counts nothing, it only shortens |x|.
+
+A weight whose columns lie together in memory (`weight.t()` is contiguous) is read a feature at a time, which
+is what a sparse row wants. Otherwise the columns that occur are gathered, for a few rows of x at a time.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosnorm.functional.norms import (
+    accumulation_dtype,
+    not_plain,
+    plain_cotangent,
+    plain_rows,
+    power_of_two,
+    saturate,
+    scale_by_exponent,
+    scale_exponent,
+    unit_rows,
+    was_plain,
+)
+
+GATHERED = 2**22  # elements of a dense piece of x
+
+
+class SparseUnits(NamedTuple):
+    """Sparse rows divided by their norms (centered: by their deviations, the mean is not subtracted).
+
+    Attributes:
+        starts: where each row begins among `values`, (N + 1,).
+        columns: column of each value.
+        values: in the accumulation dtype.
+        extra: the appended component of each row (N, 1), divided by the norm too; 0 without one.
+    """
+
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    extra: Tensor
+
+
+def sparse_units(x: Tensor, *, centered: bool, augment: float) -> SparseUnits:
+    """The rows of a CSR matrix as unit vectors, whatever their norms; zero rows stay zero."""
+    starts, columns, stored = x.crow_indices(), x.col_indices(), x.values()
+    count, size = x.shape
+    values = stored.to(accumulation_dtype(stored.dtype))
+    row = torch.arange(count, device=x.device).repeat_interleave(starts.diff())
+    lengths = starts.diff().to(values.dtype)
+
+    def summed(terms: Tensor) -> Tensor:
+        return terms.new_zeros(count).index_add_(0, row, terms)
+
+    def largest(terms: Tensor) -> Tensor:
+        return terms.new_zeros(count).scatter_reduce_(0, row, terms, "amax")
+
+    top = largest(values.abs())
+    exponent = scale_exponent(top.clamp(min=augment) if augment else top)
+    scale = power_of_two(-exponent, values.dtype)
+    values = values * scale[row]
+    missing = size - lengths  # zeros that are not stored
+    if centered:
+        mean = summed(values) / size
+        mean = mean + (summed(values - mean[row]) - missing * mean) / size
+        deviation = values - mean[row]
+        squared = summed(deviation.square()) + missing * mean.square()
+        most = torch.maximum(largest(deviation.abs()), mean.abs() * (missing > 0))
+        constant = most <= 4 * torch.finfo(stored.dtype).eps * mean.abs()
+        squared = squared.masked_fill(constant, 0)
+        values = values.masked_fill(constant[row], 0)
+    else:
+        squared = summed(values.square())
+    appended = augment * scale
+    squared = squared + appended.square()
+    zero = squared == 0
+    inverse = squared.masked_fill(zero, 1).rsqrt().masked_fill(zero, 0)
+    return SparseUnits(starts, columns, values * inverse[row], (appended * inverse).unsqueeze(1))
+
+
+def sparse_cosine(x: Tensor, weight: Tensor, *, centered: bool, augment: float) -> Tensor:
+    """cos(x, w) for CSR rows x (N, D) and rows of the weight (M, D): (N, M). The arguments must be valid."""
+    units = sparse_units(x, centered=centered, augment=augment)
+    output: Tensor = _SparseCosine.apply(*units, weight, centered, augment)[0]
+    return output.to(weight.dtype)
+
+
+def _by_feature(weight: Tensor) -> bool:
+    return weight.t().is_contiguous()
+
+
+def _pieces(units: SparseUnits, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """A few rows at a time: which, the columns that occur in them, and their values at these, dense."""
+    count = len(units.starts) - 1
+    starts = units.starts.tolist()
+    first = 0
+    while first < count:
+        last = first + 1
+        while last < count:
+            wide = min(size, starts[last + 1] - starts[first])
+            if wide * (last + 1 - first) > GATHERED:
+                break
+            last += 1
+        inside = slice(starts[first], starts[last])
+        columns, place = units.columns[inside].unique(return_inverse=True)
+        lengths = units.starts[first : last + 1].diff()
+        row = torch.arange(last - first, device=lengths.device).repeat_interleave(lengths)
+        dense = units.values.new_zeros(last - first, len(columns))
+        dense.index_put_((row, place), units.values[inside])
+        yield slice(first, last), columns, dense
+        first = last
+
+
+def _product(units: SparseUnits, weight: Tensor) -> Tensor:
+    """x·w for all pairs; the weight in the accumulation dtype."""
+    shape = (len(units.starts) - 1, weight.shape[1])
+    if _by_feature(weight) and weight.device.type == "cpu":
+        x = torch.sparse_csr_tensor(units.starts, units.columns, units.values, shape, check_invariants=False)
+        return torch.sparse.mm(x, weight.t())
+    output = units.values.new_empty(shape[0], weight.shape[0])
+    for rows, columns, dense in _pieces(units, weight.shape[1]):
+        output[rows] = dense @ weight.index_select(1, columns).t()
+    return output
+
+
+def _add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Tensor:
+    """Gradient += cotangentᵀ x, in the columns that occur."""
+    by_feature = _by_feature(gradient)
+    for rows, columns, dense in _pieces(units, gradient.shape[1]):
+        if by_feature:
+            gradient.t().index_add_(0, columns, dense.t() @ cotangent[rows])
+        else:
+            gradient.index_add_(1, columns, cotangent[rows].t() @ dense)
+    return gradient
+
+
+def _forward(units: SparseUnits, weight: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor]:
+    """The cosines before they are clamped, and 1/|w| (infinite where the plain form was not taken)."""
+    plain = plain_rows(weight, centered=centered, augment=augment) if weight.device.type == "cpu" else None
+    if plain:
+        products = _product(units, plain.values)
+        if augment:
+            products.addcmul_(units.extra, torch.as_tensor(augment, dtype=products.dtype))
+        return products.mul_(plain.factor.squeeze(1)), plain.factor
+    unit = unit_rows(weight, centered=centered, augment=augment)
+    # NaN shows itself in all outputs of its row, not only where x has a value beside it.
+    products = _product(units, unit.values) + 0 * unit.values.sum(1)
+    if unit.extra is not None:
+        products = products + units.extra * unit.extra.squeeze(1)
+    return products, not_plain(unit.inverse_norm)
+
+
+def _plain_gradient(
+    cotangent: Tensor, units: SparseUnits, cosines: Tensor, weight: Tensor, factor: Tensor, centered: bool
+) -> Tensor:
+    values = weight
+    if centered:
+        plain = plain_rows(weight, centered=True, augment=0.0)
+        assert plain is not None
+        values = plain.values
+    factor = factor.squeeze(1)
+    along = (cotangent * cosines).sum(0).mul_(factor).mul_(factor).neg_()
+    gradient = torch.empty_like(values)  # keeps the order in memory
+    torch.mul(values, along.unsqueeze(1), out=gradient)
+    _add_adjoint_(gradient, cotangent * factor, units)
+    return gradient.sub_(gradient.mean(1, keepdim=True)) if centered else gradient
+
+
+def _unit_gradient(
+    cotangent: Tensor, units: SparseUnits, weight: Tensor, centered: bool, augment: float
+) -> Tensor:
+    """The same for any weight and cotangent; differentiable, so that second derivatives come from it."""
+    unit = unit_rows(weight, centered=centered, augment=augment)
+    with torch.no_grad():
+        exponent = scale_exponent(cotangent.detach().abs().amax(0)) if len(cotangent) else 0
+        exponent = exponent if isinstance(exponent, Tensor) else unit.exponent.squeeze(1) * 0
+        scale = power_of_two(-exponent, cotangent.dtype)
+    scaled = cotangent * scale
+    summed = torch.zeros_like(unit.values)
+    for rows, columns, dense in _pieces(units, weight.shape[1]):
+        summed = summed.index_add(1, columns, scaled[rows].t() @ dense)
+    along = (unit.values * summed).sum(1, keepdim=True)
+    if unit.extra is not None:
+        along = along + unit.extra * (scaled * units.extra).sum(0).unsqueeze(1)
+    gradient = summed - unit.values * along
+    if centered:
+        gradient = gradient - gradient.mean(1, keepdim=True)
+    gradient = scale_by_exponent(gradient * unit.inverse_norm, exponent.unsqueeze(1) - unit.exponent)
+    return saturate(gradient, weight.dtype)
+
+
+class _SparseCosine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        starts: Tensor,
+        columns: Tensor,
+        values: Tensor,
+        extra: Tensor,
+        weight: Tensor,
+        centered: bool,
+        augment: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        units = SparseUnits(starts, columns, values, extra)
+        cosines, factor = _forward(units, weight.to(values.dtype), centered, augment)
+        return cosines.clamp(-1, 1), cosines, factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *saved, ctx.centered, ctx.augment = inputs
+        _, cosines, factor = output
+        ctx.mark_non_differentiable(cosines, factor)
+        ctx.save_for_backward(*saved, cosines, factor)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        *parts, weight, cosines, factor = ctx.saved_tensors
+        units = SparseUnits(*parts)
+        gradient = None
+        if ctx.needs_input_grad[4]:
+            values = weight.to(cotangent.dtype)
+            plain = not torch.is_grad_enabled() and weight.device.type == "cpu" and was_plain(factor)
+            if plain and plain_cotangent(cotangent, (0,), (1,)):
+                gradient = _plain_gradient(cotangent, units, cosines, values, factor, ctx.centered)
+                gradient = gradient.to(weight.dtype)
+            else:
+                gradient = _unit_gradient(cotangent, units, weight, ctx.centered, ctx.augment)
+        return None, None, None, None, gradient, None, None
