@@ -185,5 +185,5 @@ def test_errors():
         cosine_linear(rows().to_sparse_csr(), weight.float())
     with pytest.raises(TypeError, match=r"x must be dense, got torch.sparse_coo"):
         cosine_linear(rows().to_sparse_coo(), weight)
-    with pytest.raises(TypeError, match="must be float16, bfloat16, float32 or float64, got torch.int64"):
+    with pytest.raises(TypeError, match=r"must be float16, bfloat16, float32 or float64, got torch.int64"):
         cosine_linear(torch.eye(57, dtype=torch.int64).to_sparse_csr(), weight)
