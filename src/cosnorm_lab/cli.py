@@ -131,7 +131,7 @@ def run(
         typer.echo("Stopped. The same command goes on from the last finished epoch.", err=True)
         raise typer.Exit(130) from None
     if fabric.is_global_zero:
-        print_results(runs, chosen.paper)
+        print_results(runs)
     close_fabric(fabric)
 
 
@@ -189,7 +189,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Records, or folders of them.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
     readme: Annotated[
-        Path | None, typer.Option(help="Also write the table into this file, between its table1 marks.")
+        Path | None, typer.Option(help="Also write tables into this file, between <!-- RECIPE --> marks.")
     ] = None,
 ) -> None:
     """Write an HTML report of records: table and curves.
@@ -204,8 +204,7 @@ def report(
     write_report(found, out)
     typer.echo(f"wrote {out}")
     if readme is not None:
-        update_readme(found, readme)
-        typer.echo(f"wrote the table of {readme}")
+        typer.echo(f"wrote into {readme}: {', '.join(update_readme(found, readme))}")
 
 
 @app.command()

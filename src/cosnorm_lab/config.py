@@ -122,6 +122,8 @@ class MLPConfig(RunConfig):
         max_norm: radius of the ball of max normalization.
         hidden_bias: whether the hidden layers learn a bias. It can be False for `WITH_HIDDEN_BIAS` only: the
             other methods have none, or one that their normalization brings.
+        input_dropout: share of the input that dropout sets to zero.
+        dropout: share of each hidden layer's outputs that dropout sets to zero.
     """
 
     kind = "mlp"
@@ -132,9 +134,19 @@ class MLPConfig(RunConfig):
     augment: float = 1e-4
     max_norm: float = 2.0
     hidden_bias: bool = True
+    input_dropout: float = 0.0
+    dropout: float = 0.0
+
+    @property
+    def layers(self) -> int:
+        """Number of weight layers."""
+        return len(self.hidden) + 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("input_dropout", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1; got {getattr(self, name)}")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one layer of at least one unit; got {self.hidden}")
         self._positive("init_std", "max_norm")
@@ -144,6 +156,49 @@ class MLPConfig(RunConfig):
                 f"hidden layers without bias are an option of {' and '.join(WITH_HIDDEN_BIAS)} only, "
                 f"got {self.method}: name those methods alone"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig(RunConfig):
+    """A convolutional network that classifies colour images, trained by plain gradient descent.
+
+    An "epoch" of its record is a number of steps, not a pass over the images: `steps`.
+
+    Attributes:
+        method: how convolutions and hidden layers are normalized, one of `METHODS`.
+        steps: steps between two evaluations.
+        filters: number of 5×5 filters of each convolution.
+        hidden: number of units of each fully connected layer after them.
+        augmentation: random crops, flips, brightness and contrast; otherwise the middle of each image.
+        average_decay: largest decay of the moving average of the parameters that is evaluated; 0: none.
+        init_std: standard deviation of the initial weights.
+        augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
+        max_norm: radius of the ball of max normalization.
+    """
+
+    kind = "cnn"
+    methods = METHODS
+
+    batch_size: int = 128
+    steps: int = 250
+    filters: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = (384, 192)
+    augmentation: bool = False
+    average_decay: float = 0.9999
+    init_std: float = 0.05
+    augment: float = 1e-4
+    max_norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("filters", "hidden"):
+            sizes = getattr(self, name)
+            if not sizes or min(sizes) < 1:
+                raise ValueError(f"{name} must name at least one layer of at least one unit; got {sizes}")
+        self._positive("steps", "init_std", "max_norm")
+        self._not_negative("augment", "average_decay")
+        if self.average_decay >= 1:
+            raise ValueError(f"average_decay must be below 1; got {self.average_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,4 +262,4 @@ class HeadsConfig(RunConfig):
             raise ValueError(f"scale must be positive for {self.method}; got {self.scale}")
 
 
-KINDS = {config.kind: config for config in (MLPConfig, ContrastiveConfig, HeadsConfig)}
+KINDS = {config.kind: config for config in (MLPConfig, CNNConfig, ContrastiveConfig, HeadsConfig)}

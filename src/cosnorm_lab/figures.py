@@ -46,6 +46,9 @@ class Picture:
         return len(self.charts) > 1 or bool(self.charts[0].clouds) or not self.legend
 
 
+FOLLOWS = {"layers": ("hidden",)}  # fields that a property of the configuration is made of
+
+
 def make_pictures(names: Sequence[str], all_series: Sequence[Series]) -> list[Picture]:
     """The figures that a recipe names, of which there is anything to draw.
 
@@ -172,8 +175,8 @@ def families(name: str, all_series: Sequence[Series]) -> list[list[Series]]:
     """
     found: dict[str, dict[tuple[object, ...], list[Series]]] = {}
     for one in all_series:
-        others = {**one.config.to_dict(), "seed": 0, name: None, "learning_rate": None}
-        key = tuple(str(value) for value in others.values())
+        ignored = {"seed", "learning_rate", name, *FOLLOWS.get(name, ())}
+        key = tuple(str(value) for field, value in one.config.to_dict().items() if field not in ignored)
         found.setdefault(one.method, {}).setdefault(key, []).append(one)
     return [max(kin.values(), key=len) for kin in found.values()]
 

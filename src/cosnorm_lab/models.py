@@ -1,12 +1,15 @@
-"""The paper's fully connected networks; the normalization is an argument."""
+"""The paper's networks, fully connected and convolutional; the normalization is an argument."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import cosnorm.nn
 from cosnorm_lab.config import METHODS
+from cosnorm_lab.sparse_linear import SparseLinear
 
 
 class MLP(nn.Module):
@@ -15,17 +18,52 @@ class MLP(nn.Module):
     Attributes:
         hidden: one module a hidden layer; its output is the pre-activation, what enters the ReLU.
         output: the last layer, never normalized.
+        dropout: share of the input, and of each hidden layer's outputs, that training sets to zero.
     """
 
-    def __init__(self, hidden: list[nn.Module], output: nn.Linear) -> None:
+    def __init__(
+        self, hidden: list[nn.Module], output: nn.Linear, dropout: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(hidden)
         self.output = output
+        self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, features) → (N, classes), before the softmax."""
+        of_input, of_hidden = self.dropout
+        if of_input:
+            x = F.dropout(x, of_input, self.training)
         for layer in self.hidden:
             x = torch.relu(layer(x))
+            if of_hidden:
+                x = F.dropout(x, of_hidden, self.training)
+        logits: Tensor = self.output(x)
+        return logits
+
+
+class CNN(nn.Module):
+    """Convolutions, each with ReLU and 3×3 max pooling of stride 2; hidden layers with ReLU; a linear layer.
+
+    Attributes:
+        hidden: one module a convolution or hidden layer; its output is the pre-activation.
+        output: the last layer, never normalized.
+    """
+
+    def __init__(self, hidden: list[nn.Module], output: nn.Linear, convolutions: int) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(hidden)
+        self.output = output
+        self.convolutions = convolutions
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, height, width) → (N, classes), before the softmax."""
+        for number, layer in enumerate(self.hidden):
+            if number == self.convolutions:
+                x = x.flatten(1)
+            x = F.relu(layer(x))
+            if number < self.convolutions:
+                x = F.max_pool2d(x, 3, stride=2, padding=1)
         logits: Tensor = self.output(x)
         return logits
 
@@ -37,6 +75,8 @@ def mlp(
     init_std: float = 0.1,
     augment: float = 1e-4,
     hidden_bias: bool = True,
+    dropout: tuple[float, float] = (0.0, 0.0),
+    sparse: bool = False,
     seed: int = 0,
 ) -> MLP:
     """Builds the network of the paper's MNIST and Newsgroups experiments.
@@ -53,76 +93,150 @@ def mlp(
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers.
         hidden_bias: whether the hidden layers of "baseline" and "max" learn a bias.
+        dropout: share of the input, and of each hidden layer's outputs, that training sets to zero.
+        sparse: keep the first layer's weight in memory a feature after the other, as sparse input wants it.
         seed: seed of the initial weights.
 
     Raises:
         ValueError: unknown method, or fewer than three sizes.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    _check(method)
     if len(sizes) < 3:
         raise ValueError(f"sizes must be (features, hidden, ..., classes), at least three; got {sizes}")
     generator = torch.Generator().manual_seed(seed)
+    linear = SparseLinear if sparse else nn.Linear
     hidden = [
-        _hidden_layer(method, _normal(fan_in, fan_out, init_std, generator), augment, hidden_bias)
+        _layer(method, _normal((fan_out, fan_in), init_std, generator), augment, hidden_bias, linear)
         for fan_in, fan_out in pairwise(sizes[:-1])
     ]
-    fan_in, classes = sizes[-2:]
-    output = _linear(_normal(fan_in, classes, init_std, generator))
-    return MLP(hidden, output)
+    output = _plain(_normal((sizes[-1], sizes[-2]), init_std, generator))
+    assert isinstance(output, nn.Linear)
+    network = MLP(hidden, output, dropout)
+    if sparse:
+        for parameter in network.hidden[0].parameters():
+            if parameter.shape == (sizes[1], sizes[0]):
+                parameter.data = parameter.data.t().contiguous().t()
+    return network
 
 
-def _normal(fan_in: int, fan_out: int, std: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(fan_out, fan_in).normal_(0.0, std, generator=generator)
+def cnn(
+    image: tuple[int, int, int],
+    filters: tuple[int, ...],
+    hidden: tuple[int, ...],
+    classes: int,
+    method: str,
+    *,
+    init_std: float = 0.05,
+    augment: float = 1e-4,
+    seed: int = 0,
+) -> CNN:
+    """Builds the network of the paper's CIFAR experiments: that of TensorFlow's old tutorial, less its LRN.
+
+    Convolutions are 5×5 of stride 1 and keep the size; each pooling halves it. Layer normalization takes all
+    channels and places of an image together.
+
+    Args:
+        image: channels, height and width.
+        filters: number of filters of each convolution.
+        hidden: units of each fully connected hidden layer.
+        classes: number of classes.
+        method: as for `mlp`.
+        init_std: as for `mlp`.
+        augment: as for `mlp`.
+        seed: as for `mlp`.
+
+    Raises:
+        ValueError: unknown method.
+    """
+    _check(method)
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = image
+    layers: list[nn.Module] = []
+    for fan_out in filters:
+        weight = _normal((fan_out, channels, 5, 5), init_std, generator)
+        layers.append(_layer(method, weight, augment, True))
+        channels, height, width = fan_out, -(-height // 2), -(-width // 2)
+    for fan_in, fan_out in pairwise((channels * height * width, *hidden)):
+        layers.append(_layer(method, _normal((fan_out, fan_in), init_std, generator), augment, True))
+    output = _plain(_normal((classes, hidden[-1]), init_std, generator))
+    assert isinstance(output, nn.Linear)
+    return CNN(layers, output, len(filters))
 
 
-def _linear(weight: Tensor, bias: bool = True) -> nn.Linear:
-    fan_out, fan_in = weight.shape
-    layer = nn.Linear(fan_in, fan_out, bias=bias)
+def _check(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+
+
+def _normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).normal_(0.0, std, generator=generator)
+
+
+def _plain(weight: Tensor, bias: bool = True, linear: type[nn.Linear] = nn.Linear) -> nn.Linear | nn.Conv2d:
+    """A linear layer (out, in) or a convolution (out, in, height, width) that keeps the size."""
+    fan_out, fan_in, *kernel = weight.shape
+    layer: nn.Linear | nn.Conv2d
+    if kernel:
+        layer = nn.Conv2d(fan_in, fan_out, (kernel[0], kernel[1]), padding=kernel[0] // 2, bias=bias)
+    else:
+        layer = linear(fan_in, fan_out, bias=bias)
     with torch.no_grad():
         layer.weight.copy_(weight)
-        if bias:
+        if layer.bias is not None:
             layer.bias.zero_()
     return layer
 
 
-def _hidden_layer(method: str, weight: Tensor, augment: float, bias: bool) -> nn.Module:
-    """One hidden layer up to the ReLU."""
-    fan_out, fan_in = weight.shape
+def _layer(
+    method: str, weight: Tensor, augment: float, bias: bool, linear: type[nn.Linear] = nn.Linear
+) -> nn.Module:
+    """One hidden layer or convolution up to the ReLU; `linear` makes those that are not cosines."""
+    fan_out, fan_in, *kernel = weight.shape
     match method:
         case "cosine" | "centered":
-            layer = cosnorm.nn.CosineLinear(fan_in, fan_out, centered=method == "centered", augment=augment)
+            options: dict[str, Any] = {"centered": method == "centered", "augment": augment}
+            layer = (
+                cosnorm.nn.CosineConv2d(fan_in, fan_out, kernel[0], padding=kernel[0] // 2, **options)
+                if kernel
+                else cosnorm.nn.CosineLinear(fan_in, fan_out, **options)
+            )
             with torch.no_grad():
                 layer.weight.copy_(weight)
             return layer
         case "batch":
-            return nn.Sequential(_linear(weight, bias=False), nn.BatchNorm1d(fan_out))
+            norm = nn.BatchNorm2d(fan_out) if kernel else nn.BatchNorm1d(fan_out)
+            return nn.Sequential(_plain(weight, False, linear), norm)
         case "layer":
-            return nn.Sequential(_linear(weight, bias=False), nn.LayerNorm(fan_out))
+            return nn.Sequential(
+                _plain(weight, False, linear), nn.GroupNorm(1, fan_out) if kernel else nn.LayerNorm(fan_out)
+            )
         case "mean-only":
-            return nn.Sequential(_linear(weight, bias=False), cosnorm.nn.MeanOnlyBatchNorm1d(fan_out))
+            mean_only = cosnorm.nn.MeanOnlyBatchNorm2d if kernel else cosnorm.nn.MeanOnlyBatchNorm1d
+            return nn.Sequential(_plain(weight, False, linear), mean_only(fan_out))
         case "weight":
-            linear = _linear(weight, bias=False)
-            nn.utils.parametrizations.weight_norm(linear)
-            gain = linear.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1
+            plain = _plain(weight, False, linear)
+            nn.utils.parametrizations.weight_norm(plain)
+            gain = plain.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1
             gain.data.fill_(1.0)
             gain.requires_grad_(False)
-            return linear
+            return plain
         case _:
-            return _linear(weight, bias)
+            return _plain(weight, bias, linear)
 
 
-def trained_weights(model: MLP) -> dict[str, Tensor]:
-    """The weight (out, in) of each linear layer as the optimizer sees it: "hidden1", …, "output".
+def trained_weights(model: MLP | CNN) -> dict[str, Tensor]:
+    """The weight (out, in) of each layer as the optimizer sees it: "hidden1" or "conv1", …, "output".
 
     Under weight normalization this is the direction v before it is normalized: its norm, like that of a
     cosine layer's weight, sets the effective learning rate.
     """
+    convolutions = model.convolutions if isinstance(model, CNN) else 0
     weights: dict[str, Tensor] = {}
-    for number, layer in enumerate(model.hidden, start=1):
+    for number, layer in enumerate(model.hidden):
         linear = layer[0] if isinstance(layer, nn.Sequential) else layer
         normalized = nn.utils.parametrize.is_parametrized(linear)
         parameter = "parametrizations.weight.original1" if normalized else "weight"
-        weights[f"hidden{number}"] = linear.get_parameter(parameter)
+        name = f"conv{number + 1}" if number < convolutions else f"hidden{number - convolutions + 1}"
+        weights[name] = linear.get_parameter(parameter).flatten(1)
     weights["output"] = model.output.weight
     return weights

@@ -1,4 +1,4 @@
-"""The README's table of results, written from records."""
+"""Tables of results in Markdown files, such as the README, written from records."""
 
 import html
 from collections.abc import Iterable
@@ -6,12 +6,10 @@ from pathlib import Path
 
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
+from cosnorm_lab.recipes import columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, has_paper, make_rows
-from cosnorm_lab.series import group, is_search
-
-BEGIN = "<!-- table1 -->"
-END = "<!-- /table1 -->"
+from cosnorm_lab.rows import Row, has_least, has_paper, make_rows
+from cosnorm_lab.series import group, is_search, setting
 
 
 def markdown_table(runs: Iterable[Run]) -> str:
@@ -23,50 +21,68 @@ def markdown_table(runs: Iterable[Run]) -> str:
     Returns:
         The table, one line a method, without a newline at its end.
     """
+    runs = list(runs)
     rows = make_rows(group(run for run in runs if not is_search(run)))
-    headings = ["method", "learning rate", "seeds", "mean", "variance", "over epochs"]
+    further = [setting(name) for name in columns(runs[0].config.recipe)] if runs else []
+    headings = ["method", *further, "learning rate", "seeds", "mean", "variance", "over epochs"]
     if has_paper(rows):
-        headings[5:5] = ["paper's mean", "paper's variance"]
+        headings[-1:-1] = ["paper's mean", "paper's variance"]
+    if has_least(rows):
+        headings[-1:-1] = ["least", "paper's least"]
     finished = all(row.status == "completed" for row in rows)
     if not finished:
         headings.append("status")
     rule = ["---" if heading in ("method", "status") else "--:" for heading in headings]
-    lines = [headings, rule, *(_cells(row, has_paper(rows), finished) for row in rows)]
+    lines = [headings, rule, *(_cells(row, has_paper(rows), has_least(rows), finished) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def update_readme(runs: Iterable[Run], path: Path) -> None:
-    """Rewrite the block between `<!-- table1 -->` and `<!-- /table1 -->` of a file from records.
+def update_readme(runs: Iterable[Run], path: Path) -> list[str]:
+    """Rewrite from records the blocks `<!-- RECIPE -->` to `<!-- /RECIPE -->` of a file.
 
     Args:
-        runs: Runs of one recipe.
+        runs: Runs of any recipes; those that have no block are left out.
         path: The file, such as README.md.
 
+    Returns:
+        The recipes whose blocks were written.
+
     Raises:
-        LabError: The file has not exactly one such block, or the runs are not of one recipe.
+        LabError: The file has a block for none of the recipes, or the marks of one are not a pair.
     """
     runs = list(runs)
     recipes = sorted({run.config.recipe for run in runs})
-    if len(recipes) != 1:
-        raise LabError(
-            f"the table in {path} is of one recipe; got {', '.join(recipes) or 'no record'}; "
-            "name the records of one recipe only"
-        )
     text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
+    written = []
+    for recipe in recipes:
+        begin, end = f"<!-- {recipe} -->", f"<!-- /{recipe} -->"
+        if begin not in text and end not in text:
+            continue
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        if not found or begin in rest or end in after:
+            raise LabError(
+                f"{path} must hold {begin} and, after it, {end}, each once; add them where the table goes"
+            )
+        table = markdown_table(run for run in runs if run.config.recipe == recipe)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+        written.append(recipe)
+    if not written:
+        marks = " or ".join(f"<!-- {recipe} --> and <!-- /{recipe} -->" for recipe in recipes)
         raise LabError(
-            f"{path} must hold {BEGIN} and, after it, {END}, each once; add them where the table goes"
+            f"{path} holds no block for these records: add {marks or 'marks'} where the table goes"
         )
-    table = f"{before}{BEGIN}\n{markdown_table(runs)}\n{END}{after}"
-    write_whole(path, table.encode())
+    write_whole(path, text.encode())
+    return written
 
 
-def _cells(row: Row, paper: bool, finished: bool) -> list[str]:
-    cells = [row.series.name, row.learning_rate, row.seeds, row.mean, row.variance]
+def _cells(row: Row, paper: bool, least: bool, finished: bool) -> list[str]:
+    cells = [row.series.name, *row.settings]
+    cells += [row.learning_rate, row.seeds, row.mean, row.variance]
     if paper:
         cells += [row.paper_mean, row.paper_variance]
+    if least:
+        cells += [row.least, row.paper_least]
     cells.append(row.over)
     if not finished:
         cells.append(row.status)

@@ -12,9 +12,9 @@ from cosnorm_lab.errors import LabError
 from cosnorm_lab.figures import Picture, make_pictures
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.png import png
-from cosnorm_lab.recipes import RECIPES
+from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, columns, command, has_paper, make_rows, status
+from cosnorm_lab.rows import Row, command, has_least, has_paper, make_rows, status
 from cosnorm_lab.series import group, is_search, setting
 
 
@@ -28,7 +28,8 @@ class Section:
         columns: Names of the table's further columns.
         rows: The comparison.
         search: The runs whose errors are of held-back training images.
-        paper: Whether the paper has figures to set beside ours.
+        paper: Whether the paper has means and variances to set beside ours.
+        least: Whether it has least numbers of errors.
         layers: Names of the layers.
         pictures: The figures, each with the name of its PNG file beside the report.
     """
@@ -39,6 +40,7 @@ class Section:
     rows: list[Row]
     search: list[Row]
     paper: bool
+    least: bool
     layers: list[str]
     pictures: list[tuple[Picture, str]]
 
@@ -88,6 +90,7 @@ def _section(runs: list[Run], stem: str) -> Section:
         rows=rows,
         search=make_rows(group(run for run in runs if is_search(run))),
         paper=has_paper(rows),
+        least=has_least(rows),
         layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line.get("layers", ()))),
         pictures=[(picture, f"{stem}-{picture.name}.png") for picture in make_pictures(figures, series)],
     )

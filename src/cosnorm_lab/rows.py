@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import RECIPES
+from cosnorm_lab.recipes import RECIPES, columns, published
 from cosnorm_lab.records import Run
 from cosnorm_lab.series import Series
 
@@ -27,8 +27,10 @@ class Row:
         mean: Mean of the errors over the last epochs; of several seeds, the mean of the completed ones'.
         variance: The same for the variance over the last epochs.
         over: Over which epochs these are taken.
+        least: Smallest number of errors after any epoch, and after which; of several seeds, the means.
         paper_mean: The paper's figure for the method, where the recipe has one.
         paper_variance: The same.
+        paper_least: The same.
         seconds: Median training time of an epoch, without the evaluation.
         status: How the runs ended.
     """
@@ -40,8 +42,10 @@ class Row:
     mean: str
     variance: str
     over: str
+    least: str
     paper_mean: str
     paper_variance: str
+    paper_least: str
     seconds: str
     status: str
 
@@ -51,14 +55,14 @@ def make_rows(all_series: Sequence[Series]) -> list[Row]:
     return [_row(series) for series in all_series]
 
 
-def columns(recipe: str) -> tuple[str, ...]:
-    """Fields of the configuration that have a column of their own in this recipe's table."""
-    return RECIPES[recipe].columns if recipe in RECIPES else ()
-
-
 def has_paper(rows: Sequence[Row]) -> bool:
     """Whether the paper has a figure for any of the rows."""
     return any(row.paper_mean != NOTHING for row in rows)
+
+
+def has_least(rows: Sequence[Row]) -> bool:
+    """Whether the paper has a least number of errors for any of the rows."""
+    return any(row.paper_least != NOTHING for row in rows)
 
 
 def command(config: RunConfig, seeds: int) -> str | None:
@@ -126,8 +130,10 @@ def _row(series: Series) -> Row:
     if final := series.final():
         mean, variance = f"{final.mean:.1f}", f"{final.variance:.3g}"
         over = f"last {final.epochs} of {config.epochs}"
-    recipe = RECIPES.get(config.recipe)
-    paper = recipe.paper.get(config.method) if recipe and not config.validation else None
+    least = NOTHING
+    if lowest := series.least():
+        least = f"{lowest[0]:.4g} (epoch {lowest[1]:.0f})"
+    paper = published(config)
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
     return Row(
         series=series,
@@ -137,8 +143,10 @@ def _row(series: Series) -> Row:
         mean=mean,
         variance=variance,
         over=over,
-        paper_mean=f"{paper[0]:.1f}" if paper else NOTHING,
-        paper_variance=f"{paper[1]:.3g}" if paper else NOTHING,
+        least=least,
+        paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
+        paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
+        paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
         seconds=f"{statistics.median(seconds):.3g}" if seconds else NOTHING,
         status=_common_status(series),
     )

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from cosnorm_lab.config import RunConfig
+from cosnorm_lab.recipes import columns
 from cosnorm_lab.records import Run, last_epochs
 
 # Okabe and Ito's colours, with grey for their yellow, which cannot be read on white.
@@ -89,7 +90,7 @@ class Series:
     Attributes:
         runs: The runs, in the order of their seeds.
         label: The method, and those settings that tell it from other series of the method.
-        name: The same without the learning rate, for where that stands beside it.
+        name: The same without what stands beside it in a table: the learning rate, the recipe's columns.
         dashes: SVG's stroke-dasharray, which tells lines of one colour apart.
     """
 
@@ -166,6 +167,14 @@ class Series:
         means, variances, numbers = zip(*(last_epochs(run) for run in self.completed), strict=True)
         return Final(statistics.fmean(means), statistics.fmean(variances), max(numbers))
 
+    def least(self) -> tuple[float, float] | None:
+        """The least errors of the completed runs and their epochs, both averaged over the runs."""
+        if not self.completed:
+            return None
+        lowest = [min(run.errors) for run in self.completed]
+        epochs = [run.errors.index(errors) + 1 for run, errors in zip(self.completed, lowest, strict=True)]
+        return statistics.fmean(lowest), statistics.fmean(epochs)
+
 
 def is_search(run: Run) -> bool:
     """Whether the errors are those of held-back training images, to choose a learning rate by."""
@@ -192,7 +201,7 @@ def group(runs: Iterable[Run]) -> list[Series]:
         members = sorted(together[config], key=lambda run: (run.config.seed, str(run.path)))
         dashes = DASHES[siblings.index(config) % len(DASHES)]
         label = _label(config, siblings)
-        name = _label(config, siblings, without=("learning_rate",))
+        name = _label(config, siblings, without=("learning_rate", *columns(config.recipe)))
         series.append(Series(tuple(members), label, name, dashes))
     return series
 

@@ -1,30 +1,29 @@
 """What the command line prints: the comparison after a run, and the catalog."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from cosnorm_lab.recipes import columns, published
 from cosnorm_lab.records import Run, last_epochs
-from cosnorm_lab.rows import columns, shown
+from cosnorm_lab.rows import shown
 from cosnorm_lab.series import setting
 
 
 def print_results(
     runs: Sequence[Run],
-    paper: Mapping[str, tuple[float, float]] | None = None,
     console: Console | None = None,
 ) -> None:
     """Prints mean and variance of the errors beside the paper's, and each layer's |w| and effective lr.
 
     Args:
         runs: the runs, one row each.
-        paper: the paper's mean and variance by method.
         console: where to print.
     """
     console = console or Console()
-    console.print(results_table(runs, paper or {}))
+    console.print(results_table(runs))
     for run in runs:
         if run.end is not None and run.end["message"]:
             console.print(f"{run.config.name()}: {run.status}: {run.end['message']}", markup=False)
@@ -32,7 +31,7 @@ def print_results(
         console.print(layers_table(runs))
 
 
-def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]]) -> Table:
+def results_table(runs: Sequence[Run]) -> Table:
     """The comparison, one row a run."""
     table = Table(
         title="Errors over the last epochs",
@@ -46,7 +45,8 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
     further = columns(runs[0].config.recipe) if runs else ()
     for name in further:
         table.add_column(setting(name).replace(" ", "\n"), justify="right", no_wrap=True)
-    papers = ("paper\nmean", "paper\nvariance") if paper else ()
+    in_paper = any(published(run.config).mean is not None for run in runs)
+    papers = ("paper\nmean", "paper\nvariance") if in_paper else ()
     for heading in ("lr", "seed", "epochs", "mean", "variance", *papers):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -56,9 +56,8 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
         if run.epochs and run.status == "completed":
             mean, variance, _ = last_epochs(run)
             statistics = (f"{mean:.3f}", f"{variance:.3f}")
-        published = (
-            tuple(f"{value:g}" for value in paper[config.method]) if config.method in paper else ("–", "–")
-        )
+        claim = published(config)
+        beside = ("–" if value is None else f"{value:g}" for value in (claim.mean, claim.variance))
         table.add_row(
             config.method,
             *(shown(getattr(config, name)) for name in further),
@@ -66,7 +65,7 @@ def results_table(runs: Sequence[Run], paper: Mapping[str, tuple[float, float]])
             str(config.seed),
             str(len(run.epochs)),
             *statistics,
-            *(published if paper else ()),
+            *(beside if papers else ()),
             run.status,
         )
     return table

@@ -104,7 +104,7 @@ def test_a_diverged_run_is_shown_so(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "mnist"), "unknown recipe 'mnist'; known are mnist-table1, digits"),
+        (("run", "mnist"), "unknown recipe 'mnist'; known are mnist-table1, mnist-table2"),
         (("run", "digits", "--methods", "cosin"), "unknown method cosin; known are baseline"),
         (
             ("run", "digits", "--lr", "max"),

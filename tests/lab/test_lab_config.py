@@ -33,7 +33,8 @@ def test_name_is_readable_and_stable():
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MLPConfig)])
 def test_every_field_changes_the_name(field):
     values = {
-        "recipe": "other", "dataset": "digits", "method": "max", "hidden": (1000,), "precision": "16-mixed"
+        "recipe": "other", "dataset": "digits", "method": "max", "hidden": (1000,), "precision": "16-mixed",
+        "input_dropout": 0.2, "dropout": 0.5,
     }  # fmt: skip
     other = dataclasses.replace(CONFIG, **{field: values.get(field, 7)})
     assert other.name() != CONFIG.name()
@@ -68,6 +69,8 @@ def test_from_dict_names_what_is_missing():
         ("init_std", 0.0, "init_std must be positive"),
         ("hidden_bias", False, "an option of baseline and max only, got cosine"),
         ("max_norm", 0.0, "max_norm must be positive"),
+        ("dropout", 1.0, "dropout must be at least 0 and below 1; got 1.0"),
+        ("input_dropout", -0.1, "input_dropout must be at least 0"),
         ("seed", -1, "seed must not be negative"),
         ("augment", -1e-4, "augment must not be negative"),
         ("validation", -1, "validation must not be negative"),
@@ -84,7 +87,9 @@ def test_kinds_are_told_apart():
     )
     assert config.to_dict()["kind"] == "heads"
     assert "kind" not in CONFIG.to_dict()  # as in the oldest records
-    with pytest.raises(ValueError, match="unknown kind of run 'tails'; known are mlp, contrastive, heads"):
+    with pytest.raises(
+        ValueError, match="unknown kind of run 'tails'; known are mlp, cnn, contrastive, heads"
+    ):
         RunConfig.from_dict({**config.to_dict(), "kind": "tails"})
     for changes, message in (
         ({"method": "center"}, "scale is an option of normface"),
@@ -185,5 +190,5 @@ def test_bad_recipe_options(make, arguments, message):
 
 
 def test_unknown_recipe():
-    with pytest.raises(LabError, match="unknown recipe 'mnist'; known are mnist-table1, digits"):
+    with pytest.raises(LabError, match="unknown recipe 'mnist'; known are mnist-table1, mnist-table2"):
         find("mnist")

@@ -112,7 +112,9 @@ def test_unreadable_file(tmp_path):
 
 
 def test_unknown_data_set(tmp_path):
-    with pytest.raises(LabError, match="unknown data set 'mnits'; known are mnist, digits"):
+    with pytest.raises(
+        LabError, match="unknown data set 'mnits'; known are mnist, cifar10, cifar100, 20news, digits, faces"
+    ):
         data.load("mnits", tmp_path)
 
 

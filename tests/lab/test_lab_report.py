@@ -36,16 +36,16 @@ def test_table_holds_the_records_figures_and_the_papers(tmp_path):
     ]
     rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
     ours = ["141.0", "1"]
-    assert rows[0][:8] == ["cosine", "10", "0", *ours, "143.9", "0.074", "last 50 of 200"]
-    assert rows[1][:8] == ["layer norm", "1", "0", *ours, "–", "–", "last 50 of 200"]
-    assert rows[0][9:] == ["completed", "seed 0"]
+    assert rows[0][:8] == ["cosine", "10", "0", *ours, "143.9", "0.074", "140 (epoch 151)"]
+    assert rows[1][:9] == ["layer norm", "1", "0", *ours, "–", "–", "140 (epoch 151)", "last 50 of 200"]
+    assert rows[0][10:] == ["completed", "seed 0"]
 
 
 def test_short_runs_say_that_the_last_quarter_was_taken(tmp_path):
     run = write_record(tmp_path, config(epochs=8), errors=[50, 40, 30, 20, 10, 10, 6, 4])
     rows = cells(page([run], tmp_path / "report.html"), "Test errors")
     assert rows[0][3:5] == ["5.0", "1"]
-    assert rows[0][7] == "last 2 of 8"
+    assert rows[0][8] == "last 2 of 8"
 
 
 def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
@@ -72,7 +72,7 @@ def test_what_did_not_end_has_no_figure(tmp_path, status, message, shown):
     run = write_record(tmp_path, config(), status=status, message=message, errors=[431, 321, 211])
     row = cells(page([run], tmp_path / "report.html"), "Test errors")[0]
     assert row[3:5] == ["–", "–"]
-    assert row[9] == shown
+    assert row[10] == shown
     assert "211.0" not in markdown_table([run])
     assert shown in markdown_table([run])
 
@@ -179,34 +179,43 @@ def test_command_gives_back_the_configuration():
 
 def test_readme_block_is_rewritten_and_the_rest_kept(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("# é\n<!-- table1 -->\nold\n<!-- /table1 -->\nafter\n", encoding="utf-8")
+    readme.write_text("# é\n<!-- mnist-table1 -->\nold\n<!-- /mnist-table1 -->\nafter\n", encoding="utf-8")
     runs = [write_record(tmp_path, config(), errors=[150] * 150 + [140, 142] * 25)]
     update_readme(runs, readme)
     update_readme(runs, readme)
     lines = readme.read_text(encoding="utf-8").splitlines()
-    assert lines[:2] == ["# é", "<!-- table1 -->"]
-    assert lines[-2:] == ["<!-- /table1 -->", "after"]
+    assert lines[:2] == ["# é", "<!-- mnist-table1 -->"]
+    assert lines[-2:] == ["<!-- /mnist-table1 -->", "after"]
     assert lines[4] == "| cosine | 10 | 0 | 141.0 | 1 | 143.9 | 0.074 | last 50 of 200 |"
     assert len(lines) == 7
 
 
 @pytest.mark.parametrize(
-    "text", ["", "<!-- table1 -->", "<!-- /table1 --><!-- table1 -->", 2 * "<!-- table1 --><!-- /table1 -->"]
+    "text",
+    [
+        "",
+        "<!-- mnist-table1 -->",
+        "<!-- /mnist-table1 --><!-- mnist-table1 -->",
+        2 * "<!-- mnist-table1 --><!-- /mnist-table1 -->",
+    ],
 )
 def test_readme_without_its_block_is_an_error_and_stays(tmp_path, text):
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(LabError, match="table1"):
+    with pytest.raises(LabError, match=r"<!-- mnist-table1 --> and.* <!-- /mnist-table1 -->"):
         update_readme([write_record(tmp_path, config(epochs=4))], readme)
     assert readme.read_text() == text
 
 
-def test_readme_table_is_of_one_recipe(tmp_path):
+def test_readme_has_a_block_for_each_recipe_that_it_wants(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("<!-- table1 --><!-- /table1 -->")
-    runs = [write_record(tmp_path, config(recipe=recipe, epochs=4)) for recipe in ("a", "b")]
-    with pytest.raises(LabError, match="one recipe; got a, b"):
-        update_readme(runs, readme)
+    readme.write_text("<!-- b --><!-- /b --> and <!-- mnist-table1 -->old<!-- /mnist-table1 -->")
+    runs = [write_record(tmp_path, config(recipe=recipe, epochs=4)) for recipe in ("a", "b", "mnist-table1")]
+    assert update_readme(runs, readme) == ["b", "mnist-table1"]
+    assert readme.read_text().count("| cosine | 10 | 0 |") == 2
+    assert "old" not in readme.read_text()
+    with pytest.raises(LabError, match="no block for these records: add <!-- a --> and <!-- /a -->"):
+        update_readme(runs[:1], readme)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):

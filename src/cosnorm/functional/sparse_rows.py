@@ -116,7 +116,7 @@ def _pieces(units: SparseUnits, size: int) -> Iterator[tuple[slice, Tensor, Tens
         first = last
 
 
-def _product(units: SparseUnits, weight: Tensor) -> Tensor:
+def sparse_product(units: SparseUnits, weight: Tensor) -> Tensor:
     """x·w for all pairs; the weight in the accumulation dtype."""
     shape = (len(units.starts) - 1, weight.shape[1])
     if _by_feature(weight) and weight.device.type == "cpu":
@@ -128,7 +128,7 @@ def _product(units: SparseUnits, weight: Tensor) -> Tensor:
     return output
 
 
-def _add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Tensor:
+def add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Tensor:
     """Gradient += cotangentᵀ x, in the columns that occur."""
     by_feature = _by_feature(gradient)
     for rows, columns, dense in _pieces(units, gradient.shape[1]):
@@ -143,13 +143,13 @@ def _forward(units: SparseUnits, weight: Tensor, centered: bool, augment: float)
     """The cosines before they are clamped, and 1/|w| (infinite where the plain form was not taken)."""
     plain = plain_rows(weight, centered=centered, augment=augment) if weight.device.type == "cpu" else None
     if plain:
-        products = _product(units, plain.values)
+        products = sparse_product(units, plain.values)
         if augment:
             products.addcmul_(units.extra, torch.as_tensor(augment, dtype=products.dtype))
         return products.mul_(plain.factor.squeeze(1)), plain.factor
     unit = unit_rows(weight, centered=centered, augment=augment)
     # NaN shows itself in all outputs of its row, not only where x has a value beside it.
-    products = _product(units, unit.values) + 0 * unit.values.sum(1)
+    products = sparse_product(units, unit.values) + 0 * unit.values.sum(1)
     if unit.extra is not None:
         products = products + units.extra * unit.extra.squeeze(1)
     return products, not_plain(unit.inverse_norm)
@@ -167,7 +167,7 @@ def _plain_gradient(
     along = (cotangent * cosines).sum(0).mul_(factor).mul_(factor).neg_()
     gradient = torch.empty_like(values)  # keeps the order in memory
     torch.mul(values, along.unsqueeze(1), out=gradient)
-    _add_adjoint_(gradient, cotangent * factor, units)
+    add_adjoint_(gradient, cotangent * factor, units)
     return gradient.sub_(gradient.mean(1, keepdim=True)) if centered else gradient
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,8 @@ class Dataset:
 
     Attributes:
         name: name of the data set.
-        train_images: float32 in [0, 1], (N, ...); the networks flatten all but the first axis.
+        train_images: what is classified, (N, ...): float32 in [0, 1], or uint8 pixels for the convolutional
+            networks of colour images, or sparse rows.
         train_labels: int64, (N,), from 0 to num_classes - 1.
         test_images: like train_images.
         test_labels: like train_labels.
@@ -24,9 +26,9 @@ class Dataset:
     """
 
     name: str
-    train_images: Tensor
+    train_images: Any
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Any
     test_labels: Tensor
     num_classes: int
     checksums: dict[str, str]
@@ -68,9 +70,18 @@ def load(
         from cosnorm_lab.data.folders import load_folders
 
         return load_folders(dataset, Path(data_dir))
+    folder = Path(data_dir) if data_dir is not None else default_folder(dataset)
+    if dataset in ("cifar10", "cifar100"):
+        from cosnorm_lab.data.cifar import load_cifar10, load_cifar100
+
+        read = load_cifar10 if dataset == "cifar10" else load_cifar100
+        return read(folder, allow_checksum_mismatch=allow_checksum_mismatch)
+    if dataset == "20news":
+        from cosnorm_lab.data.newsgroups import load_newsgroups
+
+        return load_newsgroups(folder, allow_checksum_mismatch=allow_checksum_mismatch)
     from cosnorm_lab.data.catalog import find
     from cosnorm_lab.data.idx import load_idx
 
     files = find(dataset)
-    folder = Path(data_dir) if data_dir is not None else default_folder(dataset)
     return load_idx(files, folder, allow_checksum_mismatch=allow_checksum_mismatch)

@@ -1,11 +1,12 @@
 """Recipes: named comparisons of methods, each a list of frozen run configurations."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import digits, heads, mnist, simclr
+from cosnorm_lab.recipes import cifar, digits, heads, mnist, newsgroups, simclr
+from cosnorm_lab.recipes.published import Published, by_method
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Recipe:
         dataset: name of the data set.
         description: one line.
         configs: makes the configurations; see `cosnorm_lab.recipes.comparison.comparison` for its arguments.
-        paper: the paper's mean and variance of the errors of each method, where it gives them.
+        paper: what the paper prints of these runs.
         columns: fields that the runs of a method differ in: columns of the table, axes of figures.
         figures: what the report draws, of `cosnorm_lab.figures.FIGURES`.
     """
@@ -26,7 +27,7 @@ class Recipe:
     dataset: str
     description: str
     configs: Callable[..., list[RunConfig]]
-    paper: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    paper: tuple[Published, ...] = ()
     columns: tuple[str, ...] = ()
     figures: tuple[str, ...] = ("errors", "pre-activations")
 
@@ -39,13 +40,58 @@ RECIPES = {
             dataset="mnist",
             description="Table 1 of the paper: 784-1000-1000-10, 200 epochs, eight methods",
             configs=mnist.table1,
-            paper=mnist.PAPER_TABLE1,
+            paper=by_method(mnist.PAPER_TABLE1),
+        ),
+        Recipe(
+            name=mnist.TABLE2_NAME,
+            dataset="mnist",
+            description="Table 2 of the paper: noise by dropout, in both readings, and by single images",
+            configs=mnist.table2,
+            paper=mnist.PAPER_TABLE2,
+            columns=("input_dropout", "dropout", "batch_size"),
+            figures=("errors",),
+        ),
+        Recipe(
+            name=mnist.DEPTH_NAME,
+            dataset="mnist",
+            description="Figure 5 of the paper: networks of 2, 3, 4 and 5 weight layers",
+            configs=mnist.depth,
+            paper=mnist.PAPER_DEPTH,
+            columns=("layers",),
+            figures=("by layers", "errors"),
         ),
         Recipe(
             name=digits.NAME,
             dataset="digits",
             description="the same methods on small digits, in a minute and without a download",
             configs=digits.digits,
+        ),
+        Recipe(
+            name=newsgroups.NAME,
+            dataset="20news",
+            description="Table 3 of the paper: 20 Newsgroups, 21566-1000-1000-20, on sparse input",
+            configs=newsgroups.table3,
+            paper=by_method(newsgroups.PAPER_ERRORS),
+        ),
+        Recipe(
+            name="cifar10-table4",
+            dataset="cifar10",
+            description="Table 4 of the paper: CIFAR-10 with augmentation, evaluated every 250 steps",
+            configs=cifar.images("cifar10-table4", "cifar10", True),
+            paper=cifar.PAPER_TABLE4,
+        ),
+        Recipe(
+            name="cifar10-table5",
+            dataset="cifar10",
+            description="Table 5 of the paper: CIFAR-10 without augmentation, evaluated every 250 steps",
+            configs=cifar.images("cifar10-table5", "cifar10", False),
+            paper=cifar.PAPER_TABLE5,
+        ),
+        Recipe(
+            name="cifar100",
+            dataset="cifar100",
+            description="the later version's data set: CIFAR-100 with augmentation",
+            configs=cifar.images("cifar100", "cifar100", True),
         ),
         Recipe(
             name=simclr.NAME,
@@ -84,3 +130,14 @@ def find(name: str) -> Recipe:
     if name not in RECIPES:
         raise LabError(f"unknown recipe {name!r}; known are {', '.join(RECIPES)} (`cosnorm list`)")
     return RECIPES[name]
+
+
+def columns(name: str) -> tuple[str, ...]:
+    """Fields of the configuration that have a column of their own in this recipe's table."""
+    return RECIPES[name].columns if name in RECIPES else ()
+
+
+def published(config: RunConfig) -> Published:
+    """What the paper prints of such a run; nothing but None where it prints nothing."""
+    claims = RECIPES[config.recipe].paper if config.recipe in RECIPES else ()
+    return next((claim for claim in claims if claim.speaks_of(config)), Published())

@@ -32,8 +32,8 @@ def comparison(
         variants: further fields of the runs of a method, one run each.
         seeds: number of seeds: 0, 1, …
         learning_rates: other learning rates, by method.
-        fields: fields that the user wants otherwise, for all methods. A list holds several values, one run
-            each.
+        fields: fields that the user wants otherwise, for all methods; variants that have them already are
+            taken alone. A list holds several values, one run each.
 
     Raises:
         LabError: an unknown method or field, a learning rate of a method that does not run, or a number out
@@ -53,7 +53,6 @@ def comparison(
         )
     if seeds < 1:
         raise LabError(f"the number of seeds must be at least 1, got {seeds}")
-    chosen = _grid(kind, fields or {})
     made = [
         {
             **base,
@@ -66,8 +65,8 @@ def comparison(
         }
         for seed in range(seeds)
         for method in methods
-        for variant in variants(method)
-        for others in chosen
+        for others in _grid(kind, fields or {})
+        for variant in _fitting(kind, base, variants(method), others)
     ]
     try:
         return list(dict.fromkeys(kind(**values) for values in made))
@@ -83,5 +82,25 @@ def _grid(kind: type[RunConfig], fields: Fields) -> list[Fields]:
     for name in fields:
         if name not in known:
             raise LabError(f"these runs have no field {name!r}; known are {', '.join(known)}")
-    values = [value if isinstance(value, list) else [value] for value in fields.values()]
-    return [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*values)]
+    tuples = {field.name for field in dataclasses.fields(kind) if str(field.type).startswith("tuple")}
+
+    def values(name: str) -> list[Any]:
+        given = fields[name] if isinstance(fields[name], list) else [fields[name]]
+        return [(value,) if name in tuples and isinstance(value, int) else value for value in given]
+
+    return [
+        dict(zip(fields, combination, strict=True))
+        for combination in itertools.product(*(values(name) for name in fields))
+    ]
+
+
+def _fitting(
+    kind: type[RunConfig], base: Fields, variants: Sequence[Fields], wanted: Fields
+) -> Sequence[Fields]:
+    """The variants that have the wanted values already; if there are none, all of them."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return [
+        variant
+        for variant in variants
+        if all({**defaults, **base, **variant}[name] == value for name, value in wanted.items())
+    ] or variants

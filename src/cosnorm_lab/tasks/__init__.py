@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 from torch import nn
 
-from cosnorm_lab.config import ContrastiveConfig, HeadsConfig, MLPConfig, RunConfig
+from cosnorm_lab.config import CNNConfig, ContrastiveConfig, HeadsConfig, MLPConfig, RunConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.records import Line
 
@@ -38,6 +38,10 @@ def make_task(config: RunConfig, dataset: Dataset, fabric: Fabric) -> Task:
             from cosnorm_lab.tasks.mlp import MLPTask
 
             return MLPTask(config, dataset, fabric)
+        case CNNConfig():
+            from cosnorm_lab.tasks.cnn import CNNTask
+
+            return CNNTask(config, dataset, fabric)
         case ContrastiveConfig():
             from cosnorm_lab.tasks.contrastive import ContrastiveTask
 

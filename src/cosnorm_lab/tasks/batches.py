@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -10,10 +11,10 @@ from torch import Tensor
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.data import Dataset
 
-EVALUATION_BATCH = 2000
+EVALUATION_BATCH = 500  # larger ones are slower: their activations are fresh memory each time
 
 
-def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Tensor, ...]:
+def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Any, ...]:
     """Images and labels to train on, then those to count errors on, on the device.
 
     The latter are the test images, or the held-back training images of a search.

@@ -5,16 +5,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import Tensor
 
 import cosnorm.nn
 from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.data import Dataset
-from cosnorm_lab.models import MLP, mlp, trained_weights
+from cosnorm_lab.data.sparse import SparseRows
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.models import mlp
 from cosnorm_lab.records import Line
-from cosnorm_lab.tasks.batches import batches, mean_loss, over_all, split
-
-PERCENTILES = (0.15, 0.5, 0.85)
+from cosnorm_lab.tasks.batches import batches, mean_loss, split
+from cosnorm_lab.tasks.measures import errors_and_unit, layers
 
 
 class MLPTask:
@@ -24,12 +24,17 @@ class MLPTask:
         self.config, self.fabric = config, fabric
         self.images, self.labels, self.test_images, self.test_labels = split(config, dataset, fabric.device)
         self.images, self.test_images = self.images.flatten(1), self.test_images.flatten(1)
+        if config.input_dropout and isinstance(self.images, SparseRows):
+            raise LabError("sparse input knows no dropout; set input_dropout to 0, or give dense data")
+        torch.manual_seed(config.seed * 1009 + fabric.global_rank)  # what dropout draws from
         self.network = mlp(
             (self.images.shape[1], *config.hidden, dataset.num_classes),
             config.method,
             init_std=config.init_std,
             augment=config.augment,
             hidden_bias=config.hidden_bias,
+            dropout=(config.input_dropout, config.dropout),
+            sparse=isinstance(self.images, SparseRows),
             seed=config.seed,
         )
         optimizer: Any = torch.optim.SGD(self.network.parameters(), lr=config.learning_rate)
@@ -54,42 +59,9 @@ class MLPTask:
         return mean_loss(total, len(self.images), self.fabric)
 
     def evaluate(self, last: bool) -> Line:
-        """Errors; percentiles of what enters the ReLU of the last hidden layer's first unit; the layers."""
+        """Errors, a unit's pre-activations, and the layers' weights."""
         self.model.eval()
-        seen: list[Tensor] = []
-        hook = self.network.hidden[-1].register_forward_hook(
-            lambda _, __, output: seen.append(output[:, 0].float())
+        line = errors_and_unit(
+            self.model, self.network, lambda part: self.test_images[part], self.test_labels, self.fabric
         )
-
-        def wrong_and_unit(part: Tensor) -> Tensor:
-            wrong = self.model(self.test_images[part]).argmax(dim=1) != self.test_labels[part]
-            return torch.stack([wrong.float(), seen.pop()], dim=1)
-
-        try:
-            wrong, unit = over_all(wrong_and_unit, len(self.test_labels), 2, self.fabric).unbind(1)
-        finally:
-            hook.remove()
-        percentiles = torch.quantile(unit, torch.tensor(PERCENTILES, device=unit.device))
-        return {
-            "errors": int(wrong.count_nonzero()),
-            "count": len(self.test_labels),
-            "pre_activation": percentiles.tolist(),
-            "layers": _layers(self.network, self.config.learning_rate),
-        }
-
-
-@torch.no_grad()
-def _layers(network: MLP, learning_rate: float) -> list[dict[str, Any]]:
-    """|w| of each linear layer, and lr/|w|², the step in angle of a weight whose length does not matter."""
-    layers = []
-    for name, weight in trained_weights(network).items():
-        norms = torch.linalg.vector_norm(weight.cpu().double(), dim=1)
-        rates = learning_rate / norms[norms != 0].square()
-        layers.append(
-            {
-                "name": name,
-                "weight_norm": float(norms.mean()),
-                "effective_learning_rate": float(rates.mean()) if len(rates) else 0.0,
-            }
-        )
-    return layers
+        return {**line, "layers": layers(self.network, self.config.learning_rate)}

@@ -1,0 +1,56 @@
+"""CIFAR-10 and CIFAR-100: Tables 4 and 5 of Luo et al., and the later version's data set."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cosnorm_lab.config import CNNConfig, RunConfig
+from cosnorm_lab.recipes.comparison import comparison
+from cosnorm_lab.recipes.published import Published
+
+# The paper gives those of baseline (0.01) and cosine (10). The others are ours.
+LEARNING_RATES: Mapping[str, float] = {
+    "baseline": 0.01,
+    "cosine": 10.0,
+    "centered": 10.0,
+    "batch": 0.1,
+    "layer": 0.1,
+    "weight": 1.0,
+}
+
+
+# Tables 4 and 5: least errors of 10,000; the baseline's come after 234,000 and 66,000 steps.
+PAPER_TABLE4 = (Published({"method": "baseline"}, least=1900), Published({"method": "cosine"}, least=1520))
+PAPER_TABLE5 = (Published({"method": "baseline"}, least=3510), Published({"method": "cosine"}, least=2700))
+
+
+def images(name: str, dataset: str, augmentation: bool) -> Callable[..., list[RunConfig]]:
+    """The runs of one table: the convolutional network, batches of 128, moving average of the parameters.
+
+    The weights begin with a standard deviation of 0.05, as in the tutorial whose network this is.
+
+    Args:
+        name: of the recipe.
+        dataset: "cifar10", "cifar100" or "svhn".
+        augmentation: whether the images are cropped, mirrored and so on at random.
+    """
+
+    def recipe(
+        methods: Sequence[str] | None = None,
+        *,
+        epochs: int = 44,
+        seeds: int = 1,
+        learning_rates: Mapping[str, float] | None = None,
+        **fields: Any,
+    ) -> list[RunConfig]:
+        base = {"recipe": name, "dataset": dataset, "augmentation": augmentation, "epochs": epochs}
+        return comparison(
+            CNNConfig,
+            base,
+            LEARNING_RATES,
+            methods=methods,
+            seeds=seeds,
+            learning_rates=learning_rates,
+            fields=fields,
+        )
+
+    return recipe

@@ -1,0 +1,58 @@
+"""20 Newsgroups: Table 3 of Luo et al., "Cosine Normalization", arXiv 1702.05870."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cosnorm_lab.config import MLPConfig, RunConfig
+from cosnorm_lab.recipes.comparison import comparison
+
+NAME = "news-table3"
+
+# Table 3: mean of the error rate over the last 50 epochs, and its variance in millionths.
+PAPER_TABLE3: Mapping[str, tuple[float, float]] = {
+    "baseline": (0.457, 2.146),
+    "cosine": (0.294, 0.301),
+    "batch": (0.451, 4.749),
+    "weight": (0.308, 0.312),
+    "max": (0.299, 29.598),
+}
+TEST_DOCUMENTS = 7500
+PAPER_ERRORS: Mapping[str, tuple[float, float]] = {
+    method: (rate * TEST_DOCUMENTS, millionths * 1e-6 * TEST_DOCUMENTS**2)
+    for method, (rate, millionths) in PAPER_TABLE3.items()
+}
+
+LEARNING_RATES: Mapping[str, float] = {
+    "baseline": 0.1,
+    "cosine": 10.0,
+    "centered": 10.0,  # not in the paper's table, as is that of layer
+    "batch": 1.0,
+    "layer": 1.0,
+    "weight": 1.0,
+    "max": 0.1,
+}
+
+
+def table3(
+    methods: Sequence[str] | None = None,
+    *,
+    epochs: int = 60,
+    seeds: int = 1,
+    learning_rates: Mapping[str, float] | None = None,
+    **fields: Any,
+) -> list[RunConfig]:
+    """The runs of Table 3: 21566-1000-1000-20, batches of 100, on sparse input; arguments as `mnist.table1`.
+
+    Raises:
+        LabError: an unknown method or field, or a number out of range.
+    """
+    base = {"recipe": NAME, "dataset": "20news", "hidden": (1000, 1000), "epochs": epochs}
+    return comparison(
+        MLPConfig,
+        base,
+        LEARNING_RATES,
+        methods=methods,
+        seeds=seeds,
+        learning_rates=learning_rates,
+        fields=fields,
+    )
