@@ -11,8 +11,8 @@ FACES_NAME = "faces"
 
 # Wu et al., Laser & Optoelectronics Progress 56(24), 241502, 2019, vary s at m = 0.35 and m at s = 10.
 MARGIN_OF_SCALES, SCALE_OF_MARGINS = 0.35, 10.0
-SCALES = (2.0, 5.0, 10.0, 20.0, 30.0)
-MARGINS = (0.1, 0.2, 0.3, 0.35, 0.4, 0.5)
+SCALES = (5.0, 10.0, 20.0, 30.0)
+MARGINS = (0.2, 0.35, 0.5)
 SWEPT = ("am-softmax", "cosine-distance")
 
 
@@ -55,7 +55,7 @@ def heads_mnist(
 def faces(
     methods: Sequence[str] | None = None,
     *,
-    epochs: int = 15,
+    epochs: int = 8,
     seeds: int = 1,
     learning_rates: Mapping[str, float] | None = None,
     **fields: Any,
