@@ -4,7 +4,9 @@ pytorch-metric-learning's SupCon averages over the
 embeddings that have a positive, as ours does; its weights are transposed; its ArcFace takes degrees.
 """
 
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cosnorm import losses
+
+ORACLE = Path(__file__).with_name("optax_oracle")
 
 metric_learning = pytest.importorskip("pytorch_metric_learning.losses", reason="a dev dependency")
 NUMBER, SIZE, CLASSES = 24, 10, 7
@@ -127,6 +131,22 @@ def test_info_nce_with_all_negatives_and_with_some(dtype: torch.dtype):
     expected = F.cross_entropy(chosen, torch.zeros(NUMBER, dtype=torch.long))
     for negatives in (drawn, keys[drawn]):
         check(losses.info_nce_loss(queries, keys, negatives), expected, [queries, keys], dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_nt_xent_of_optax(dtype: torch.dtype):
+    """Values and gradients that optax gave; optax_oracle/make_golden.py wrote them."""
+    golden = np.load(ORACLE / "ntxent.npz")
+    script = hashlib.sha256((ORACLE / "make_golden.py").read_bytes()).hexdigest()
+    assert str(golden["script"]) == script, "the script was changed: run it again"
+    bound = 1e-5 if dtype == torch.float32 else 1e-10
+    for number, temperature in enumerate(golden["temperatures"]):
+        rows = torch.tensor(golden[f"embeddings{number}"], dtype=dtype, requires_grad=True)
+        loss = losses.nt_xent_loss(*rows.chunk(2), temperature=float(temperature))
+        loss.backward()
+        expected = torch.from_numpy(golden[f"gradient{number}"])
+        assert abs(float(loss.detach()) / float(golden[f"loss{number}"]) - 1) <= bound
+        assert (rows.grad - expected).abs().max() <= bound * expected.abs().max()
 
 
 def test_nt_xent_by_hand_in_numpy():
