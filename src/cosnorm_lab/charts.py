@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SIZE = 1000.0  # the lines' viewBox; the browser stretches it to the place there is
 FAR = 9.0  # boxes outside the box beyond which some browsers lose lines; they are cut off at the box anyway
@@ -95,13 +95,15 @@ class Chart:
         y: The axis from below.
         lines: The lines, in the order of the legend.
         clouds: Points without lines; hovering says nothing of them.
+        outlines: Lines in the place of the axes' frame, such as circles.
     """
 
     title: str
     x: Axis
     y: Axis
     lines: Sequence[Line] = ()
-    clouds: Sequence[Cloud] = field(default=())
+    clouds: Sequence[Cloud] = ()
+    outlines: Sequence[Sequence[tuple[float, float]]] = ()
 
     def path(self, line: Line) -> str:
         """A line as an SVG path in a SIZE by SIZE box with y downwards."""
@@ -119,6 +121,11 @@ class Chart:
         """Points as an SVG path that draws them where its lines have round ends."""
         xs, ys = zip(*points, strict=True) if points else ((), ())
         return "".join(f"M{place}h0" for place in self._points(xs, ys))
+
+    def outline(self, points: Sequence[tuple[float, float]]) -> str:
+        """An outline as an SVG path."""
+        xs, ys = zip(*points, strict=True)
+        return "M" + "L".join(self._points(xs, ys))
 
     def marks(self, line: Line) -> list[tuple[float, float]]:
         """The points of a line."""

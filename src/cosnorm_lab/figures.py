@@ -1,7 +1,8 @@
 """The report's figures, from records: what each shows, as charts and a caption."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cosnorm_lab.charts import Axis, Chart, Cloud, Line
@@ -49,18 +50,24 @@ class Picture:
 FOLLOWS = {"layers": ("hidden",)}  # fields that a property of the configuration is made of
 
 
-def make_pictures(names: Sequence[str], all_series: Sequence[Series]) -> list[Picture]:
+def make_pictures(names: Mapping[str, int | None], all_series: Sequence[Series]) -> list[Picture]:
     """The figures that a recipe names, of which there is anything to draw.
 
     Args:
         names: Keys of `FIGURES`, or "by FIELD": the last epochs' errors against a field of the configuration.
+            The value is the number of the paper's figure, where it is one of the paper's.
         all_series: Series of one recipe.
     """
-    pictures = (
-        against(name.removeprefix("by "), all_series) if name.startswith("by ") else FIGURES[name](all_series)
-        for name in names
-    )
-    return [picture for picture in pictures if picture is not None]
+    pictures = []
+    for name, number in names.items():
+        field = name.removeprefix("by ")
+        picture = against(field, all_series) if field != name else FIGURES[name](all_series)
+        if picture is not None and number is not None:
+            heading = f"Figure {number}: {picture.heading}"
+            picture = dataclasses.replace(picture, name=f"figure{number}", heading=heading)
+        if picture is not None:
+            pictures.append(picture)
+    return pictures
 
 
 def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
@@ -99,7 +106,7 @@ def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
         "Logarithmic axis, cut off at twelve times the least error; ↑ marks what lies above it as a whole. "
         "Bands are the least and the most of several seeds."
     )
-    return Picture("figure2", f"Figure 2: {y.title}, against epoch", caption, [chart], legend=True)
+    return Picture("errors", f"{y.title}, against epoch", caption, [chart], legend=True)
 
 
 def pre_activations(all_series: Sequence[Series]) -> Picture | None:
@@ -134,8 +141,8 @@ def pre_activations(all_series: Sequence[Series]) -> Picture | None:
         "15, 50 and 85 percentiles over the images the errors are of, against epoch; of several seeds the "
         "first. All panels have the same axes, linear near zero and logarithmic far from it."
     )
-    heading = "Figure 3: pre-activation of one neuron of the last hidden layer"
-    return Picture("figure3", heading, caption, charts)
+    heading = "pre-activation of one neuron of the last hidden layer"
+    return Picture("pre-activations", heading, caption, charts)
 
 
 def against(name: str, all_series: Sequence[Series]) -> Picture | None:
@@ -162,7 +169,7 @@ def against(name: str, all_series: Sequence[Series]) -> Picture | None:
         "Mean over the last epochs of the completed runs, as in the table; the axis of errors is logarithmic."
     )
     return Picture(
-        f"by-{name.replace('_', '-')}", f"{errors_title(all_series).capitalize()}, against {words}", caption,
+        f"by-{name.replace('_', '-')}", f"{errors_title(all_series)}, against {words}", caption,
         [chart], legend=True,
     )  # fmt: skip
 
@@ -193,8 +200,10 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         reach = 1.05 * (max(abs(value) for point in points for value in point) or 1.0)
         ticks = [] if on_sphere else [(value, label(value)) for value in linear_ticks(-reach, reach)]
         axes = (Axis("", -reach, reach, ticks), Axis("", -reach, reach, ticks))
+        outlines = []
         if on_sphere:
             axes = (Axis("", -2.15, 2.15, []), Axis("", -1.05, 1.05, []))
+            outlines = [_circle(-1.1), _circle(1.1)]
         clouds = [
             Cloud(
                 str(label_),
@@ -205,13 +214,13 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         ]
         final = series.final()
         errors = f": {final.mean:.0f} errors" if final else ""
-        charts.append(Chart(f"{series.caption}{errors}", *axes, clouds=clouds))
+        charts.append(Chart(f"{series.caption}{errors}", *axes, clouds=clouds, outlines=outlines))
     caption = (
         "Embeddings of the first test images after the last epoch, a colour for each class; of several seeds "
         "the first. Of three dimensions the directions are drawn: the sphere from the front (left) and from "
         "behind (right)."
     )
-    return Picture("embeddings", "The embeddings", caption, charts)
+    return Picture("embeddings", "the embeddings", caption, charts)
 
 
 def _on_discs(point: Sequence[float]) -> tuple[float, float]:
@@ -219,6 +228,11 @@ def _on_discs(point: Sequence[float]) -> tuple[float, float]:
     length = math.hypot(*point) or 1.0
     x, y, z = (value / length for value in point)
     return (x - 1.1, y) if z >= 0 else (1.1 - x, y)
+
+
+def _circle(x: float) -> list[tuple[float, float]]:
+    angles = [math.tau * step / 90 for step in range(91)]
+    return [(x + math.cos(angle), math.sin(angle)) for angle in angles]
 
 
 def _errors_axis(title: str, lowest: float, highest: float) -> Axis:

@@ -28,7 +28,7 @@ def draw(picture: Picture) -> Figure:
     charts = picture.charts
     columns = max(1, min(PANELS_A_ROW, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
-    height = 2.0 if any(chart.clouds for chart in charts) else 1.9
+    height = 1.35 if any(chart.outlines for chart in charts) else 1.9
     size = (1.0 + 2.0 * columns, 0.7 + height * rows) if picture.panels else (8.0, 4.6)
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -83,6 +83,10 @@ def _chart(axes: Axes, chart: Chart) -> None:
     axes.grid(visible=True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    if chart.outlines:
+        axes.spines[:].set_visible(False)
+        for outline in chart.outlines:
+            axes.plot(*zip(*outline, strict=True), color="#BBBBBB", linewidth=0.6, zorder=0)
     axes.tick_params(labelsize=8 if chart.clouds else 10)
 
 

@@ -12,7 +12,7 @@ from cosnorm_lab.errors import LabError
 from cosnorm_lab.figures import Picture, make_pictures
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.png import png
-from cosnorm_lab.recipes import RECIPES, columns
+from cosnorm_lab.recipes import FIGURES, RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.rows import Row, command, has_least, has_paper, make_rows, status
 from cosnorm_lab.series import group, is_search, setting
@@ -82,7 +82,7 @@ def _section(runs: list[Run], stem: str) -> Section:
     series = group(run for run in runs if not is_search(run))
     rows = make_rows(series)
     last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
-    figures = recipe.figures if recipe else ("errors", "pre-activations")
+    figures = recipe.figures if recipe else FIGURES
     return Section(
         recipe=name,
         description=recipe.description if recipe else "",

@@ -147,7 +147,7 @@ def _row(series: Series) -> Row:
         paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
-        seconds=f"{statistics.median(seconds):.3g}" if seconds else NOTHING,
+        seconds=f"{statistics.median(seconds):.3g}" if any(second > 0.001 for second in seconds) else NOTHING,
         status=_common_status(series),
     )
 

@@ -146,6 +146,18 @@ def test_second_derivatives(centered, augment, by_feature):
     assert torch.autograd.gradgradcheck(function, (weight,))
 
 
+@pytest.mark.parametrize(("centered", "augment", "by_feature"), CASES)
+def test_the_gradient_that_can_be_differentiated_is_the_same(centered, augment, by_feature):
+    x, cotangent = rows(), torch.randn(13, 9, generator=torch.Generator().manual_seed(2)).double()
+    found = []
+    for given in (x.to_sparse_csr(), x):
+        weight = weights(by_feature=by_feature).requires_grad_()
+        output = cosine_linear(given, weight, centered=centered, augment=augment)
+        found += torch.autograd.grad(output, weight, cotangent, create_graph=True)
+    assert found[0].requires_grad
+    torch.testing.assert_close(*found, atol=1e-13, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_types_accumulate_in_float32(dtype):
     x, weight = rows(dtype=torch.float32).to(dtype), weights(dtype=torch.float32).to(dtype)

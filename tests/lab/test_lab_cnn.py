@@ -99,6 +99,19 @@ def test_the_loop_is_gradient_descent_and_its_moving_average(colours, tmp_path):
     assert run.errors[-1] == int(wrong)
 
 
+def test_every_step_draws_views_of_its_own(colours, tmp_path, monkeypatch):
+    seeds = []
+
+    def noted(images, generator):
+        seeds.append(generator.initial_seed())
+        return middle(images)
+
+    monkeypatch.setattr("cosnorm_lab.tasks.cnn.augmented", noted)
+    for seed in (0, 1):
+        train(config(augmentation=True, seed=seed, epochs=2, steps=4), colours, tmp_path)
+    assert len(set(seeds)) == len(seeds) == 16
+
+
 def test_without_average_the_trained_parameters_are_evaluated(colours, tmp_path):
     settings = config("baseline", average_decay=0.0, epochs=1)
     run = train(settings, colours, tmp_path, keep_checkpoint=True)

@@ -92,7 +92,7 @@ def test_a_diverged_run_does_not_squash_the_others(tmp_path):
 @pytest.mark.parametrize("errors", [[], [0], [0, 0], [5, 0]])
 def test_short_runs_and_no_errors_at_all_can_be_drawn(tmp_path, errors):
     run = write_record(tmp_path, config(epochs=3), status=None, errors=errors)
-    pictures = make_pictures(("errors", "pre-activations"), group([run]))
+    pictures = make_pictures({"errors": None, "pre-activations": None}, group([run]))
     assert len(pictures) == (2 if errors else 0)
     assert all(pixels(draw(picture)).min() < 128 for picture in pictures)
 
@@ -133,14 +133,18 @@ def test_errors_against_a_field_are_the_last_epochs_of_completed_runs(tmp_path):
     runs.append(write_record(tmp_path, head(scale=20.0), status=None, errors=[1]))
     runs.append(write_record(tmp_path, head(margin=0.5), errors=[90, 80, 70, 20]))
     runs.append(write_record(tmp_path, head("softmax"), errors=[90, 80, 70, 45]))
-    by_scale, by_margin = make_pictures(("by scale", "by margin"), group(runs))
+    by_scale, by_margin = make_pictures({"by scale": None, "by margin": 9}, group(runs))
     (line,) = by_scale.charts[0].lines
     assert (list(line.xs), list(line.ys)) == ([2, 10, 30], [60, 40, 50])
     (line,) = by_margin.charts[0].lines
     assert (list(line.xs), list(line.ys)) == ([0.35, 0.5], [40, 20])
     image = pixels(draw(by_scale))
     assert contains(image, COLOURS["am-softmax"])
-    assert by_scale.heading == "Test errors among 10,000, against scale"
+    assert (by_scale.name, by_scale.heading) == ("by-scale", "test errors among 10,000, against scale")
+    assert (by_margin.name, by_margin.heading) == (
+        "figure9",
+        "Figure 9: test errors among 10,000, against margin",
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -76,6 +76,19 @@ def test_contrastive_runs_record_probe_errors(method, shapes, tmp_path):
         assert run.errors[-1] < 60  # guessing among four classes
 
 
+def test_every_epoch_and_seed_draws_views_of_its_own(shapes, tmp_path, monkeypatch):
+    states = []
+
+    def noted(images, generator):
+        states.append(generator.get_state().numpy().tobytes())
+        return random_view(images, generator)
+
+    monkeypatch.setattr("cosnorm_lab.tasks.contrastive.random_view", noted)
+    for seed in (0, 1):
+        train(contrastive(seed=seed), shapes, tmp_path)
+    assert len(set(states)) == len(states) == 2 * 3 * 4 * 2  # seeds, epochs, batches, views
+
+
 @pytest.mark.parametrize("make", [contrastive, lambda: heads("cosine-distance", dataset="mnist")])
 def test_a_stopped_run_goes_on_as_if_it_had_not(make, shapes, tmp_path):
     config = make()
@@ -168,6 +181,18 @@ def test_a_crop_stretches():
     areas = views.sum(dim=(1, 2, 3))
     assert areas.min() >= 15.9
     assert 55 < areas.max() <= 64.1
+
+
+def test_crops_lie_anywhere_inside_the_image():
+    images = torch.ones(400, 1, 32, 32)
+    images[:, :, 15:17, 15:17] = 9.0
+    options = {"rotation": 0.0, "shift": 0.0, "brightness": 0.0, "noise": 0.0}
+    views = random_view(images, torch.Generator().manual_seed(0), smallest_crop=0.6, **options)[:, 0]
+    assert views.min() > 0.49  # half a pixel at the edge is interpolated with what lies outside
+    places = views.flatten(1).argmax(dim=1)
+    for place in (places // 32, places % 32):
+        assert 4 <= place.min() < 12
+        assert 19 < place.max() <= 27
 
 
 @pytest.mark.parametrize("network", ["small-cnn", "mini-xception"])

@@ -31,6 +31,8 @@ def write_news(folder: Path, train: int = 230, test: int = 104, words: int = 30)
     tables["train"][:, -3:] = 0
     tables["train"][:, 0] = 0
     tables["train"][:4, 0] = 1  # four documents are one too few
+    tables["train"][:, 1] = 0
+    tables["train"][5:10, 1] = 1  # five are enough
     folder.mkdir(parents=True, exist_ok=True)
     for part, table in tables.items():
         lines = [f"{row + 1} {column + 1} {table[row, column]}\n" for row, column in np.argwhere(table)]

@@ -143,7 +143,12 @@ def test_two_recipes_have_a_section_and_pictures_each(tmp_path):
     text = page(runs, tmp_path / "all.html")
     assert text.index("<h2>mnist-table1</h2>") < text.index("<h2>digits</h2>")
     made = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert made == [f"all-{recipe}-figure{n}.png" for recipe in ("digits", "mnist-table1") for n in (2, 3)]
+    assert made == [
+        "all-digits-errors.png",
+        "all-digits-pre-activations.png",
+        "all-mnist-table1-figure2.png",
+        "all-mnist-table1-figure3.png",
+    ]
     assert all(f'href="{name}"' in text for name in made)
 
 

@@ -1,12 +1,14 @@
 """Recipes: named comparisons of methods, each a list of frozen run configurations."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import cifar, digits, heads, mnist, newsgroups, simclr
 from cosnorm_lab.recipes.published import Published, by_method
+
+FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Recipe:
         configs: makes the configurations; see `cosnorm_lab.recipes.comparison.comparison` for its arguments.
         paper: what the paper prints of these runs.
         columns: fields that the runs of a method differ in: columns of the table, axes of figures.
-        figures: what the report draws, of `cosnorm_lab.figures.FIGURES`.
+        figures: what the report draws, see `cosnorm_lab.figures.make_pictures`, with the paper's number.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Recipe:
     configs: Callable[..., list[RunConfig]]
     paper: tuple[Published, ...] = ()
     columns: tuple[str, ...] = ()
-    figures: tuple[str, ...] = ("errors", "pre-activations")
+    figures: Mapping[str, int | None] = field(default_factory=lambda: dict(FIGURES))
 
 
 RECIPES = {
@@ -41,6 +43,7 @@ RECIPES = {
             description="Table 1 of the paper: 784-1000-1000-10, 200 epochs, eight methods",
             configs=mnist.table1,
             paper=by_method(mnist.PAPER_TABLE1),
+            figures={"errors": 2, "pre-activations": 3},
         ),
         Recipe(
             name=mnist.TABLE2_NAME,
@@ -49,7 +52,7 @@ RECIPES = {
             configs=mnist.table2,
             paper=mnist.PAPER_TABLE2,
             columns=("input_dropout", "dropout", "batch_size"),
-            figures=("errors",),
+            figures={"errors": 4},
         ),
         Recipe(
             name=mnist.DEPTH_NAME,
@@ -58,7 +61,7 @@ RECIPES = {
             configs=mnist.depth,
             paper=mnist.PAPER_DEPTH,
             columns=("layers",),
-            figures=("by layers", "errors"),
+            figures={"by layers": 5, "errors": None},
         ),
         Recipe(
             name=digits.NAME,
@@ -72,6 +75,7 @@ RECIPES = {
             description="Table 3 of the paper: 20 Newsgroups, 21566-1000-1000-20, on sparse input",
             configs=newsgroups.table3,
             paper=by_method(newsgroups.PAPER_ERRORS),
+            figures={"errors": 6},
         ),
         Recipe(
             name="cifar10-table4",
@@ -79,6 +83,7 @@ RECIPES = {
             description="Table 4 of the paper: CIFAR-10 with augmentation, evaluated every 250 steps",
             configs=cifar.images("cifar10-table4", "cifar10", True),
             paper=cifar.PAPER_TABLE4,
+            figures={"errors": 7},
         ),
         Recipe(
             name="cifar10-table5",
@@ -86,12 +91,14 @@ RECIPES = {
             description="Table 5 of the paper: CIFAR-10 without augmentation, evaluated every 250 steps",
             configs=cifar.images("cifar10-table5", "cifar10", False),
             paper=cifar.PAPER_TABLE5,
+            figures={"errors": 7},
         ),
         Recipe(
             name="cifar100",
             dataset="cifar100",
             description="the later version's data set: CIFAR-100 with augmentation",
             configs=cifar.images("cifar100", "cifar100", True),
+            figures={"errors": None},
         ),
         Recipe(
             name=simclr.NAME,
@@ -99,7 +106,7 @@ RECIPES = {
             description="contrastive training, linear probe: errors against the batch size",
             configs=simclr.simclr,
             columns=("batch_size",),
-            figures=("by batch_size",),
+            figures={"by batch_size": None},
         ),
         Recipe(
             name=heads.MNIST_NAME,
@@ -107,7 +114,7 @@ RECIPES = {
             description="seven losses over embeddings of three dimensions, and their picture",
             configs=heads.heads_mnist,
             columns=("scale", "margin"),
-            figures=("embeddings", "errors"),
+            figures={"embeddings": None, "errors": None},
         ),
         Recipe(
             name=heads.FACES_NAME,
@@ -115,7 +122,7 @@ RECIPES = {
             description="facial expressions from a folder (--data-dir): seven losses, sweeps of s and m",
             configs=heads.faces,
             columns=("scale", "margin"),
-            figures=("by scale", "by margin"),
+            figures={"by scale": None, "by margin": None},
         ),
     )
 }
