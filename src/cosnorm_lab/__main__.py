@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-NEEDED = ("typer", "rich", "lightning_fabric", "pooch", "jinja2", "matplotlib", "PIL", "sklearn")
+NEEDED = ("typer", "rich", "lightning_fabric", "pooch", "jinja2", "matplotlib", "PIL", "scipy", "sklearn")
 
 
 def main() -> None:

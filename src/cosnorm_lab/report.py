@@ -14,7 +14,7 @@ from cosnorm_lab.files import write_whole
 from cosnorm_lab.png import png
 from cosnorm_lab.recipes import FIGURES, RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, command, has_least, has_paper, make_rows, status
+from cosnorm_lab.rows import Row, command, has_least, has_paper, make_rows, planned_rows, status
 from cosnorm_lab.series import group, is_search, setting
 
 
@@ -72,7 +72,14 @@ def write_report(runs: list[Run], out: Path) -> None:
     ]
     for picture, name in (pair for section in sections for pair in section.pictures):
         write_whole(out.parent / name, png(picture))
-    page = _environment(out).get_template("report.html.jinja").render(sections=sections)
+    # Who reports the paper wants to see what is missing of it; who compares on own data does not.
+    of_paper = [recipe for recipe in RECIPES.values() if recipe.paper]
+    missing = [recipe for recipe in of_paper if recipe.name not in recipes]
+    page = (
+        _environment(out)
+        .get_template("report.html.jinja")
+        .render(sections=sections, missing=missing if len(missing) < len(of_paper) else [])
+    )
     write_whole(out, page.encode())
 
 
@@ -81,6 +88,7 @@ def _section(runs: list[Run], stem: str) -> Section:
     recipe = RECIPES.get(name)
     series = group(run for run in runs if not is_search(run))
     rows = make_rows(series)
+    rows += planned_rows(name, series)
     last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
     figures = recipe.figures if recipe else FIGURES
     return Section(

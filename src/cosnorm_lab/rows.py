@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import RECIPES, columns, published
+from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import Series
+from cosnorm_lab.series import NAMES, Series
 
 NOTHING = "–"
+NOT_RUN = "not run"
+TOLERANCE = 0.05  # of the paper's figure: what counts as reproduced
 SAID_OTHERWISE = ("recipe", "dataset", "method", "learning_rate", "epochs", "seed")
 
 
@@ -24,13 +27,15 @@ class Row:
         settings: Values of the recipe's columns.
         learning_rate: Their learning rate.
         seeds: Their seeds.
-        mean: Mean of the errors over the last epochs; of several seeds, the mean of the completed ones'.
+        mean: Mean of the errors over the last epochs; of several seeds, the mean of the completed ones' and
+            its 95 % interval over seeds. "not run" without a completed run.
         variance: The same for the variance over the last epochs.
         over: Over which epochs these are taken.
         least: Smallest number of errors after any epoch, and after which; of several seeds, the means.
         paper_mean: The paper's figure for the method, where the recipe has one.
         paper_variance: The same.
         paper_least: The same.
+        verdict: How ours compares with the paper's, and why, where that is known.
         seconds: Median training time of an epoch, without the evaluation.
         status: How the runs ended.
     """
@@ -46,6 +51,7 @@ class Row:
     paper_mean: str
     paper_variance: str
     paper_least: str
+    verdict: str
     seconds: str
     status: str
 
@@ -126,9 +132,10 @@ def status(run: Run) -> str:
 
 def _row(series: Series) -> Row:
     config = series.config
-    mean = variance = over = NOTHING
+    mean, variance, over = NOT_RUN, NOTHING, NOTHING
     if final := series.final():
-        mean, variance = f"{final.mean:.1f}", f"{final.variance:.3g}"
+        interval = "" if final.interval is None else f" ± {final.interval:.1f}"
+        mean, variance = f"{final.mean:.1f}{interval}", f"{final.variance:.3g}"
         over = f"last {final.epochs} of {config.epochs}"
     least = NOTHING
     if lowest := series.least():
@@ -147,9 +154,44 @@ def _row(series: Series) -> Row:
         paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
+        verdict=verdict(series),
         seconds=f"{statistics.median(seconds):.3g}" if any(second > 0.001 for second in seconds) else NOTHING,
         status=_common_status(series),
     )
+
+
+def verdict(series: Series) -> str:
+    """Whether the paper's figure is reproduced: within 5 %, better, or not.
+
+    Of several figures the mean counts, else the least number of errors.
+    """
+    claim, final, least = published(series.config), series.final(), series.least()
+    pairs = ((claim.mean, final and final.mean), (claim.least, least and least[0]))
+    paper, ours = next((pair for pair in pairs if pair[0] is not None), (None, None))
+    if paper is None or ours is None:
+        return NOTHING
+    ratio = ours / paper
+    if abs(ratio - 1) <= TOLERANCE:
+        return "reproduced"
+    word = "better" if ratio < 1 else "not reproduced"
+    return f"{word}: {claim.note}" if claim.note else word
+
+
+def planned_rows(recipe: str, present: Sequence[Series]) -> list[Row]:
+    """Rows for the runs that the paper has a figure of and `present` has not."""
+    if recipe not in RECIPES:
+        return []
+
+    def place(config: RunConfig) -> tuple[object, ...]:
+        return (config.method, *(getattr(config, name) for name in columns(recipe)))
+
+    here = {place(series.config) for series in present}
+    missing = [
+        config
+        for config in RECIPES[recipe].configs()
+        if place(config) not in here and published(config) != Published()
+    ]
+    return make_rows([Series((), NAMES[one.method], NAMES[one.method], "", planned=one) for one in missing])
 
 
 def shown(value: object) -> str:
@@ -160,6 +202,8 @@ def shown(value: object) -> str:
 
 
 def _common_status(series: Series) -> str:
+    if not series.runs:
+        return NOT_RUN
     if len(series.completed) == len(series.runs):
         return "completed"
     others = [run for run in series.runs if run not in series.completed]

@@ -76,11 +76,13 @@ class Final(NamedTuple):
         mean: Of the errors.
         variance: Over the epochs of a run.
         epochs: Over how many epochs.
+        interval: Half the width of the 95 % interval of the mean over seeds (Student's t); None of one seed.
     """
 
     mean: float
     variance: float
     epochs: int
+    interval: float | None
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,20 @@ class Series:
         label: The method, and those settings that tell it from other series of the method.
         name: The same without what stands beside it in a table: the learning rate, the recipe's columns.
         dashes: SVG's stroke-dasharray, which tells lines of one colour apart.
+        planned: What would be run, where there are no runs.
     """
 
     runs: tuple[Run, ...]
     label: str
     name: str
     dashes: str
+    planned: RunConfig | None = None
 
     @property
     def config(self) -> RunConfig:
         """The configuration of the first run."""
+        if self.planned is not None:
+            return self.planned
         return self.runs[0].config
 
     @property
@@ -165,7 +171,13 @@ class Series:
         if not self.completed:
             return None
         means, variances, numbers = zip(*(last_epochs(run) for run in self.completed), strict=True)
-        return Final(statistics.fmean(means), statistics.fmean(variances), max(numbers))
+        interval = None
+        if len(means) > 1:
+            import scipy.stats  # type: ignore[import-untyped, unused-ignore]
+
+            spread = statistics.stdev(means) / math.sqrt(len(means))
+            interval = float(scipy.stats.t.ppf(0.975, len(means) - 1)) * spread
+        return Final(statistics.fmean(means), statistics.fmean(variances), max(numbers), interval)
 
     def least(self) -> tuple[float, float] | None:
         """The least errors of the completed runs and their epochs, both averaged over the runs."""

@@ -11,6 +11,7 @@ from cosnorm_lab import files
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.readme import markdown_table, update_readme
+from cosnorm_lab.recipes import mnist
 from cosnorm_lab.report import write_report
 from cosnorm_lab.rows import command, make_rows
 from cosnorm_lab.series import group
@@ -37,15 +38,21 @@ def test_table_holds_the_records_figures_and_the_papers(tmp_path):
     rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
     ours = ["141.0", "1"]
     assert rows[0][:8] == ["cosine", "10", "0", *ours, "143.9", "0.074", "140 (epoch 151)"]
-    assert rows[1][:9] == ["layer norm", "1", "0", *ours, "–", "–", "140 (epoch 151)", "last 50 of 200"]
-    assert rows[0][10:] == ["completed", "seed 0"]
+    assert rows[1][:10] == ["layer norm", "1", "0", *ours, "–", "–", "140 (epoch 151)", "–", "last 50 of 200"]
+    assert rows[0][8] == "reproduced"
+    assert rows[0][11:] == ["completed", "seed 0"]
+    missing = rows[2:]
+    assert [row[0] for row in missing] == ["baseline", "batch norm", "weight norm", "max norm"]
+    assert {tuple(row[3:5]) for row in missing} == {("not run", "–")}
+    assert missing[0][5:9] == ["196.6", "0.887", "–", "–"]
+    assert missing[0][11:] == ["not run", ""]
 
 
 def test_short_runs_say_that_the_last_quarter_was_taken(tmp_path):
     run = write_record(tmp_path, config(epochs=8), errors=[50, 40, 30, 20, 10, 10, 6, 4])
     rows = cells(page([run], tmp_path / "report.html"), "Test errors")
     assert rows[0][3:5] == ["5.0", "1"]
-    assert rows[0][8] == "last 2 of 8"
+    assert rows[0][9] == "last 2 of 8"
 
 
 def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
@@ -55,8 +62,41 @@ def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
         write_record(tmp_path, config(epochs=4, seed=2), errors=[9, 7000], status="diverged", message="NaN"),
     ]
     (row,) = make_rows(group(runs))
-    assert (row.seeds, row.mean, row.variance) == ("0, 1, 2", "105.0", "0")
+    assert (row.seeds, row.mean, row.variance) == ("0, 1, 2", "105.0 ± 63.5", "0")
     assert row.status == "2 of 3 completed; seed 2 diverged (epoch 2 of 4: NaN)"
+
+
+@pytest.mark.parametrize(
+    ("method", "errors", "verdict"),
+    [
+        ("baseline", 196, "reproduced"),
+        ("baseline", 206, "reproduced"),
+        ("baseline", 207, "not reproduced"),
+        ("baseline", 186, "better"),
+        ("max", 140, f"better: {mnist.NOTES_TABLE1['max']}"),
+        ("layer", 100, "–"),
+    ],
+)
+def test_verdicts(tmp_path, method, errors, verdict):
+    run = write_record(tmp_path, config(method, epochs=4), errors=[errors] * 4)
+    assert make_rows(group([run]))[0].verdict == verdict
+    held_back = write_record(tmp_path, config(method, epochs=4, validation=100), errors=[errors] * 4)
+    assert make_rows(group([held_back]))[0].verdict == "–"
+
+
+def test_depth_is_judged_by_its_least_errors(tmp_path):
+    runs = [
+        write_record(tmp_path, config(recipe="mnist-depth", epochs=4, hidden=(1000,) * hidden), errors=errors)
+        for hidden, errors in ((1, [200, 155, 180, 190]), (4, [150, 140, 138, 139]))
+    ]
+    rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
+    found = {row[1]: (row[4], row[6], row[7], row[8]) for row in rows}
+    assert found == {
+        "2": ("190.0", "155 (epoch 2)", "155", "reproduced"),
+        "3": ("not run", "–", "143", "–"),
+        "4": ("not run", "–", "140", "–"),
+        "5": ("139.0", "138 (epoch 3)", "129", "not reproduced"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,8 +111,8 @@ def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
 def test_what_did_not_end_has_no_figure(tmp_path, status, message, shown):
     run = write_record(tmp_path, config(), status=status, message=message, errors=[431, 321, 211])
     row = cells(page([run], tmp_path / "report.html"), "Test errors")[0]
-    assert row[3:5] == ["–", "–"]
-    assert row[10] == shown
+    assert row[3:5] == ["not run", "–"]
+    assert row[11] == shown
     assert "211.0" not in markdown_table([run])
     assert shown in markdown_table([run])
 
@@ -83,7 +123,7 @@ def test_searches_on_held_back_images_never_reach_the_main_table(tmp_path):
         write_record(tmp_path, config("batch", learning_rate=1.0, validation=10_000), errors=[1777] * 200),
     ]
     text = page(runs, tmp_path / "report.html")
-    assert [row[3] for row in cells(text, "Test errors")] == ["150.0"]
+    assert [row[3] for row in cells(text, "Test errors") if row[3] != "not run"] == ["150.0"]
     assert [row[3] for row in cells(text, "Learning-rate search")] == ["1777.0"]
     assert "1777" not in markdown_table(runs)
     assert "1777" not in text.split("Figure 2:")[1].split("</figure>")[0]
@@ -150,6 +190,16 @@ def test_two_recipes_have_a_section_and_pictures_each(tmp_path):
         "all-mnist-table1-figure3.png",
     ]
     assert all(f'href="{name}"' in text for name in made)
+
+
+def test_the_papers_recipes_without_records_are_named_as_not_run(tmp_path):
+    text = page([write_record(tmp_path, config(epochs=4))], tmp_path / "report.html")
+    missing = text.split("<h2>Not run</h2>")[1]
+    assert "cosnorm run cifar10-table5" in missing
+    assert "cosnorm run mnist-table1" not in missing
+    assert "cosnorm run faces" not in missing  # not the paper's
+    own = page([write_record(tmp_path, config(recipe="digits", epochs=4))], tmp_path / "own.html")
+    assert "Not run" not in own
 
 
 def test_pictures_lie_beside_the_report_and_nothing_else_does(tmp_path):

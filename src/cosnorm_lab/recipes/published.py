@@ -16,12 +16,14 @@ class Published:
         mean: of the errors over the last epochs.
         variance: of the errors over the last epochs.
         least: smallest number of errors of any epoch.
+        note: why ours may differ, where something is known of it.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     mean: float | None = None
     variance: float | None = None
     least: float | None = None
+    note: str = ""
 
     def speaks_of(self, config: RunConfig) -> bool:
         """Whether the figures are of such a run; those on held-back images are never the paper's."""
@@ -30,9 +32,11 @@ class Published:
         )
 
 
-def by_method(table: Mapping[str, tuple[float, float]]) -> tuple[Published, ...]:
-    """A table of mean and variance by method."""
+def by_method(
+    table: Mapping[str, tuple[float, float]], notes: Mapping[str, str] | None = None
+) -> tuple[Published, ...]:
+    """A table of mean and variance by method, with notes by method."""
     return tuple(
-        Published({"method": method}, mean=mean, variance=variance)
+        Published({"method": method}, mean=mean, variance=variance, note=(notes or {}).get(method, ""))
         for method, (mean, variance) in table.items()
     )
