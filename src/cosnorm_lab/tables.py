@@ -116,7 +116,7 @@ def layers_table(runs: Sequence[Run]) -> Table:
 def print_catalog(console: Console | None = None) -> None:
     """Prints the recipes, and the data sets with what is on disk."""
     from cosnorm_lab.data import default_folder
-    from cosnorm_lab.data.catalog import FETCHED, SHIPPED
+    from cosnorm_lab.data.catalog import ARCHIVES, FETCHED, SHIPPED
     from cosnorm_lab.recipes import RECIPES
 
     console = console or Console()
@@ -133,6 +133,12 @@ def print_catalog(console: Console | None = None) -> None:
         data.add_row(
             name, files.description, f"{present} of {len(files.parts)} files in {folder}" if present else "no"
         )
+    for archive in ARCHIVES.values():
+        folder = default_folder(archive.name)
+        wanted = list(archive.members) if archive.file is None else [archive.file]
+        present = sum((folder / name).is_file() for name in wanted)
+        place = f"{present} of {len(wanted)} files in {folder}" if present else "no"
+        data.add_row(archive.name, archive.description, place)
     for name, description in SHIPPED.items():
         data.add_row(name, description, "shipped")
     console.print(recipes)

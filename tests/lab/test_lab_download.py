@@ -1,6 +1,8 @@
 import functools
 import gzip
 import hashlib
+import io
+import tarfile
 import threading
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -130,3 +132,52 @@ def test_names():
 def test_the_official_mirrors_are_https():
     assert MNIST.mirrors
     assert all(mirror.startswith("https://") and mirror.endswith("/") for mirror in MNIST.mirrors)
+
+
+@pytest.fixture
+def small_archives(mirror, monkeypatch):
+    """Archives with and without a known checksum, and a set of single files."""
+    folder, address, _ = mirror
+    made = {}
+    for name in ("cifar10", "20news", "svhn"):
+        archive = catalog.ARCHIVES[name]
+        members = {member: member.encode() * 100 for member in archive.members}
+        if archive.file:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+                for member, data in members.items():
+                    info = tarfile.TarInfo(f"{archive.inside}/{member}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+            (folder / archive.file).write_bytes(buffer.getvalue())
+            md5 = hashlib.md5(buffer.getvalue()).hexdigest() if archive.md5 else None
+            made[name] = replace(archive, md5=md5, mirrors=(address,))
+        else:
+            for member, data in members.items():
+                (folder / member).write_bytes(data)
+            sums = {member: hashlib.md5(data).hexdigest() for member, data in members.items()}
+            made[name] = replace(archive, members=sums, mirrors=(address,))
+        monkeypatch.setitem(catalog.ARCHIVES, name, made[name])
+    return made
+
+
+@pytest.mark.parametrize("name", ["cifar10", "20news", "svhn"])
+def test_archives_are_fetched_once_and_checked(small_archives, mirror, tmp_path, name):
+    target = fetch(name, tmp_path / "data")
+    wanted = [small_archives[name].file] if small_archives[name].file else list(small_archives[name].members)
+    assert sorted(path.name for path in target.iterdir()) == sorted(wanted)
+    mirror[2].clear()
+    fetch(name, target)
+    assert not mirror[2]
+    (target / wanted[0]).write_bytes(b"broken")
+    with pytest.raises(LabError, match=f"{wanted[0]} is there but is not the official file"):
+        fetch(name, target)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "20news", "svhn"])
+def test_a_broken_archive_is_never_kept(small_archives, mirror, tmp_path, name):
+    wanted = small_archives[name].file or next(iter(small_archives[name].members))
+    (mirror[0] / wanted).write_bytes((mirror[0] / wanted).read_bytes()[:-50])
+    with pytest.raises(LabError, match=f"no mirror serves {wanted}"):
+        fetch(name, tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())

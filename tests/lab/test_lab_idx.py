@@ -113,7 +113,7 @@ def test_unreadable_file(tmp_path):
 
 def test_unknown_data_set(tmp_path):
     with pytest.raises(
-        LabError, match="unknown data set 'mnits'; known are mnist, cifar10, cifar100, 20news, digits, faces"
+        LabError, match="unknown data set 'mnits'; known are mnist, cifar10, cifar100, svhn, 20news"
     ):
         data.load("mnits", tmp_path)
 

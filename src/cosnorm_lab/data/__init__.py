@@ -50,7 +50,7 @@ def load(
     """Reads a data set.
 
     Args:
-        dataset: name of the data set: "mnist", "digits" or "faces".
+        dataset: name of the data set: of `cosnorm_lab.data.catalog`.
         data_dir: folder with its files, gzipped or not; by default where `cosnorm fetch` puts them. For
             "faces" a folder of images for each class; by default pictures that the laboratory draws.
         allow_checksum_mismatch: accept files other than the official ones; `Dataset.exact` tells.
@@ -76,6 +76,10 @@ def load(
 
         read = load_cifar10 if dataset == "cifar10" else load_cifar100
         return read(folder, allow_checksum_mismatch=allow_checksum_mismatch)
+    if dataset == "svhn":
+        from cosnorm_lab.data.svhn import load_svhn
+
+        return load_svhn(folder, allow_checksum_mismatch=allow_checksum_mismatch)
     if dataset == "20news":
         from cosnorm_lab.data.newsgroups import load_newsgroups
 

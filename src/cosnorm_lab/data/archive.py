@@ -25,20 +25,27 @@ def read_members(archive: Archive, folder: Path) -> dict[str, bytes]:
             missing = [name for name in archive.members if name not in present]
             if missing:
                 raise LabError(
-                    f"{place} holds {present[0]} but not {', '.join(missing)}; "
-                    f"put all files of {archive.name} there, or the packed {archive.file}"
+                    f"{place} holds {present[0]} but not {', '.join(missing)}; put all files of "
+                    f"{archive.name} there (`cosnorm fetch {archive.name}`)"
                 )
             return {name: _read(place / name) for name in archive.members}
-    packed = folder / archive.file
+    packed = folder / (archive.file or "")
     if not packed.is_file():
+        wanted = ", ".join(archive.members)
+        neither = f"neither {archive.file} nor its files ({wanted})" if archive.file else f"no {wanted}"
         raise LabError(
-            f"{folder} holds neither {archive.file} nor its files ({', '.join(archive.members)}); "
+            f"{folder} holds {neither}; "
             f"fetch the data (`cosnorm fetch {archive.name}`), or name their folder with --data-dir"
         )
-    return _unpack(archive, packed)
+    return unpack(archive, packed)
 
 
-def _unpack(archive: Archive, packed: Path) -> dict[str, bytes]:
+def unpack(archive: Archive, packed: Path) -> dict[str, bytes]:
+    """The bytes of each of the archive's files, from the packed archive.
+
+    Raises:
+        LabError: a file is missing, or the archive is damaged.
+    """
     found: dict[str, bytes] = {}
     try:
         with tarfile.open(packed, "r:*") as tar:

@@ -39,21 +39,21 @@ class DataFiles:
 
 @dataclass(frozen=True)
 class Archive:
-    """A data set that comes as one packed archive.
+    """A data set that comes as one packed archive, or as a few files.
 
     Attributes:
         name: name of the data set.
         description: one line for `cosnorm list`.
-        file: name of the archive.
+        file: name of the archive; None where the files are served as they are.
         md5: its checksum, or None where the official one is not known.
         inside: folder that unpacking makes.
         members: the files that are read, with the md5 of each where it is known.
-        mirrors: addresses, each ending in "/", that serve the archive; tried in turn.
+        mirrors: addresses, each ending in "/", that serve the archive or the files; tried in turn.
     """
 
     name: str
     description: str
-    file: str
+    file: str | None
     md5: str | None
     inside: str
     members: dict[str, str | None]
@@ -97,6 +97,19 @@ NEWSGROUPS = Archive(
     mirrors=("http://qwone.com/~jason/20Newsgroups/",),
 )
 
+SVHN = Archive(
+    name="svhn",
+    description="street view house numbers, 73,257 + 26,032 colour images of 32x32 pixels (246 MB)",
+    file=None,
+    md5=None,
+    inside="svhn",
+    members={
+        "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+        "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+    },
+    mirrors=("http://ufldl.stanford.edu/housenumbers/",),
+)
+
 MNIST = DataFiles(
     name="mnist",
     description="handwritten digits, 60,000 + 10,000 images of 28x28 pixels (11 MB)",
@@ -114,7 +127,7 @@ MNIST = DataFiles(
 )
 
 FETCHED = {MNIST.name: MNIST}
-ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, NEWSGROUPS)}
+ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, SVHN, NEWSGROUPS)}
 SHIPPED = {
     "digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels",
     "faces": "facial expressions: a folder of images for each class (--data-dir), else drawn pictures",

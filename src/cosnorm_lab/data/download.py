@@ -1,14 +1,17 @@
 """Downloads: mirrors in turn, checksums of the unpacked bytes, and never half a file under its final name."""
 
+import functools
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pooch
 
 from cosnorm_lab.data import default_folder
-from cosnorm_lab.data.catalog import SHIPPED, DataFile, find
+from cosnorm_lab.data.archive import unpack
+from cosnorm_lab.data.catalog import ARCHIVES, SHIPPED, Archive, DataFile, find
 from cosnorm_lab.data.idx import read_bytes
 from cosnorm_lab.errors import LabError
 
@@ -30,24 +33,47 @@ def fetch(dataset: str, folder: str | Path | None = None) -> Path:
     """
     if dataset in SHIPPED:
         raise LabError(f"{dataset}: {SHIPPED[dataset]}; there is nothing to fetch")
-    files = find(dataset)
     folder = Path(folder) if folder is not None else default_folder(dataset)
-    folder.mkdir(parents=True, exist_ok=True)
+    if dataset in ARCHIVES:
+        archive = ARCHIVES[dataset]
+        wanted = archive.members if archive.file is None else {archive.file: archive.md5}
+        for name, md5 in wanted.items():
+            _obtain(folder / name, archive.mirrors, functools.partial(_fault, archive, md5))
+        return folder
+    files = find(dataset)
     for file in files.parts.values():
-        packed = folder / f"{file.name}.gz"
-        present = next((path for path in (folder / file.name, packed) if path.exists()), None)
-        if present is None:
-            _download(file, files.mirrors, packed)
-        elif (md5 := _md5(present)) != file.md5:
-            raise LabError(
-                f"{present} is there but is not the official file: expected md5 {file.md5} of the unpacked "
-                f"bytes, got {md5}; remove it and fetch again"
-            )
+        there = folder / file.name
+        target = there if there.exists() else folder / f"{file.name}.gz"
+        _obtain(target, files.mirrors, functools.partial(_fault_of_unpacked, file))
     return folder
 
 
-def _download(file: DataFile, mirrors: tuple[str, ...], target: Path) -> None:
-    """One file from the first mirror that serves the right bytes."""
+def _fault(archive: Archive, md5: str | None, path: Path) -> str | None:
+    """What is wrong with a file, if anything: its checksum, or, where none is known, what it holds."""
+    if md5 is None:
+        try:
+            unpack(archive, path)
+        except LabError as error:
+            return str(error)
+        return None
+    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return None if found == md5 else f"expected md5 {md5}, got {found}"
+
+
+def _fault_of_unpacked(file: DataFile, path: Path) -> str | None:
+    md5 = _md5(path)
+    return None if md5 == file.md5 else f"expected md5 {file.md5} of the unpacked bytes, got {md5}"
+
+
+def _obtain(target: Path, mirrors: tuple[str, ...], fault: Callable[[Path], str | None]) -> None:
+    """One file from the first mirror that serves the right bytes, unless it is there."""
+    if target.exists():
+        if wrong := fault(target):
+            raise LabError(
+                f"{target} is there but is not the official file: {wrong}; remove it and fetch again"
+            )
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     failures = []
     try:
@@ -56,12 +82,12 @@ def _download(file: DataFile, mirrors: tuple[str, ...], target: Path) -> None:
             try:
                 with _Bar(target.name) as bar:
                     pooch.HTTPDownloader(progressbar=bar, timeout=30)(url, str(partial), None)
-                md5 = _md5(partial)
+                wrong = fault(partial)
             except (OSError, LabError) as error:  # the errors of requests are OSErrors
                 failures.append(f"{url}: {error}")
                 continue
-            if md5 != file.md5:
-                failures.append(f"{url}: expected md5 {file.md5} of the unpacked bytes, got {md5}")
+            if wrong:
+                failures.append(f"{url}: {wrong}")
                 continue
             with partial.open("rb") as written:
                 os.fsync(written.fileno())

@@ -101,6 +101,13 @@ RECIPES = {
             figures={"errors": None},
         ),
         Recipe(
+            name="svhn",
+            dataset="svhn",
+            description="the later version's data set: street view house numbers with augmentation",
+            configs=cifar.images("svhn", "svhn", True),
+            figures={"errors": None},
+        ),
+        Recipe(
             name=simclr.NAME,
             dataset="mnist",
             description="contrastive training, linear probe: errors against the batch size",
