@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cosnorm_lab.errors import LabError
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -70,6 +72,15 @@ def load(
         from cosnorm_lab.data.folders import load_folders
 
         return load_folders(dataset, Path(data_dir))
+    if dataset == "own":
+        from cosnorm_lab.data.own import load_own
+
+        if data_dir is None:
+            raise LabError(
+                "own data need --data-dir: an .npz file with x and y, a folder of idx files, or an svmlight "
+                "file"
+            )
+        return load_own(Path(data_dir))
     folder = Path(data_dir) if data_dir is not None else default_folder(dataset)
     if dataset in ("cifar10", "cifar100"):
         from cosnorm_lab.data.cifar import load_cifar10, load_cifar100

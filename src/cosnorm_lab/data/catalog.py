@@ -130,6 +130,7 @@ FETCHED = {MNIST.name: MNIST}
 ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, SVHN, NEWSGROUPS)}
 SHIPPED = {
     "digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels",
+    "own": "your own data: an .npz file, a folder of idx files, or an svmlight file (--data-dir)",
     "faces": "facial expressions: a folder of images for each class (--data-dir), else drawn pictures",
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, digits, heads, mnist, newsgroups, simclr
+from cosnorm_lab.recipes import cifar, digits, heads, mnist, newsgroups, own, simclr
 from cosnorm_lab.recipes.published import Published, by_method
 
 FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
@@ -106,6 +106,12 @@ RECIPES = {
             description="the later version's data set: street view house numbers with augmentation",
             configs=cifar.images("svhn", "svhn", True),
             figures={"errors": None},
+        ),
+        Recipe(
+            name=own.NAME,
+            dataset="own",
+            description="all methods on your own data (--data-dir): .npz, idx files, svmlight",
+            configs=own.own,
         ),
         Recipe(
             name=simclr.NAME,

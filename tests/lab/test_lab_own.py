@@ -1,0 +1,153 @@
+"""A user's own data, in each of the forms that are read."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lab_data import write_files
+from test_lab_cli import call  # noqa: F401  (a fixture)
+
+from cosnorm_lab.data import load
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.records import read_all
+
+
+def samples(count: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    y = np.arange(count) % 3
+    x = generator.normal(size=(count, 4)).round(3)
+    x[np.arange(count), y] += 3
+    return x, y
+
+
+def test_npz_is_split_evenly_and_always_alike(tmp_path):
+    x, y = samples()
+    np.savez(tmp_path / "data.npz", x=x, y=np.array(["a", "b", "c"])[y])
+    data = load("own", tmp_path / "data.npz")
+    assert (data.train_images.shape, data.test_images.shape) == ((40, 4), (10, 4))
+    assert (data.num_classes, data.classes) == (3, ("a", "b", "c"))
+    assert data.test_labels.bincount().min() >= 3
+    together = torch.cat([data.train_images, data.test_images])
+    assert sorted(together.tolist()) == sorted(x.astype(np.float32).tolist())
+    assert torch.equal(data.train_images, load("own", tmp_path / "data.npz").train_images)
+
+
+def test_npz_with_a_test_part_and_more_axes(tmp_path):
+    x, y = samples()
+    np.savez(
+        tmp_path / "data.npz",
+        x=x.reshape(50, 2, 2),
+        y=y * 10,
+        x_test=x[:7].reshape(7, 2, 2),
+        y_test=y[:7] * 10,
+    )
+    data = load("own", tmp_path / "data.npz")
+    assert (data.train_images.shape, data.test_images.shape) == ((50, 2, 2), (7, 2, 2))
+    assert data.test_labels.tolist() == y[:7].tolist()
+
+
+def svmlight(x: np.ndarray, y: np.ndarray) -> str:
+    lines = []
+    for row, label in zip(x, y, strict=True):
+        fields = " ".join(f"{place + 1}:{value}" for place, value in enumerate(row) if abs(value) > 0.5)
+        lines.append(f"{label * 2 - 1} {fields}\n")
+    return "".join(lines)
+
+
+def test_svmlight_is_sparse(tmp_path):
+    x, y = samples()
+    (tmp_path / "data").write_text(svmlight(x, y))
+    data = load("own", tmp_path / "data")
+    assert (data.train_images.shape, data.test_images.shape) == ((40, 4), (10, 4))
+    (tmp_path / "data.t").write_text(svmlight(x[:9], y[:9]))
+    data = load("own", tmp_path / "data")
+    assert (len(data.train_images), len(data.test_images)) == (50, 9)
+    assert data.test_labels.tolist() == y[:9].tolist()
+    expected = torch.from_numpy(np.where(abs(x) > 0.5, x, 0)[:9].astype(np.float32))
+    assert torch.equal(data.test_images[torch.arange(9)].to_dense(), expected)
+
+
+def test_idx_files_of_any_content(tmp_path):
+    folder = write_files(tmp_path / "data")
+    data = load("own", folder)
+    assert (data.name, data.exact, len(data.train_images)) == ("own", False, 64)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.ones((3, 2))}, "holds x; expected x and y"),
+        ({}, "holds none of the arrays"),
+        ({"x": np.ones((3, 2)), "y": np.ones(4)}, r"got \(3, 2\) and \(4,\)"),
+        ({"x": np.ones(3), "y": np.ones(3)}, r"expected x of shape \(N, …\)"),
+        ({"x": np.ones((3, 2)), "y": np.ones(3), "x_test": np.ones((1, 2))}, "expected x and y"),
+        ({"x": np.full((9, 2), np.nan), "y": np.arange(9)}, "x must hold finite numbers"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x must hold finite numbers, got <U1"),
+        ({"x": np.ones((10, 2)), "y": np.zeros(10)}, "one class only"),
+        ({"x": np.ones((10, 2)), "y": np.arange(10)}, "cannot be split into training and test samples"),
+        (
+            {"x": np.ones((4, 2)), "y": np.arange(4), "x_test": np.ones((4, 3)), "y_test": np.arange(4)},
+            "x and x_test must agree",
+        ),
+    ],
+    ids=range(10),
+)
+def test_wrong_arrays(tmp_path, arrays, message):
+    np.savez(tmp_path / "data.npz", **arrays)
+    with pytest.raises(LabError, match=f"data.npz.*{message}"):
+        load("own", tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"), [(2, "1 3:x"), (1, "one 1:2"), (3, "1 2:3 4"), (2, "1 -2:1"), (3, "\x00\xff")]
+)
+def test_a_line_that_is_not_svmlight_is_named(tmp_path, line, text):
+    lines = ["0 1:1", "1 2:1", "0 1:2", "1 2:2"]
+    lines[line - 1] = text
+    (tmp_path / "data.txt").write_text("\n".join(lines) + "\n", encoding="latin-1")
+    with pytest.raises(LabError, match=f"data.txt, line {line}: expected `label index:value"):
+        load("own", tmp_path / "data.txt")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(LabError, match=r"is not there; name an .npz file"):
+        load("own", tmp_path / "none")
+    with pytest.raises(LabError, match="own data need --data-dir"):
+        load("own")
+    (tmp_path / "data.npz").write_bytes(gzip.compress(b"no zip"))
+    with pytest.raises(LabError, match=r"cannot be read as .npz"):
+        load("own", tmp_path / "data.npz")
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(LabError, match=r"empty.*"):
+        load("own", tmp_path / "empty")
+
+
+@pytest.mark.parametrize("form", ["npz", "svmlight"])
+def test_the_comparison_on_own_data(call, tmp_path: Path, form):  # noqa: F811
+    x, y = samples()
+    path = tmp_path / ("data.npz" if form == "npz" else "data")
+    if form == "npz":
+        np.savez(path, x=x, y=y)
+    else:
+        path.write_text(svmlight(x, y))
+    options = [
+        "--methods",
+        "baseline,cosine",
+        "--epochs",
+        "3",
+        "--set",
+        "hidden=8",
+        "--set",
+        "batch_size=10",
+        "--device",
+        "cpu",
+    ]
+    status, _, err = call("run", "own", *options, "--data-dir", path)
+    assert status == 0, err
+    runs = read_all("runs")
+    assert [run.status for run in runs] == ["completed"] * 2
+    assert runs[0].config.hidden == (8,)
+    assert call("report", "runs", "-o", "report.html")[0] == 0
+    assert "<h2>own</h2>" in Path("report.html").read_text()
