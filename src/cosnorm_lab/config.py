@@ -103,7 +103,10 @@ class RunConfig:
 
         Fields at their default are left out of the hash, so that a new field renames no record.
         """
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = {
+            field.name: list(field.default) if isinstance(field.default, tuple) else field.default
+            for field in dataclasses.fields(self)
+        }
         chosen = {name: value for name, value in self.to_dict().items() if value != defaults.get(name)}
         text = json.dumps(chosen, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -124,6 +127,7 @@ class MLPConfig(RunConfig):
             other methods have none, or one that their normalization brings.
         input_dropout: share of the input that dropout sets to zero.
         dropout: share of each hidden layer's outputs that dropout sets to zero.
+        factors: what the test input is multiplied by after the last epoch, to count the errors once more.
     """
 
     kind = "mlp"
@@ -136,6 +140,7 @@ class MLPConfig(RunConfig):
     hidden_bias: bool = True
     input_dropout: float = 0.0
     dropout: float = 0.0
+    factors: tuple[float, ...] = ()
 
     @property
     def layers(self) -> int:
@@ -147,6 +152,8 @@ class MLPConfig(RunConfig):
         for name in ("input_dropout", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1; got {getattr(self, name)}")
+        if not all(factor > 0 for factor in self.factors):
+            raise ValueError(f"factors must be positive; got {self.factors}")
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one layer of at least one unit; got {self.hidden}")
         self._positive("init_std", "max_norm")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -244,8 +245,38 @@ def _count_axis(title: str, last: int, at_most: int) -> Axis:
     return Axis(title, 0, last, [(count, str(count)) for count in count_ticks(last, at_most)])
 
 
+def by_magnitude(all_series: Sequence[Series]) -> Picture | None:
+    """Errors on test input that is multiplied by a number, after the last epoch, one line a method."""
+    lines = []
+    for series in all_series:
+        found = [dict(run.epochs[-1].get("errors_by_factor", ())) for run in series.completed]
+        factors = sorted(set.intersection(*map(set, found))) if found else []
+        if not factors:
+            continue
+        means = [max(statistics.fmean(one[factor] for one in found), LEAST_ERRORS) for factor in factors]
+        texts = [f"{mean:,.0f}" for mean in means]
+        lines.append(
+            Line(series.label, series.colour, factors, means, texts, dashes=series.dashes, dots=True)
+        )
+    if not lines:
+        return None
+    xs = sorted({x for line in lines for x in line.xs})
+    lowest, highest = (function(y for line in lines for y in line.ys) for function in (min, max))
+    shown = [x for x in xs if x in (0.1, 0.2, 0.5, 1, 2, 5, 10)] or xs
+    x = Axis("factor", xs[0] / 1.1, xs[-1] * 1.1, [(value, label(value)) for value in shown], "log")
+    y = _errors_axis(errors_title(all_series), lowest, highest)
+    chart = Chart("Test errors against the factor of the input", x, y, lines)
+    caption = (
+        "Errors of the trained networks when every test input is multiplied by a number; of several seeds "
+        "the mean. Both axes are logarithmic."
+    )
+    heading = f"{y.title}, when the input is multiplied by a factor"
+    return Picture("magnitude", heading, caption, [chart], legend=True)
+
+
 FIGURES: dict[str, Callable[[Sequence[Series]], Picture | None]] = {
     "errors": errors_by_epoch,
     "pre-activations": pre_activations,
     "embeddings": embeddings,
+    "magnitude": by_magnitude,
 }

@@ -34,7 +34,7 @@ def test_name_is_readable_and_stable():
 def test_every_field_changes_the_name(field):
     values = {
         "recipe": "other", "dataset": "digits", "method": "max", "hidden": (1000,), "precision": "16-mixed",
-        "input_dropout": 0.2, "dropout": 0.5,
+        "input_dropout": 0.2, "dropout": 0.5, "factors": (2.0,),
     }  # fmt: skip
     other = dataclasses.replace(CONFIG, **{field: values.get(field, 7)})
     assert other.name() != CONFIG.name()
@@ -69,6 +69,7 @@ def test_from_dict_names_what_is_missing():
         ("init_std", 0.0, "init_std must be positive"),
         ("hidden_bias", False, "an option of baseline and max only, got cosine"),
         ("max_norm", 0.0, "max_norm must be positive"),
+        ("factors", (1.0, 0.0), "factors must be positive"),
         ("dropout", 1.0, "dropout must be at least 0 and below 1; got 1.0"),
         ("input_dropout", -0.1, "input_dropout must be at least 0"),
         ("seed", -1, "seed must not be negative"),

@@ -167,6 +167,23 @@ def test_embeddings_are_drawn_by_class(tmp_path, size):
     assert chart.dots(chart.clouds[1].points).count("h0") == 2
 
 
+def test_errors_against_the_factor_of_the_input(tmp_path):
+    pairs = [[[0.1, 900], [1.0, 150], [10.0, 500]], [[0.1, 800], [1.0, 160], [10.0, 600]]]
+    runs = [
+        write_record(
+            tmp_path,
+            config("baseline", recipe="magnitude", epochs=1, factors=(0.1, 1.0, 10.0), seed=seed),
+            extra={"errors_by_factor": pair},
+        )
+        for seed, pair in enumerate(pairs)
+    ]
+    runs.append(write_record(tmp_path, config("cosine", recipe="magnitude", epochs=1)))  # without factors
+    (picture,) = make_pictures({"magnitude": None}, group(runs))
+    (line,) = picture.charts[0].lines
+    assert (line.xs, line.ys) == ([0.1, 1.0, 10.0], [850, 155, 550])
+    assert contains(pixels(draw(picture)), COLOURS["baseline"])
+
+
 def test_figures_leave_pyplot_alone(tmp_path):
     sys.modules.pop("matplotlib.pyplot", None)
     drawn_of(errors_by_epoch, every_method(tmp_path, epochs=2))

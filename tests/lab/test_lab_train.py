@@ -273,3 +273,38 @@ def test_unknown_device_and_precision():
         make_fabric("abacus")
     with pytest.raises(LabError, match="--precision 3-bit"):
         make_fabric(precision="3-bit")
+
+
+@pytest.mark.parametrize("method", ["baseline", "cosine"])
+def test_errors_by_factor_are_of_scaled_test_images(method, small_dataset, tmp_path):
+    factors = (0.01, 1.0, 100.0)
+    config = dataclasses.replace(CONFIG, method=method, factors=factors, learning_rate=0.5)
+    run = train(config, small_dataset, tmp_path, keep_checkpoint=True)
+    assert ["errors_by_factor" in line for line in run.epochs] == [False, False, True]
+    model = mlp((64, 16, 12, 10), method)
+    model.load_state_dict(weights_of(tmp_path, config))
+    x = small_dataset.test_images.flatten(1)
+    with torch.no_grad():
+        wrong = [int((model(x * f).argmax(1) != small_dataset.test_labels).sum()) for f in factors]
+    assert run.epochs[-1]["errors_by_factor"] == [list(pair) for pair in zip(factors, wrong, strict=True)]
+    assert wrong[1] == run.errors[-1]
+    if method == "cosine":  # but for the constant component of 1e-4
+        assert len(set(wrong)) == 1
+
+
+def test_dropout_follows_from_the_seed_and_is_for_training_only(small_dataset, tmp_path):
+    config = dataclasses.replace(CONFIG, input_dropout=0.2, dropout=0.5, learning_rate=0.3)
+    one = train(config, small_dataset, tmp_path / "one", keep_checkpoint=True)
+    torch.rand(5)  # other random numbers are drawn in between
+    with pytest.raises(KeyboardInterrupt):
+        train(config, small_dataset, tmp_path / "two", progress=Heard(stop_at=1))
+    torch.rand(5)
+    two = train(config, small_dataset, tmp_path / "two")
+    assert without_times(one.epochs) == without_times(two.epochs)
+    plain = train(CONFIG, small_dataset, tmp_path / "plain")
+    assert plain.epochs[0]["loss"] != one.epochs[0]["loss"]
+    model = mlp((64, 16, 12, 10), "baseline")  # without dropout
+    model.load_state_dict(weights_of(tmp_path / "one", config))
+    with torch.no_grad():
+        wrong = (model(small_dataset.test_images.flatten(1)).argmax(1) != small_dataset.test_labels).sum()
+    assert int(wrong) == one.errors[-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, digits, heads, mnist, newsgroups, own, simclr
+from cosnorm_lab.recipes import cifar, digits, heads, magnitude, mnist, newsgroups, own, simclr
 from cosnorm_lab.recipes.published import Published, by_method
 
 FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
@@ -106,6 +106,13 @@ RECIPES = {
             description="the later version's data set: street view house numbers with augmentation",
             configs=cifar.images("svhn", "svhn", True),
             figures={"errors": None},
+        ),
+        Recipe(
+            name=magnitude.NAME,
+            dataset="mnist",
+            description="the paper's central claim: errors when the test input is multiplied by 0.1 to 10",
+            configs=magnitude.magnitude,
+            figures={"magnitude": None, "errors": None},
         ),
         Recipe(
             name=own.NAME,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
+from torch import Tensor
 
 import cosnorm.nn
 from cosnorm_lab.config import MLPConfig
@@ -64,4 +65,16 @@ class MLPTask:
         line = errors_and_unit(
             self.model, self.network, lambda part: self.test_images[part], self.test_labels, self.fabric
         )
-        return {**line, "layers": layers(self.network, self.config.learning_rate)}
+        line["layers"] = layers(self.network, self.config.learning_rate)
+        if last and self.config.factors:
+            line["errors_by_factor"] = [[factor, self._errors(factor)] for factor in self.config.factors]
+        return line
+
+    def _errors(self, factor: float) -> int:
+        """Errors when the test input is multiplied by a number."""
+
+        def scaled(part: Tensor) -> Tensor:
+            return self.test_images[part] * factor
+
+        line = errors_and_unit(self.model, self.network, scaled, self.test_labels, self.fabric)
+        return int(line["errors"])
