@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch.utils import deterministic
 
+# Scripts that make golden files want packages that the tests do not.
+collect_ignore_glob = ["*_oracle/*"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def uninitialized_memory_is_nan() -> Iterator[None]:

@@ -9,6 +9,7 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import check_count, check_indices, check_pair, check_tensors
 from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.picked import picked_cosines
 from cosnorm.functional.similarity import pairwise_cosine
 from cosnorm.losses.temperature import Temperature
 
@@ -42,8 +43,8 @@ def info_nce_loss(
             `negatives`, which need no other process.
 
     Returns:
-        The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`. With `negatives` the
-        memory is that of N·K embeddings.
+        The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`. Negatives given as rows of
+        `keys` are gathered a few queries at a time; given as embeddings they take the memory they are.
 
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv
         1807.03748,
@@ -68,17 +69,24 @@ def info_nce_loss(
             chunk_size=chunk_size,
             group=group,
         )
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if extra_keys is not None or group is not None:
         raise ValueError(f"{where}: negatives replace extra_keys and group; leave one of them out")
     number = len(queries)
     if isinstance(negatives, Tensor) and not negatives.is_floating_point():
         check_indices(where, "negatives", negatives, keys.device)
         if (
-            negatives.ndim == 2
+            not torch.compiler.is_compiling()  # compiled code does not look at the data; the gathering does
+            and negatives.ndim == 2
             and negatives.numel()
             and not 0 <= int(negatives.min()) <= int(negatives.max()) < number
         ):
             raise ValueError(f"{where}: negatives must be rows of keys, in [0, {number}), got others")
+        if negatives.ndim == 2 and len(negatives) == number:
+            own = torch.arange(number, device=keys.device).unsqueeze(1)
+            cosines = picked_cosines(queries, keys, torch.cat([own, negatives.long()], 1))
+            return _reduced(cosines, temperature, reduction)
         negatives = keys[negatives]
     check_tensors(where, queries=queries, negatives=negatives)
     if negatives.ndim != 3 or negatives.shape[0] != number or negatives.shape[2] != queries.shape[1]:
@@ -86,15 +94,17 @@ def info_nce_loss(
             f"{where}: negatives must have shape ({number}, K, {queries.shape[1]}) or, as rows of keys, "
             f"({number}, K); got {tuple(negatives.shape)}"
         )
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     candidates = torch.cat([keys.unsqueeze(1), negatives], 1)
-    cosines = pairwise_cosine(queries.unsqueeze(1), candidates).squeeze(1)
+    return _reduced(pairwise_cosine(queries.unsqueeze(1), candidates).squeeze(1), temperature, reduction)
+
+
+def _reduced(cosines: Tensor, temperature: float | Tensor, reduction: Reduction) -> Tensor:
+    """Cross-entropy of the first of each row."""
     logits = cosines.to(torch.promote_types(cosines.dtype, torch.float32)) / temperature
     losses = torch.logsumexp(logits, 1) - logits[:, 0]
     if reduction == "none":
         return losses
-    return losses.sum() / max(1, number) if reduction == "mean" else losses.sum()
+    return losses.sum() / max(1, len(losses)) if reduction == "mean" else losses.sum()
 
 
 @takes_arrays
