@@ -162,7 +162,8 @@ def against(name: str, all_series: Sequence[Series]) -> Picture | None:
     values = sorted({x for line in lines for x in line.xs})
     lowest, highest = (function(y for line in lines for y in line.ys) for function in (min, max))
     log = values[0] > 0 and values[-1] / values[0] >= 8
-    low, high = (values[0] / 1.15, values[-1] * 1.15) if log else (values[0], values[-1])
+    room = 0.04 * (values[-1] - values[0])
+    low, high = (values[0] / 1.15, values[-1] * 1.15) if log else (values[0] - room, values[-1] + room)
     x = Axis(words, low, high, [(value, label(value)) for value in values], "log" if log else "linear")
     y = _errors_axis(errors_title(all_series), max(lowest, LEAST_ERRORS) * 0.95, highest * 1.05)
     chart = Chart(f"Test errors against {words}", x, y, lines)
@@ -237,8 +238,11 @@ def _circle(x: float) -> list[tuple[float, float]]:
 
 
 def _errors_axis(title: str, lowest: float, highest: float) -> Axis:
-    ticks = [(value, label(value)) for value in log_ticks(lowest, highest)]
-    return Axis(title, lowest * 0.97, highest * 1.03, ticks, "log")
+    low, high = lowest * 0.97, highest * 1.03
+    ticks = log_ticks(lowest, highest)
+    if len(ticks) < 3 and highest > lowest:  # a short stretch of the logarithm is nearly straight
+        ticks = linear_ticks(low, high)
+    return Axis(title, low, high, [(value, label(value)) for value in ticks], "log")
 
 
 def _count_axis(title: str, last: int, at_most: int) -> Axis:

@@ -206,7 +206,14 @@ def group(runs: Iterable[Run]) -> list[Series]:
     for run in runs:
         together.setdefault(dataclasses.replace(run.config, seed=0), []).append(run)
     order = list(COLOURS)
-    settings = sorted(together, key=lambda config: (order.index(config.method), config.learning_rate))
+    settings = sorted(
+        together,
+        key=lambda config: (
+            order.index(config.method),
+            [getattr(config, name) for name in columns(config.recipe)],
+            config.learning_rate,
+        ),
+    )
     series = []
     for config in settings:
         siblings = [other for other in settings if other.method == config.method]

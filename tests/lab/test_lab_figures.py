@@ -138,6 +138,10 @@ def test_errors_against_a_field_are_the_last_epochs_of_completed_runs(tmp_path):
     assert (list(line.xs), list(line.ys)) == ([2, 10, 30], [60, 40, 50])
     (line,) = by_margin.charts[0].lines
     assert (list(line.xs), list(line.ys)) == ([0.35, 0.5], [40, 20])
+    for picture in (by_scale, by_margin):
+        for axis in (picture.charts[0].x, picture.charts[0].y):
+            assert len(axis.ticks) >= 2
+            assert all(axis.low <= value <= axis.high for value, _ in axis.ticks)
     image = pixels(draw(by_scale))
     assert contains(image, COLOURS["am-softmax"])
     assert (by_scale.name, by_scale.heading) == ("by-scale", "test errors among 10,000, against scale")
