@@ -1,4 +1,6 @@
-"""Peak memory of one process of several: NT-Xent, forward and backward, beyond what the process held before.
+"""Peak memory of one process of several: NT-Xent, forward and backward, in bytes of tensors that are alive.
+
+Resident memory would be the truth, but it differs by megabytes from run to run.
 
 Usage: python distributed_memory.py RANK PROCESSES FOLDER EMBEDDINGS
 """
@@ -8,13 +10,29 @@ from pathlib import Path
 
 import torch
 import torch.distributed
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cosnorm.losses import nt_xent_loss
 
 
-def resident(name: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
+class Living(TorchDispatchMode):
+    """The most bytes that the tensors made under it held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for one in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(one, torch.Tensor):
+                storage = one.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.storages = {key: pair for key, pair in self.storages.items() if not pair[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
+        return result
 
 
 def main(rank: int, processes: int, folder: Path, embeddings: int) -> None:
@@ -23,15 +41,10 @@ def main(rank: int, processes: int, folder: Path, embeddings: int) -> None:
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=processes)
     group = torch.distributed.group.WORLD if processes > 1 else None
     generator = torch.Generator().manual_seed(rank)
-
-    def step(count: int) -> int:
-        views = torch.randn(2, count // 2 // processes, 128, generator=generator).requires_grad_()
-        before = resident("VmRSS")
+    views = torch.randn(2, embeddings // 2 // processes, 128, generator=generator).requires_grad_()
+    with Living() as living:
         nt_xent_loss(views[0], views[1], group=group).backward()
-        return resident("VmHWM") - before
-
-    step(256 * processes)  # libraries, threads and connections are there before the measurement
-    torch.save(step(embeddings), folder / f"{rank}.pt")
+    torch.save(living.peak, folder / f"{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

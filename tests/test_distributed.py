@@ -98,14 +98,16 @@ def test_a_group_without_processes_says_what_to_do():
 @pytest.mark.slow
 def test_peak_memory_of_a_process_falls_as_processes_are_added(tmp_path):
     peaks = {}
-    for number in (1, 4):
+    for number in (1, 2, 4):
         folder = tmp_path / str(number)
         folder.mkdir()
         script = Path(__file__).with_name("distributed_memory.py")
         running = [
-            subprocess.Popen([sys.executable, str(script), str(rank), str(number), str(folder), "16384"])
+            subprocess.Popen([sys.executable, str(script), str(rank), str(number), str(folder), "8192"])
             for rank in range(number)
         ]
         assert [one.wait(300) for one in running] == [0] * number
         peaks[number] = max(torch.load(folder / f"{rank}.pt") for rank in range(number))
-    assert peaks[4] < 0.95 * peaks[1]  # 59 and 68 MiB: the unit keys of all are 8 MiB everywhere
+    # 40.5, 34.3 and 29.2 MiB: 16 of them are tiles, 4 the unit keys of all, everywhere.
+    assert peaks[2] < 0.9 * peaks[1]
+    assert peaks[4] < 0.9 * peaks[2]

@@ -108,7 +108,7 @@ def test_killed_at_twenty_random_moments(undisturbed, tmp_path):
     for _ in range(20):
         process = subprocess.Popen(command(data, tmp_path), stdout=subprocess.PIPE)
         process.stdout.readline()  # the imports are over: from here on it matters
-        time.sleep(moments.uniform(0, training_seconds / 8))
+        time.sleep(moments.uniform(0, training_seconds / 4))
         process.kill()
         kills += process.wait() == -9
         path = record_path(tmp_path, configuration("cosine", EPOCHS))

@@ -11,6 +11,7 @@ import torch
 from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.fabric import close_fabric, make_fabric
+from cosnorm_lab.tasks import mlp  # noqa: F401  (loaded before it says "begin")
 from cosnorm_lab.train import train
 
 
