@@ -1,10 +1,9 @@
 """CIFAR-10 and CIFAR-100: Tables 4 and 5 of Luo et al., and the later version's data set."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from cosnorm_lab.config import CNNConfig, RunConfig
-from cosnorm_lab.recipes.comparison import comparison
+from cosnorm_lab.recipes.comparison import recipe
 from cosnorm_lab.recipes.published import Published
 
 # The paper gives those of baseline (0.01) and cosine (10). The others are ours.
@@ -33,24 +32,5 @@ def images(name: str, dataset: str, augmentation: bool) -> Callable[..., list[Ru
         dataset: "cifar10", "cifar100" or "svhn".
         augmentation: whether the images are cropped, mirrored and so on at random.
     """
-
-    def recipe(
-        methods: Sequence[str] | None = None,
-        *,
-        epochs: int = 44,
-        seeds: int = 1,
-        learning_rates: Mapping[str, float] | None = None,
-        **fields: Any,
-    ) -> list[RunConfig]:
-        base = {"recipe": name, "dataset": dataset, "augmentation": augmentation, "epochs": epochs}
-        return comparison(
-            CNNConfig,
-            base,
-            LEARNING_RATES,
-            methods=methods,
-            seeds=seeds,
-            learning_rates=learning_rates,
-            fields=fields,
-        )
-
-    return recipe
+    base = {"recipe": name, "dataset": dataset, "augmentation": augmentation}
+    return recipe(CNNConfig, base, LEARNING_RATES, epochs=44)

@@ -74,6 +74,43 @@ def comparison(
         raise LabError(str(error)) from error
 
 
+def recipe(
+    kind: type[RunConfig], base: Fields, default_rates: Mapping[str, float], *, epochs: int
+) -> Callable[..., list[RunConfig]]:
+    """A recipe without variants: `comparison` with everything but the user's choices filled in.
+
+    Args:
+        kind: class of the configurations.
+        base: the fields that the runs have in common.
+        default_rates: learning rate of each method that the recipe knows.
+        epochs: how many, unless the user says otherwise.
+
+    Returns:
+        A function of `methods`, `epochs`, `seeds`, `learning_rates` and any other fields, as of `comparison`.
+    """
+    usual = epochs
+
+    def configs(
+        methods: Sequence[str] | None = None,
+        *,
+        epochs: int = usual,
+        seeds: int = 1,
+        learning_rates: Mapping[str, float] | None = None,
+        **fields: Any,
+    ) -> list[RunConfig]:
+        return comparison(
+            kind,
+            {**base, "epochs": epochs},
+            default_rates,
+            methods=methods,
+            seeds=seeds,
+            learning_rates=learning_rates,
+            fields=fields,
+        )
+
+    return configs
+
+
 def _grid(kind: type[RunConfig], fields: Fields) -> list[Fields]:
     """Every combination of the values of the fields."""
     known = [

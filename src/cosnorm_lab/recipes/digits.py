@@ -1,10 +1,9 @@
 """The digits that scikit-learn ships: the comparison in a minute, without a download."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from cosnorm_lab.config import MLPConfig, RunConfig
-from cosnorm_lab.recipes.comparison import comparison
+from cosnorm_lab.config import MLPConfig
+from cosnorm_lab.recipes.comparison import recipe
 
 NAME = "digits"
 
@@ -22,26 +21,10 @@ LEARNING_RATES: Mapping[str, float] = {
 }
 
 
-def digits(
-    methods: Sequence[str] | None = None,
-    *,
-    epochs: int = 40,
-    seeds: int = 1,
-    learning_rates: Mapping[str, float] | None = None,
-    **fields: Any,
-) -> list[RunConfig]:
-    """The runs of the demo: 64-100-100-10, batches of 20; the arguments are those of `mnist.table1`.
-
-    Raises:
-        LabError: an unknown method or field, or a number out of range.
-    """
-    base = {"recipe": NAME, "dataset": "digits", "hidden": (100, 100), "batch_size": 20, "epochs": epochs}
-    return comparison(
-        MLPConfig,
-        base,
-        LEARNING_RATES,
-        methods=methods,
-        seeds=seeds,
-        learning_rates=learning_rates,
-        fields=fields,
-    )
+# The runs of the demo: 64-100-100-10, batches of 20.
+digits = recipe(
+    MLPConfig,
+    {"recipe": NAME, "dataset": "digits", "hidden": (100, 100), "batch_size": 20},
+    LEARNING_RATES,
+    epochs=40,
+)

@@ -1,10 +1,9 @@
 """20 Newsgroups: Table 3 of Luo et al., "Cosine Normalization", arXiv 1702.05870."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from cosnorm_lab.config import MLPConfig, RunConfig
-from cosnorm_lab.recipes.comparison import comparison
+from cosnorm_lab.config import MLPConfig
+from cosnorm_lab.recipes.comparison import recipe
 
 NAME = "news-table3"
 
@@ -33,26 +32,7 @@ LEARNING_RATES: Mapping[str, float] = {
 }
 
 
-def table3(
-    methods: Sequence[str] | None = None,
-    *,
-    epochs: int = 60,
-    seeds: int = 1,
-    learning_rates: Mapping[str, float] | None = None,
-    **fields: Any,
-) -> list[RunConfig]:
-    """The runs of Table 3: 21566-1000-1000-20, batches of 100, on sparse input; arguments as `mnist.table1`.
-
-    Raises:
-        LabError: an unknown method or field, or a number out of range.
-    """
-    base = {"recipe": NAME, "dataset": "20news", "hidden": (1000, 1000), "epochs": epochs}
-    return comparison(
-        MLPConfig,
-        base,
-        LEARNING_RATES,
-        methods=methods,
-        seeds=seeds,
-        learning_rates=learning_rates,
-        fields=fields,
-    )
+# 21566-1000-1000-20, batches of 100, on sparse input.
+table3 = recipe(
+    MLPConfig, {"recipe": NAME, "dataset": "20news", "hidden": (1000, 1000)}, LEARNING_RATES, epochs=60
+)
