@@ -145,7 +145,7 @@ def _forward(units: SparseUnits, weight: Tensor, centered: bool, augment: float)
     if plain:
         products = sparse_product(units, plain.values)
         if augment:
-            products.addcmul_(units.extra, torch.as_tensor(augment, dtype=products.dtype))
+            products.add_(units.extra, alpha=augment)
         return products.mul_(plain.factor.squeeze(1)), plain.factor
     unit = unit_rows(weight, centered=centered, augment=augment)
     # NaN shows itself in all outputs of its row, not only where x has a value beside it.
@@ -177,8 +177,8 @@ def _unit_gradient(
     """The same for any weight and cotangent; differentiable, so that second derivatives come from it."""
     unit = unit_rows(weight, centered=centered, augment=augment)
     with torch.no_grad():
-        exponent = scale_exponent(cotangent.detach().abs().amax(0)) if len(cotangent) else 0
-        exponent = exponent if isinstance(exponent, Tensor) else unit.exponent.squeeze(1) * 0
+        magnitudes = torch.nn.functional.pad(cotangent.detach().abs(), (0, 0, 0, 1))  # amax wants a row
+        exponent = scale_exponent(magnitudes.amax(0))
         scale = power_of_two(-exponent, cotangent.dtype)
     scaled = cotangent * scale
     summed = torch.zeros_like(unit.values)

@@ -54,12 +54,11 @@ def _load(
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "test": []}
     for name, data in contents.items():
         images, labels = parse(data, label_bytes, folder / name)
-        limit = COARSE_CLASSES if label_bytes == 2 and label == 0 else classes
-        wrong = (labels[:, label] >= limit).nonzero()
+        wrong = (labels[:, label] >= classes).nonzero()
         if len(wrong):
             place = int(wrong[0])
             raise LabError(
-                f"{folder / name}, image {place + 1}: expected a label from 0 to {limit - 1}, "
+                f"{folder / name}, image {place + 1}: expected a label from 0 to {classes - 1}, "
                 f"got {int(labels[place, label])}"
             )
         parts["test" if name.startswith("test") else "train"].append((images, labels[:, label]))
