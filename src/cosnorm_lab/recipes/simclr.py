@@ -15,7 +15,7 @@ LEARNING_RATES: Mapping[str, float] = {"nt-xent": 1e-3, "decoupled": 1e-3, "untr
 def simclr(
     methods: Sequence[str] | None = None,
     *,
-    epochs: int = 4,
+    epochs: int = 3,
     seeds: int = 1,
     learning_rates: Mapping[str, float] | None = None,
     **fields: Any,
