@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import cosnorm.nn
 from cosnorm_lab.config import METHODS
-from cosnorm_lab.sparse_linear import SparseLinear
+from cosnorm_lab.sparse_linear import SparseLinear, SparseWeightNorm
 
 
 class MLP(nn.Module):
@@ -214,6 +214,8 @@ def _layer(
             mean_only = cosnorm.nn.MeanOnlyBatchNorm2d if kernel else cosnorm.nn.MeanOnlyBatchNorm1d
             return nn.Sequential(_plain(weight, False, linear), mean_only(fan_out))
         case "weight":
+            if linear is SparseLinear:
+                return _plain(weight, False, SparseWeightNorm)
             plain = _plain(weight, False, linear)
             nn.utils.parametrizations.weight_norm(plain)
             gain = plain.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1

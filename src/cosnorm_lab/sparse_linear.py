@@ -1,10 +1,12 @@
-"""A plain linear layer that takes sparse rows too, so that all methods have the same benefit of them."""
+"""Plain and weight normalized linear layers that take sparse rows too: every method has the benefit."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosnorm.functional import cosine_linear
 from cosnorm.functional.sparse_rows import SparseUnits, add_adjoint_, sparse_product
 
 
@@ -19,6 +21,22 @@ class SparseLinear(nn.Linear):
             input.crow_indices(), input.col_indices(), input.values(), self.weight
         )
         return output if self.bias is None else output + self.bias
+
+
+class SparseWeightNorm(SparseLinear):
+    """Weight normalization with g = 1, x·v/|v|, for the same inputs; v is the parameter `weight`.
+
+    It is |x| times the cosine, whose gradient never makes v/|v|. Without bias.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """(N, in_features) → (N, out_features)."""
+        if input.layout != torch.sparse_csr:
+            return F.linear(input, F.normalize(self.weight, dim=1))
+        starts, values = input.crow_indices(), input.values()
+        row = torch.arange(len(input), device=starts.device).repeat_interleave(starts.diff())
+        norm = values.new_zeros(len(input)).index_add_(0, row, values.square()).sqrt()
+        return cosine_linear(input, self.weight) * norm.unsqueeze(1)
 
 
 class _Product(torch.autograd.Function):

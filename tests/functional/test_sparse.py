@@ -199,3 +199,21 @@ def test_errors():
         cosine_linear(rows().to_sparse_coo(), weight)
     with pytest.raises(TypeError, match=r"must be float16, bfloat16, float32 or float64, got torch.int64"):
         cosine_linear(torch.eye(57, dtype=torch.int64).to_sparse_csr(), weight)
+
+
+@pytest.mark.parametrize("augment", [0.0, 1e-2])
+@pytest.mark.parametrize("offset", [0.0, 0.1, 1.0, 30.0])
+def test_centered_whatever_the_means(offset, augment):
+    """Small means are taken off the products, large ones off the weight; both against float64."""
+    x, weight = rows(), weights(by_feature=True)
+    weight += offset
+    weight[4] = 3.0  # constant: a row of no direction
+    cotangent = torch.randn(13, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    exact = both(x, weight, cotangent, centered=True, augment=augment)[2:]
+    found = both(x.float(), weight.float(), cotangent.float(), centered=True, augment=augment)[:2]
+    eps = torch.finfo(torch.float32).eps
+    for one, true in zip(found, exact, strict=True):
+        assert (one - true).abs().max() <= 50 * eps * (1 + offset) * true.abs().max()
+    others = [row for row in range(9) if row != 4]
+    means = sparse_rows._means(weight[others].float(), 1 / weight[others].float().norm(dim=1, keepdim=True))
+    assert (means is not None) == (offset < 0.5)

@@ -212,7 +212,7 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
     constant = None
     if centered:
         values, mean = center(x.to(accumulation))
-    norm = _norms(values, accumulation)
+    norm = row_norms(values, accumulation)
     if centered:
         # |x - μ| ≤ √D · max|x - μ|: rows above this bound cannot be constant, and the others are looked at.
         bound = mean.abs() * (4 * torch.finfo(x.dtype).eps * values.shape[-1] ** 0.5)
@@ -232,7 +232,7 @@ def plain_rows(x: Tensor, *, centered: bool, augment: float) -> PlainRows | None
     return PlainRows(values, norm.reciprocal().masked_fill_(norm == 0, 0))
 
 
-def _norms(values: Tensor, dtype: torch.dtype) -> Tensor:
+def row_norms(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The norm of each row, (*, 1)."""
     if values.ndim == 2 and values.stride(0) == 1 < values.stride(1):
         # Rows that lie across the memory: torch's own reduction takes ten times as long.

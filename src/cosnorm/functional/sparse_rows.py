@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from cosnorm.functional.norms import (
+    PlainRows,
     accumulation_dtype,
+    in_window,
     not_plain,
     plain_cotangent,
     plain_rows,
@@ -128,46 +130,106 @@ def sparse_product(units: SparseUnits, weight: Tensor) -> Tensor:
     return output
 
 
+def _transposed(units: SparseUnits, size: int) -> Tensor:
+    """xᵀ as a CSR matrix, (D, N)."""
+    count = len(units.starts) - 1
+    order = units.columns.argsort(stable=True)
+    row = torch.arange(count, device=order.device).repeat_interleave(units.starts.diff())
+    starts = units.starts.new_zeros(size + 1)
+    starts[1:] = units.columns.bincount(minlength=size).cumsum(0)
+    row = row[order].to(starts.dtype)
+    return torch.sparse_csr_tensor(starts, row, units.values[order], (size, count), check_invariants=False)
+
+
 def add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Tensor:
     """Gradient += cotangentᵀ x, in the columns that occur."""
-    by_feature = _by_feature(gradient)
+    if _by_feature(gradient) and gradient.device.type == "cpu":
+        gradient.t().addmm_(_transposed(units, gradient.shape[1]), cotangent)
+        return gradient
     for rows, columns, dense in _pieces(units, gradient.shape[1]):
-        if by_feature:
-            gradient.t().index_add_(0, columns, dense.t() @ cotangent[rows])
-        else:
-            gradient.index_add_(1, columns, cotangent[rows].t() @ dense)
+        gradient.index_add_(1, columns, cotangent[rows].t() @ dense)
     return gradient
 
 
-def _forward(units: SparseUnits, weight: Tensor, centered: bool, augment: float) -> tuple[Tensor, Tensor]:
-    """The cosines before they are clamped, and 1/|w| (infinite where the plain form was not taken)."""
-    plain = plain_rows(weight, centered=centered, augment=augment) if weight.device.type == "cpu" else None
-    if plain:
-        products = sparse_product(units, plain.values)
-        if augment:
-            products.add_(units.extra, alpha=augment)
-        return products.mul_(plain.factor.squeeze(1)), plain.factor
+def _means(weight: Tensor, factor: Tensor) -> Tensor | None:
+    """The mean of each row (M,), if none of them makes up more than half of its row's squared norm.
+
+    Then |w|² - D·μ² loses one bit at most, so that no centered copy of the weight has to be made, and no
+    row but 0 is constant.
+    """
+    mean = weight.mean(1)
+    share = (mean * factor.squeeze(1)).square_() * weight.shape[1]
+    return mean if bool((share <= 0.5).all()) else None
+
+
+def _forward(
+    units: SparseUnits, weight: Tensor, centered: bool, augment: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cosines before they are clamped, 1/|w|, and the means of the weight's rows.
+
+    The second is infinite where the plain form was not taken. The third is there, (M,), where the weight was
+    left as it is though it is to be centered, and otherwise empty.
+    """
+    means = weight.new_empty(0)
+    if weight.device.type == "cpu":
+        plain = plain_rows(weight, centered=False, augment=0.0 if centered else augment)
+        found = _means(weight, plain.factor) if plain and centered else None
+        if plain and found is not None:
+            means = found
+            norm = plain.factor.reciprocal().masked_fill_(plain.factor == 0, 0).squeeze(1)
+            norm = (norm.square_() - means.square() * weight.shape[1] + augment**2).sqrt_().unsqueeze(1)
+            factor = norm.reciprocal().masked_fill_(norm == 0, 0)
+            plain = PlainRows(plain.values, factor) if in_window(norm) is not False else None
+        elif centered:
+            plain = plain_rows(weight, centered=True, augment=augment)
+        if plain:
+            products = sparse_product(units, plain.values)
+            if means.numel():
+                products.addr_(_sums(units), means, alpha=-1)
+            if augment:
+                products.add_(units.extra, alpha=augment)
+            return products.mul_(plain.factor.squeeze(1)), plain.factor, means
     unit = unit_rows(weight, centered=centered, augment=augment)
     # NaN shows itself in all outputs of its row, not only where x has a value beside it.
     products = sparse_product(units, unit.values) + 0 * unit.values.sum(1)
     if unit.extra is not None:
         products = products + units.extra * unit.extra.squeeze(1)
-    return products, not_plain(unit.inverse_norm)
+    return products, not_plain(unit.inverse_norm), weight.new_empty(0)
+
+
+def _sums(units: SparseUnits) -> Tensor:
+    """The sum of each row of x, (N,)."""
+    count = len(units.starts) - 1
+    row = torch.arange(count, device=units.starts.device).repeat_interleave(units.starts.diff())
+    return units.values.new_zeros(count).index_add_(0, row, units.values)
 
 
 def _plain_gradient(
-    cotangent: Tensor, units: SparseUnits, cosines: Tensor, weight: Tensor, factor: Tensor, centered: bool
+    cotangent: Tensor,
+    units: SparseUnits,
+    cosines: Tensor,
+    weight: Tensor,
+    factor: Tensor,
+    means: Tensor,
+    centered: bool,
 ) -> Tensor:
+    factor = factor.squeeze(1)
+    along = (cotangent * cosines).sum(0).mul_(factor).mul_(factor).neg_()
+    cotangent = cotangent * factor
+    if means.numel():
+        # (w - μ)·along and u less its mean, at once: both means are one number a row.
+        offset = means * along + cotangent.t().mv(_sums(units)) / weight.shape[1]
+        gradient = torch.empty_like(weight)  # keeps the order in memory
+        torch.addcmul(-offset.unsqueeze(1), weight, along.unsqueeze(1), out=gradient)
+        return add_adjoint_(gradient, cotangent, units)
     values = weight
     if centered:
         plain = plain_rows(weight, centered=True, augment=0.0)
         assert plain is not None
         values = plain.values
-    factor = factor.squeeze(1)
-    along = (cotangent * cosines).sum(0).mul_(factor).mul_(factor).neg_()
-    gradient = torch.empty_like(values)  # keeps the order in memory
+    gradient = torch.empty_like(values)
     torch.mul(values, along.unsqueeze(1), out=gradient)
-    add_adjoint_(gradient, cotangent * factor, units)
+    add_adjoint_(gradient, cotangent, units)
     return gradient.sub_(gradient.mean(1, keepdim=True)) if centered else gradient
 
 
@@ -204,28 +266,27 @@ class _SparseCosine(torch.autograd.Function):
         weight: Tensor,
         centered: bool,
         augment: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         units = SparseUnits(starts, columns, values, extra)
-        cosines, factor = _forward(units, weight.to(values.dtype), centered, augment)
-        return cosines.clamp(-1, 1), cosines, factor
+        cosines, *others = _forward(units, weight.to(values.dtype), centered, augment)
+        return cosines.clamp(-1, 1), cosines, *others
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *saved, ctx.centered, ctx.augment = inputs
-        _, cosines, factor = output
-        ctx.mark_non_differentiable(cosines, factor)
-        ctx.save_for_backward(*saved, cosines, factor)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*saved, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        *parts, weight, cosines, factor = ctx.saved_tensors
+        *parts, weight, cosines, factor, means = ctx.saved_tensors
         units = SparseUnits(*parts)
         gradient = None
         if ctx.needs_input_grad[4]:
             values = weight.to(cotangent.dtype)
             plain = not torch.is_grad_enabled() and weight.device.type == "cpu" and was_plain(factor)
             if plain and plain_cotangent(cotangent, (0,), (1,)):
-                gradient = _plain_gradient(cotangent, units, cosines, values, factor, ctx.centered)
+                gradient = _plain_gradient(cotangent, units, cosines, values, factor, means, ctx.centered)
                 gradient = gradient.to(weight.dtype)
             else:
                 gradient = _unit_gradient(cotangent, units, weight, ctx.centered, ctx.augment)
