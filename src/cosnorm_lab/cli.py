@@ -1,12 +1,16 @@
 """The command line: list, fetch, run, report, demo."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cosnorm_lab.errors import LabError
+
+ALIASES = {"lr": "learning_rate"}
 
 app = typer.Typer(
     name="cosnorm",
@@ -54,7 +58,9 @@ def run(
         str | None, typer.Option(help="Methods, separated by commas; by default all.", metavar="A,B,…")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs; by default the recipe's.", min=1)] = None,
-    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, …", min=1)] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(help="Number of seeds: 0, 1, …; by default the recipe's, 1 of most.", min=1)
+    ] = None,
     lr: Annotated[
         list[str] | None,
         typer.Option(help="Learning rate of one method; repeatable.", metavar="METHOD=VALUE"),
@@ -71,6 +77,24 @@ def run(
             metavar="FIELD=VALUE",
         ),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The same, for a grid whose runs are trained side by side: lr=0.1,1,10; repeatable.",
+            metavar="FIELD=A,B,…",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs trained side by side, each in a process pinned to its share of the cores; by default "
+            "1, for a sweep all cores.",
+            min=1,
+        ),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(help="local, or ray for runs side by side on a Ray cluster.")
+    ] = "local",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes on each machine.", min=1)] = 1,
     num_nodes: Annotated[int, typer.Option(help="Number of machines.", min=1)] = 1,
@@ -84,6 +108,9 @@ def run(
     allow_checksum_mismatch: Annotated[
         bool, typer.Option("--allow-checksum-mismatch", help="Accept other files than the official ones.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write live curves into OUT/tensorboard.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder of records.")] = Path("runs"),
 ) -> None:
     """Train the runs of a recipe, or go on with those that were stopped, and print the comparison.
@@ -96,43 +123,64 @@ def run(
 
     - `cosnorm run simclr-mnist --set batch_size=256,1024 --set temperature=0.2`
 
+    - `cosnorm run mnist-table1 --methods cosine --sweep lr=1,3,10,30 --validation 10000`
+
     Given again, the same command goes on from the last finished epoch; a finished run is not trained again.
     """
-    import torch
-
     from cosnorm_lab import recipes
-    from cosnorm_lab.data import load
-    from cosnorm_lab.fabric import close_fabric, make_fabric
-    from cosnorm_lab.progress import show_progress
+    from cosnorm_lab.execute import Machine, executing
+    from cosnorm_lab.records import Run
+    from cosnorm_lab.sources import Source
     from cosnorm_lab.tables import print_results
-    from cosnorm_lab.train import train
 
     chosen = recipes.find(recipe)
-    configs = chosen.configs(
-        None if methods is None else [name.strip() for name in methods.split(",")],
-        **({} if epochs is None else {"epochs": epochs}),
-        seeds=seeds,
-        learning_rates=parse_rates(lr or []),
+    given = {"epochs": epochs, "seeds": seeds, "validation": validation, "precision": precision}
+    arguments: dict[str, Any] = {
+        "methods": None if methods is None else [name.strip() for name in methods.split(",")],
+        "learning_rates": parse_rates(lr or []),
         **parse_fields(set_ or []),
-        **{
-            name: value
-            for name, value in (("validation", validation), ("precision", precision))
-            if value is not None
-        },
+        **parse_fields(sweep or []),
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    configs = chosen.configs(**arguments)
+    machine = Machine(
+        executor=executor,
+        workers=workers if workers is not None or sweep else 1,
+        threads=threads,
+        device=device,
+        devices=devices,
+        num_nodes=num_nodes,
     )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    dataset = load(chosen.dataset, data_dir, allow_checksum_mismatch=allow_checksum_mismatch)
-    fabric = make_fabric(device, devices, num_nodes, configs[0].precision)
+    source = Source(chosen.dataset, data_dir, allow_checksum_mismatch)
     try:
-        with show_progress(len(configs), quiet=not fabric.is_global_zero) as progress:
-            runs = [train(config, dataset, out, fabric=fabric, progress=progress) for config in configs]
+        with executing(machine, source, out, configs[0].precision) as (execute, is_first):
+            stages = [lambda _: configs]
+            if chosen.then:
+                stages.append(lambda runs: chosen.then(runs, **arguments))  # type: ignore[misc]
+            runs: list[Run] = []
+            for stage in stages:
+                wanted = stage(runs)
+                with _following(len(wanted), is_first, out if tensorboard else None) as progress:
+                    runs = execute(wanted, progress)
+                if is_first:
+                    print_results(runs)
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command goes on from the last finished epoch.", err=True)
         raise typer.Exit(130) from None
-    if fabric.is_global_zero:
-        print_results(runs)
-    close_fabric(fabric)
+
+
+@contextmanager
+def _following(runs: int, is_first: bool, curves: Path | None) -> Iterator[Any]:
+    """What is told how the runs go on: the progress bar, and event files below the folder `curves`."""
+    from cosnorm_lab.progress import show_progress
+
+    with show_progress(runs, quiet=not is_first) as progress:
+        if curves is None or not is_first:
+            yield progress
+        else:
+            from cosnorm_lab.event_files import EventFiles, Several
+
+            yield Several([progress, EventFiles(curves / "tensorboard")])
 
 
 def parse_rates(options: list[str]) -> dict[str, float]:
@@ -167,7 +215,7 @@ def parse_fields(options: list[str]) -> dict[str, Any]:
         if not separator or not name.strip() or not text.strip():
             raise LabError(f"--set expects FIELD=VALUE, such as temperature=0.2; got {option!r}")
         values = [_parse_value(part.strip()) for part in text.split(",")]
-        fields[name.strip()] = values if len(values) > 1 else values[0]
+        fields[ALIASES.get(name.strip(), name.strip())] = values if len(values) > 1 else values[0]
     return fields
 
 

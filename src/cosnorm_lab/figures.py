@@ -15,6 +15,7 @@ from cosnorm_lab.series import (
     errors_range,
     errors_title,
     setting,
+    unit,
 )
 
 # Ten hues for ten classes, light and dark in turn, told apart by colour-blind readers too.
@@ -78,7 +79,8 @@ def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
     if not drawn:
         return None
     lowest, highest = errors_range(drawn)
-    last = max(series.curve[-1].epoch for series in drawn)
+    name, scale = unit(drawn[0].config)
+    last = max(series.curve[-1].epoch for series in drawn) * scale
     lines = []
     for series in drawn:
         curve = series.curve
@@ -87,7 +89,7 @@ def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
             Line(
                 caption=errors_caption(series, highest),
                 colour=series.colour,
-                xs=[point.epoch for point in curve],
+                xs=[point.epoch * scale for point in curve],
                 ys=[max(point.mean, LEAST_ERRORS) for point in curve],
                 texts=[
                     f"{point.mean:.1f} ({point.low:g}–{point.high:g})"
@@ -102,12 +104,12 @@ def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
             )
         )
     y = _errors_axis(errors_title(drawn), lowest, highest)
-    chart = Chart("Test errors against epoch", _count_axis("epoch", last, 6), y, lines)
+    chart = Chart(f"Test errors against {name}", _count_axis(name, last, 6), y, lines)
     caption = (
         "Logarithmic axis, cut off at twelve times the least error; ↑ marks what lies above it as a whole. "
         "Bands are the least and the most of several seeds."
     )
-    return Picture("errors", f"{y.title}, against epoch", caption, [chart], legend=True)
+    return Picture("errors", f"{y.title}, against {name}", caption, [chart], legend=True)
 
 
 def pre_activations(all_series: Sequence[Series]) -> Picture | None:
@@ -125,13 +127,15 @@ def pre_activations(all_series: Sequence[Series]) -> Picture | None:
         [(value, label(value)) for value in ticks],
         "asinh",
     )
-    x = _count_axis("epoch", max(series.percentiles[-1][0] for series in drawn), 2)
+    name, scale = unit(drawn[0].config)
+    x = _count_axis(name, max(series.percentiles[-1][0] for series in drawn) * scale, 2)
     charts = []
     for series in drawn:
         epochs, low, middle, high = zip(*series.percentiles, strict=True)
+        xs = [epoch * scale for epoch in epochs]
         lines = [
-            Line(name, series.colour, epochs, values, [f"{value:.3g}" for value in values], "", width, *band)
-            for name, values, width, band in (
+            Line(part, series.colour, xs, values, [f"{value:.3g}" for value in values], "", width, *band)
+            for part, values, width, band in (
                 ("85 %", high, 1.0, (low, high)),
                 ("50 %", middle, 2.0, ()),
                 ("15 %", low, 1.0, ()),
@@ -139,7 +143,7 @@ def pre_activations(all_series: Sequence[Series]) -> Picture | None:
         ]
         charts.append(Chart(series.caption, x, y, lines))
     caption = (
-        "15, 50 and 85 percentiles over the images the errors are of, against epoch; of several seeds the "
+        f"15, 50 and 85 percentiles over the images the errors are of, against {name}; of several seeds the "
         "first. All panels have the same axes, linear near zero and logarithmic far from it."
     )
     heading = "pre-activation of one neuron of the last hidden layer"

@@ -8,7 +8,7 @@ from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.recipes import columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, has_least, has_paper, make_rows
+from cosnorm_lab.rows import Row, goal_of, has_least, has_paper, make_rows
 from cosnorm_lab.series import group, is_search, setting
 
 
@@ -29,11 +29,18 @@ def markdown_table(runs: Iterable[Run]) -> str:
         headings[-1:-1] = ["paper's mean", "paper's variance"]
     if has_least(rows):
         headings[-1:-1] = ["least", "paper's least"]
+    goal = goal_of(rows)
+    if goal is not None:
+        headings[-1:-1] = [f"down to {goal:,}", "paper's"]
     finished = all(row.status == "completed" for row in rows)
     if not finished:
         headings.append("status")
     rule = ["---" if heading in ("method", "status") else "--:" for heading in headings]
-    lines = [headings, rule, *(_cells(row, has_paper(rows), has_least(rows), finished) for row in rows)]
+    lines = [
+        headings,
+        rule,
+        *(_cells(row, has_paper(rows), has_least(rows), goal is not None, finished) for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -76,13 +83,15 @@ def update_readme(runs: Iterable[Run], path: Path) -> list[str]:
     return written
 
 
-def _cells(row: Row, paper: bool, least: bool, finished: bool) -> list[str]:
+def _cells(row: Row, paper: bool, least: bool, goal: bool, finished: bool) -> list[str]:
     cells = [row.series.name, *row.settings]
     cells += [row.learning_rate, row.seeds, row.mean, row.variance]
     if paper:
         cells += [row.paper_mean, row.paper_variance]
     if least:
         cells += [row.least, row.paper_least]
+    if goal:
+        cells += [row.goal, row.paper_goal]
     cells.append(row.over)
     if not finished:
         cells.append(row.status)

@@ -14,7 +14,7 @@ from cosnorm_lab.files import write_whole
 from cosnorm_lab.png import png
 from cosnorm_lab.recipes import FIGURES, RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, command, has_least, has_paper, make_rows, planned_rows, status
+from cosnorm_lab.rows import Row, command, goal_of, has_least, has_paper, make_rows, planned_rows, status
 from cosnorm_lab.series import group, is_search, setting
 
 
@@ -30,8 +30,10 @@ class Section:
         search: The runs whose errors are of held-back training images.
         paper: Whether the paper has means and variances to set beside ours.
         least: Whether it has least numbers of errors.
+        goal: The number of errors to come down to, where the recipe names one.
         layers: Names of the layers.
         pictures: The figures, each with the name of its PNG file beside the report.
+        search_pictures: Those of the search.
     """
 
     recipe: str
@@ -41,8 +43,10 @@ class Section:
     search: list[Row]
     paper: bool
     least: bool
+    goal: int | None
     layers: list[str]
     pictures: list[tuple[Picture, str]]
+    search_pictures: list[tuple[Picture, str]]
 
 
 def write_report(runs: list[Run], out: Path) -> None:
@@ -70,7 +74,9 @@ def write_report(runs: list[Run], out: Path) -> None:
         )
         for recipe in order
     ]
-    for picture, name in (pair for section in sections for pair in section.pictures):
+    for picture, name in (
+        pair for section in sections for pair in section.pictures + section.search_pictures
+    ):
         write_whole(out.parent / name, png(picture))
     # Who reports the paper wants to see what is missing of it; who compares on own data does not.
     of_paper = [recipe for recipe in RECIPES.values() if recipe.paper]
@@ -89,6 +95,11 @@ def _section(runs: list[Run], stem: str) -> Section:
     series = group(run for run in runs if not is_search(run))
     rows = make_rows(series)
     rows += planned_rows(name, series)
+    searched = group(run for run in runs if is_search(run))
+
+    def named(pictures: list[Picture]) -> list[tuple[Picture, str]]:
+        return [(picture, f"{stem}-{picture.name}.png") for picture in pictures]
+
     last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
     figures = recipe.figures if recipe else FIGURES
     return Section(
@@ -96,11 +107,13 @@ def _section(runs: list[Run], stem: str) -> Section:
         description=recipe.description if recipe else "",
         columns=[setting(column) for column in columns(name)],
         rows=rows,
-        search=make_rows(group(run for run in runs if is_search(run))),
+        search=make_rows(searched),
         paper=has_paper(rows),
         least=has_least(rows),
+        goal=goal_of(rows),
         layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line.get("layers", ()))),
-        pictures=[(picture, f"{stem}-{picture.name}.png") for picture in make_pictures(figures, series)],
+        pictures=named(make_pictures(figures, series)),
+        search_pictures=named(make_pictures({"by learning_rate": None}, searched)),
     )
 
 

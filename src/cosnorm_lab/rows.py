@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import RECIPES, columns, published
+from cosnorm_lab.recipes import RECIPES, Recipe, columns, published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import NAMES, Series
+from cosnorm_lab.series import NAMES, Series, unit
 
 NOTHING = "–"
 NOT_RUN = "not run"
@@ -36,6 +36,8 @@ class Row:
         paper_variance: The same.
         paper_least: The same.
         verdict: How ours compares with the paper's, and why, where that is known.
+        goal: When the runs came down to the recipe's goal, where it has one.
+        paper_goal: The same in the paper.
         seconds: Median training time of an epoch, without the evaluation.
         status: How the runs ended.
     """
@@ -52,6 +54,8 @@ class Row:
     paper_variance: str
     paper_least: str
     verdict: str
+    goal: str
+    paper_goal: str
     seconds: str
     status: str
 
@@ -69,6 +73,12 @@ def has_paper(rows: Sequence[Row]) -> bool:
 def has_least(rows: Sequence[Row]) -> bool:
     """Whether the paper has a least number of errors for any of the rows."""
     return any(row.paper_least != NOTHING for row in rows)
+
+
+def goal_of(rows: Sequence[Row]) -> int | None:
+    """The number of errors to come down to, where the rows' recipe names one."""
+    name = rows[0].series.config.recipe if rows else ""
+    return RECIPES[name].goal if name in RECIPES else None
 
 
 def command(config: RunConfig, seeds: int) -> str | None:
@@ -103,7 +113,7 @@ def command(config: RunConfig, seeds: int) -> str | None:
     except (KeyError, LabError, TypeError):
         return None
     if config not in made:
-        return None
+        return _second_stage(recipe, config, seeds)
     options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
     if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
@@ -111,6 +121,15 @@ def command(config: RunConfig, seeds: int) -> str | None:
     if seeds > 1:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
+
+
+def _second_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
+    """The command of a run whose learning rate a search has chosen; the search comes with it."""
+    first = recipe.configs([config.method], epochs=config.epochs)[0]
+    searched = {name: getattr(first, name) for name in ("learning_rate", "epochs", "validation", "seed")}
+    if recipe.then is None or dataclasses.replace(config, **searched) != first:
+        return None
+    return f"cosnorm run {config.recipe} --methods {config.method} --epochs {config.epochs} --seeds {seeds}"
 
 
 def _option(name: str, value: object) -> str:
@@ -137,10 +156,15 @@ def _row(series: Series) -> Row:
         interval = "" if final.interval is None else f" ± {final.interval:.1f}"
         mean, variance = f"{final.mean:.1f}{interval}", f"{final.variance:.3g}"
         over = f"last {final.epochs} of {config.epochs}"
+        if unit(config)[0] != "epoch":
+            over += " evaluations"
     least = NOTHING
+    counted, scale = unit(config)
     if lowest := series.least():
-        least = f"{lowest[0]:.4g} (epoch {lowest[1]:.0f})"
+        least = f"{lowest[0]:.4g} ({counted} {lowest[1] * scale:,.0f})"
     paper = published(config)
+    goal = RECIPES[config.recipe].goal if config.recipe in RECIPES else None
+    reached = None if goal is None else series.reached(goal)
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
     return Row(
         series=series,
@@ -155,6 +179,8 @@ def _row(series: Series) -> Row:
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
         verdict=verdict(series),
+        goal=NOTHING if reached is None else f"{counted} {reached * scale:,.0f}",
+        paper_goal=NOTHING if paper.step is None else f"step {paper.step:,}",
         seconds=f"{statistics.median(seconds):.3g}" if any(second > 0.001 for second in seconds) else NOTHING,
         status=_common_status(series),
     )

@@ -187,6 +187,15 @@ class Series:
         epochs = [run.errors.index(errors) + 1 for run, errors in zip(self.completed, lowest, strict=True)]
         return statistics.fmean(lowest), statistics.fmean(epochs)
 
+    def reached(self, goal: float) -> float | None:
+        """The first epoch with `goal` errors or fewer, averaged; None unless every completed run has one."""
+        first = [
+            next((epoch for epoch, errors in enumerate(run.errors, start=1) if errors <= goal), None)
+            for run in self.completed
+        ]
+        found = [epoch for epoch in first if epoch is not None]
+        return statistics.fmean(found) if found and len(found) == len(first) else None
+
 
 def is_search(run: Run) -> bool:
     """Whether the errors are those of held-back training images, to choose a learning rate by."""
@@ -251,7 +260,17 @@ def errors_caption(series: Series, highest: float) -> str:
 def errors_title(drawn: Sequence[Series]) -> str:
     """The name of the axis of errors: among how many images they are, where all series agree on it."""
     counts = {record["count"] for series in drawn for run in series.runs for record in run.epochs}
-    return f"test errors among {counts.pop():,}" if len(counts) == 1 else "test errors"
+    held_back = any(is_search(run) for series in drawn for run in series.runs)
+    if len(counts) != 1:
+        return "errors on held-back samples" if held_back else "test errors"
+    number = counts.pop()
+    return f"errors among {number:,} held-back samples" if held_back else f"test errors among {number:,}"
+
+
+def unit(config: RunConfig) -> tuple[str, int]:
+    """What the reader counts a run's epochs in: ("epoch", 1), or ("step", steps between two evaluations)."""
+    steps = getattr(config, "steps", None)
+    return ("epoch", 1) if steps is None else ("step", steps)
 
 
 def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...] = ()) -> str:

@@ -211,3 +211,83 @@ def test_the_command_starts_without_torch():
     program = "import sys, cosnorm_lab.cli; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_a_sweep_trains_a_grid_side_by_side(call, tmp_path):
+    status, out, err = call(
+        "run", "mnist-table1", "--methods", "cosine,baseline", "--epochs", 1, "--validation", 24,
+        "--sweep", "lr=0.1,0.3,1", "--workers", 2, "--threads", 1, *small(tmp_path),
+    )  # fmt: skip
+    assert status == 0, err
+    runs = read_all("runs")
+    assert sorted((run.method, run.config.learning_rate) for run in runs) == [
+        (method, rate) for method in ("baseline", "cosine") for rate in (0.1, 0.3, 1.0)
+    ]
+    assert {run.status for run in runs} == {"completed"}
+    assert {run.start["host"]["threads"] for run in runs} == {1}
+    assert "held-back training images" in " ".join(out.split())
+    assert call("report", "runs")[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Learning-rate search" in page
+    assert (tmp_path / "report-by-learning-rate.png").exists()
+
+
+def test_fair_searches_and_trains_with_what_it_found(call, tmp_path):
+    status, out, err = call(
+        "run", "fair", "--methods", "cosine,baseline", "--epochs", 2, "--seeds", 2,
+        "--sweep", "lr=0.03,0.1,1",
+        "--workers", 1, "--set", "hidden=12", "--set", "validation=24", *small(tmp_path),
+    )  # fmt: skip
+    assert status == 0, err
+    runs = read_all("runs")
+    searched = [run for run in runs if run.config.validation]
+    final = [run for run in runs if not run.config.validation]
+    assert len(searched) == 6
+    assert sorted((run.method, run.config.seed) for run in final) == [
+        (method, seed) for method in ("baseline", "cosine") for seed in (0, 1)
+    ]
+    for run in final:
+        assert run.epochs[-1]["count"] == 32
+        tried = {one.config.learning_rate: one.errors[-1] for one in searched if one.method == run.method}
+        assert tried[run.config.learning_rate] == min(tried.values())
+    assert "held-back training images" in " ".join(out.split())
+    assert "32 test images" in " ".join(out.split())
+
+
+def test_live_curves_lie_beside_the_records(call, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra `tensorboard`)")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    arguments = ("run", "mnist-table1", "--methods", "cosine", "--epochs", 3, "--tensorboard")
+    assert call(*arguments, *small(tmp_path))[0] == 0
+    (run,) = read_all("runs")
+    events = EventAccumulator(f"runs/tensorboard/mnist-table1/{run.path.stem}")
+    events.Reload()
+    assert [event.step for event in events.Scalars("errors")] == [1, 2, 3]
+    assert [event.value for event in events.Scalars("errors")] == run.errors
+    assert events.Scalars("loss")[-1].value == pytest.approx(run.epochs[-1]["loss"])
+    assert "weight_norm/hidden1" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--executor", "slurm"), "--executor must be local or ray; got 'slurm'"),
+        (("--devices", 2, "--workers", 2), "exclude each other"),
+        (("--devices", 2, "--sweep", "lr=1,2"), "exclude each other"),
+        (("--sweep", "rate=1,2"), "these runs have no field 'rate'"),
+        (("--sweep", "lr"), "FIELD=VALUE"),
+    ],
+)
+def test_what_cannot_be_executed(call, tmp_path, options, message):
+    status, _, err = call("run", "mnist-table1", *options, *small(tmp_path))
+    assert status == 1
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tensorboard_that_is_not_there(call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    status, _, err = call("run", "mnist-table1", "--epochs", 1, "--tensorboard", *small(tmp_path))
+    assert status == 1
+    assert "pip install 'cosnorm[tensorboard]'" in err

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, digits, heads, magnitude, mnist, newsgroups, own, simclr
+from cosnorm_lab.recipes import cifar, digits, fair, heads, magnitude, mnist, newsgroups, own, simclr
 from cosnorm_lab.recipes.published import Published, by_method
 
 FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
@@ -22,6 +22,8 @@ class Recipe:
         configs: makes the configurations; see `cosnorm_lab.recipes.comparison.comparison` for its arguments.
         paper: what the paper prints of these runs.
         columns: fields that the runs of a method differ in: columns of the table, axes of figures.
+        goal: a number of errors; the table says when each run came down to it.
+        then: makes further configurations of the runs of the first; it gets them, then the same arguments.
         figures: what the report draws, see `cosnorm_lab.figures.make_pictures`, with the paper's number.
     """
 
@@ -31,6 +33,8 @@ class Recipe:
     configs: Callable[..., list[RunConfig]]
     paper: tuple[Published, ...] = ()
     columns: tuple[str, ...] = ()
+    goal: int | None = None
+    then: Callable[..., list[RunConfig]] | None = None
     figures: Mapping[str, int | None] = field(default_factory=lambda: dict(FIGURES))
 
 
@@ -83,6 +87,7 @@ RECIPES = {
             description="Table 4 of the paper: CIFAR-10 with augmentation, evaluated every 250 steps",
             configs=cifar.images("cifar10-table4", "cifar10", True),
             paper=cifar.PAPER_TABLE4,
+            goal=cifar.GOAL_TABLE4,
             figures={"errors": 7},
         ),
         Recipe(
@@ -91,6 +96,7 @@ RECIPES = {
             description="Table 5 of the paper: CIFAR-10 without augmentation, evaluated every 250 steps",
             configs=cifar.images("cifar10-table5", "cifar10", False),
             paper=cifar.PAPER_TABLE5,
+            goal=cifar.GOAL_TABLE5,
             figures={"errors": 7},
         ),
         Recipe(
@@ -113,6 +119,14 @@ RECIPES = {
             description="the paper's central claim: errors when the test input is multiplied by 0.1 to 10",
             configs=magnitude.magnitude,
             figures={"magnitude": None, "errors": None},
+        ),
+        Recipe(
+            name=fair.NAME,
+            dataset="mnist",
+            description="every method at its own best learning rate, chosen on held-back images; three seeds",
+            configs=fair.search,
+            then=fair.final,
+            figures={"errors": None},
         ),
         Recipe(
             name=own.NAME,

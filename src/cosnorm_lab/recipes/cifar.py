@@ -17,9 +17,16 @@ LEARNING_RATES: Mapping[str, float] = {
 }
 
 
-# Tables 4 and 5: least errors of 10,000; the baseline's come after 234,000 and 66,000 steps.
-PAPER_TABLE4 = (Published({"method": "baseline"}, least=1900), Published({"method": "cosine"}, least=1520))
-PAPER_TABLE5 = (Published({"method": "baseline"}, least=3510), Published({"method": "cosine"}, least=2700))
+# Tables 4 and 5: least errors of 10,000, and the step at which the baseline's least is reached.
+GOAL_TABLE4, GOAL_TABLE5 = 1900, 3510
+PAPER_TABLE4 = (
+    Published({"method": "baseline"}, least=1900, step=234_000),
+    Published({"method": "cosine"}, least=1520, step=11_000),
+)
+PAPER_TABLE5 = (
+    Published({"method": "baseline"}, least=3510, step=66_000),
+    Published({"method": "cosine"}, least=2700, step=2000),
+)
 
 
 def images(name: str, dataset: str, augmentation: bool) -> Callable[..., list[RunConfig]]:

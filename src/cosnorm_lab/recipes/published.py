@@ -16,6 +16,7 @@ class Published:
         mean: of the errors over the last epochs.
         variance: of the errors over the last epochs.
         least: smallest number of errors of any epoch.
+        step: at which the recipe's goal is reached (`cosnorm_lab.recipes.Recipe.goal`).
         note: why ours may differ, where something is known of it.
     """
 
@@ -23,6 +24,7 @@ class Published:
     mean: float | None = None
     variance: float | None = None
     least: float | None = None
+    step: int | None = None
     note: str = ""
 
     def speaks_of(self, config: RunConfig) -> bool:

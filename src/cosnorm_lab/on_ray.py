@@ -1,0 +1,106 @@
+"""Several runs side by side on a Ray cluster, or on a Ray of this machine alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cosnorm_lab.config import RunConfig
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.records import Run, read, record_path
+from cosnorm_lab.sources import Source
+from cosnorm_lab.train import Progress
+
+RETRIES = 3  # of a run whose machine was lost: it goes on from its last epoch
+
+
+def train_on_ray(
+    configs: Sequence[RunConfig],
+    source: Source,
+    out: Path,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Trains runs as Ray's tasks, each on `threads` cores, wherever there is room.
+
+    The cluster is the one of the environment variable RAY_ADDRESS, or a new one on this machine. All its
+    machines must have cosnorm installed and see the same folders of data and records.
+
+    Args:
+        configs: the runs.
+        source: their data.
+        out: folder of records.
+        threads: cores of each run; 1 if not given.
+        device: Fabric's name of an accelerator; each run on "cuda" asks Ray for a GPU.
+        progress: is told when a run has ended.
+
+    Returns:
+        The records, in the order of `configs`.
+
+    Raises:
+        LabError: Ray is not installed, runs failed (after all others have ended), or records are not seen.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise LabError("--executor ray needs Ray: pip install 'cosnorm[ray]'") from None
+    cores = threads or 1
+    folder = out.resolve()
+    data = Source(
+        source.dataset, source.data_dir and source.data_dir.resolve(), source.allow_checksum_mismatch
+    )
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False)
+    try:
+        task: Any = ray.remote(num_cpus=cores, num_gpus=int(device == "cuda"), max_retries=RETRIES)(train_one)
+        waiting = {task.remote(config, data, folder, cores, device): config for config in configs}
+        failures = []
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            config = waiting.pop(done)
+            if failure := _failure(ray, done):
+                failures.append(f"{config.name()}: {failure}")
+            elif progress:
+                progress.run_finished(_record(folder, config))
+    finally:
+        if started:
+            ray.shutdown()
+    if failures:
+        raise LabError("; ".join(failures))
+    return [_record(folder, config) for config in configs]
+
+
+def train_one(config: RunConfig, source: Source, out: Path, threads: int, device: str) -> str:
+    """One run, on the machine that Ray chose: what is wrong with it, or nothing."""
+    import torch
+
+    from cosnorm_lab.fabric import make_fabric
+    from cosnorm_lab.memory import keep_freed_memory
+    from cosnorm_lab.train import train
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    try:
+        train(config, source.load(), out, fabric=make_fabric(device, precision=config.precision))
+    except LabError as error:
+        return str(error)
+    return ""
+
+
+def _failure(ray: object, done: object) -> str:
+    try:
+        return str(ray.get(done))  # type: ignore[attr-defined]
+    except Exception as error:  # whatever was raised there, and what Ray itself raises
+        return f"{type(error).__name__}: {error}"
+
+
+def _record(folder: Path, config: RunConfig) -> Run:
+    path = record_path(folder, config)
+    if not path.exists():
+        raise LabError(
+            f"Ray has run {config.name()}, but {path} is not seen here; --out must be a folder that all "
+            "machines of the cluster share"
+        )
+    return read(path)

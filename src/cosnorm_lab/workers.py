@@ -1,0 +1,172 @@
+"""Several runs side by side on one machine, each in a worker process on its own share of the cores."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import threading
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cosnorm_lab.config import RunConfig
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.records import Line, Run
+from cosnorm_lab.sources import Source
+from cosnorm_lab.train import Progress
+
+
+def train_side_by_side(
+    configs: Sequence[RunConfig],
+    source: Source,
+    out: Path,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Trains runs in worker processes, as `cosnorm_lab.train.train` does one after the other.
+
+    A run that fails does not stop the others. Each worker is pinned to its share of the cores (where the
+    system can do that) and reads the data for itself.
+
+    Args:
+        configs: the runs.
+        source: their data.
+        out: folder of records.
+        workers: number of processes; by default as many as there are cores for `threads` each.
+        threads: threads of each; by default its share of the cores.
+        device: Fabric's name of an accelerator.
+        progress: is told of each epoch of every run.
+
+    Returns:
+        The records, in the order of `configs`.
+
+    Raises:
+        LabError: of one or more runs, after all others have ended; or a worker was killed.
+    """
+    shares = core_shares(available_cores(), workers, threads, len(configs))
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
+    jobs: Any = context.Queue()
+    events: Any = context.Queue()
+    for job in [*configs, *([None] * len(shares))]:
+        jobs.put(job)
+    processes = [
+        context.Process(
+            target=_work,
+            args=(jobs, events, share, threads or len(share), source, out, device),
+            daemon=True,
+        )
+        for share in shares
+    ]
+    for process in processes:
+        process.start()
+    runs: dict[RunConfig, Run] = {}
+    failures: list[str] = []
+    try:
+        while len(runs) + len(failures) < len(configs):
+            for name, arguments in _next(events, processes):
+                if name == "failed":
+                    config, message = arguments
+                    failures.append(f"{config.name()}: {message}")
+                    continue
+                if name == "run_finished":
+                    runs[arguments[0].config] = arguments[0]
+                if progress:
+                    getattr(progress, name)(*arguments)
+    finally:
+        for process in processes:
+            process.terminate()  # an epoch that is on the disk stays there
+            process.join()
+    if failures:
+        raise LabError("; ".join(failures))
+    return [runs[config] for config in configs]
+
+
+def available_cores() -> list[int]:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def core_shares(cores: Sequence[int], workers: int | None, threads: int | None, runs: int) -> list[list[int]]:
+    """Each worker's cores: neighbours, nobody else's as long as there are enough of them.
+
+    Args:
+        cores: all there are.
+        workers: how many; by default as many as have `threads` cores each, or one core.
+        threads: cores of each worker; by default all are handed out evenly.
+        runs: never more workers than this.
+    """
+    count = max(1, min(workers or len(cores) // (threads or 1), runs))
+    share = min(threads or max(1, len(cores) // count), len(cores))
+    return [[cores[(first * share + place) % len(cores)] for place in range(share)] for first in range(count)]
+
+
+def _next(events: Any, processes: Sequence[Any]) -> list[Any]:
+    """The next event, or none after a while; raises if a worker is no longer there."""
+    try:
+        return [events.get(timeout=0.5)]
+    except queue.Empty:
+        for process in processes:
+            if process.exitcode:
+                raise LabError(
+                    f"a worker process ended with exit status {process.exitcode}, perhaps for want of "
+                    "memory; the same command, perhaps with fewer --workers, goes on where they were"
+                ) from None
+        return []
+
+
+class _Reporter:
+    """Sends what `cosnorm_lab.train.Progress` is told to the first process."""
+
+    def __init__(self, events: Any) -> None:
+        self.events = events
+
+    def run_started(self, config: RunConfig, epochs_done: int) -> None:
+        self.events.put(("run_started", (config, epochs_done)))
+
+    def epoch_finished(self, config: RunConfig, line: Line) -> None:
+        self.events.put(("epoch_finished", (config, line)))
+
+    def run_finished(self, run: Run) -> None:
+        self.events.put(("run_finished", (run,)))
+
+
+def _work(
+    jobs: Any, events: Any, share: Sequence[int], threads: int, source: Source, out: Path, device: str
+) -> None:
+    """A worker: takes runs until there are no more."""
+    import torch
+
+    from cosnorm_lab.fabric import make_fabric
+    from cosnorm_lab.memory import keep_freed_memory
+    from cosnorm_lab.train import train
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    # Ctrl-C reaches workers too; what they were doing is on the disk up to the last epoch.
+    with contextlib.suppress(KeyboardInterrupt):
+        while (config := jobs.get()) is not None:
+            try:
+                fabric = make_fabric(device, precision=config.precision)
+                train(config, source.load(), out, fabric=fabric, progress=_Reporter(events))
+            except LabError as error:
+                events.put(("failed", (config, str(error))))
+            except Exception:
+                events.put(("failed", (config, traceback.format_exc())))
+
+
+def _end_with_parent() -> None:
+    """Nobody is left to read the events of a program that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
