@@ -151,7 +151,10 @@ def run(
         devices=devices,
         num_nodes=num_nodes,
     )
-    source = Source(chosen.dataset, data_dir, allow_checksum_mismatch)
+    names = sorted({config.dataset for config in configs})
+    if len(names) > 1:
+        raise LabError(f"one call runs one data set, got {', '.join(names)}")
+    source = Source(names[0], data_dir, allow_checksum_mismatch)
     try:
         with executing(machine, source, out, configs[0].precision) as (execute, is_first):
             stages = [lambda _: configs]

@@ -177,6 +177,7 @@ class CNNConfig(RunConfig):
         filters: number of 5×5 filters of each convolution.
         hidden: number of units of each fully connected layer after them.
         augmentation: random crops, flips, brightness and contrast; otherwise the middle of each image.
+        crop: length of the sides of what the network sees; 0: all pixels.
         average_decay: largest decay of the moving average of the parameters that is evaluated; 0: none.
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
@@ -191,6 +192,7 @@ class CNNConfig(RunConfig):
     filters: tuple[int, ...] = (64, 64)
     hidden: tuple[int, ...] = (384, 192)
     augmentation: bool = False
+    crop: int = 24
     average_decay: float = 0.9999
     init_std: float = 0.05
     augment: float = 1e-4
@@ -203,7 +205,7 @@ class CNNConfig(RunConfig):
             if not sizes or min(sizes) < 1:
                 raise ValueError(f"{name} must name at least one layer of at least one unit; got {sizes}")
         self._positive("steps", "init_std", "max_norm")
-        self._not_negative("augment", "average_decay")
+        self._not_negative("augment", "average_decay", "crop")
         if self.average_decay >= 1:
             raise ValueError(f"average_decay must be below 1; got {self.average_decay}")
 

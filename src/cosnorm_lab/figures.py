@@ -160,7 +160,7 @@ def against(name: str, all_series: Sequence[Series]) -> Picture | None:
             first = family[0]
             xs, ys = zip(*points, strict=True)
             lines.append(Line(first.method_name, first.colour, xs, ys, [f"{y:.1f}" for y in ys], dots=True))
-    if not any(len(line.xs) > 1 for line in lines):
+    if not any(len(set(line.xs)) > 1 for line in lines):
         return None
     words = setting(name)
     values = sorted({x for line in lines for x in line.xs})

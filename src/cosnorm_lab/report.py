@@ -101,6 +101,7 @@ def _section(runs: list[Run], stem: str) -> Section:
         return [(picture, f"{stem}-{picture.name}.png") for picture in pictures]
 
     last_lines = [one.runs[0].epochs[-1] for one in series if one.runs[0].epochs]
+    layers = dict.fromkeys(layer["name"] for line in last_lines for layer in line.get("layers", ()))
     figures = recipe.figures if recipe else FIGURES
     return Section(
         recipe=name,
@@ -111,7 +112,7 @@ def _section(runs: list[Run], stem: str) -> Section:
         paper=has_paper(rows),
         least=has_least(rows),
         goal=goal_of(rows),
-        layers=list(dict.fromkeys(layer["name"] for line in last_lines for layer in line.get("layers", ()))),
+        layers=sorted(layers, key=lambda layer: layer == "output"),  # last, however many come before it
         pictures=named(make_pictures(figures, series)),
         search_pictures=named(make_pictures({"by learning_rate": None}, searched)),
     )

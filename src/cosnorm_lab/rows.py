@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
@@ -96,7 +97,7 @@ def command(config: RunConfig, seeds: int) -> str | None:
         return None
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
-        variants = [vars(one) for one in recipe.configs([config.method], epochs=config.epochs)]
+        variants, network = _usual(recipe, config)
         usual = min(variants, key=lambda one: sum(one[name] != value for name, value in values.items()))
         named = {
             name: value
@@ -109,6 +110,7 @@ def command(config: RunConfig, seeds: int) -> str | None:
             seeds=max(seeds, config.seed + 1),
             learning_rates={config.method: config.learning_rate},
             **named,
+            **network,
         )
     except (KeyError, LabError, TypeError):
         return None
@@ -117,10 +119,19 @@ def command(config: RunConfig, seeds: int) -> str | None:
     options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
     if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
-    options += [_option(name, value) for name, value in named.items()]
+    options += [_option(name, value) for name, value in {**network, **named}.items()]
     if seeds > 1:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
+
+
+def _usual(recipe: Recipe, config: RunConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The recipe's runs of the method, and the option that makes them of this kind, if it needs one."""
+    found = [vars(one) for one in recipe.configs([config.method], epochs=config.epochs)]
+    if found[0].keys() == vars(config).keys():
+        return found, {}
+    network = {"network": config.kind}
+    return [vars(one) for one in recipe.configs([config.method], epochs=config.epochs, **network)], network
 
 
 def _second_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
@@ -222,6 +233,8 @@ def planned_rows(recipe: str, present: Sequence[Series]) -> list[Row]:
 
 def shown(value: object) -> str:
     """A setting as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if value == 0:
         return NOTHING  # an option that the method does not have
     return f"{value:,g}" if isinstance(value, (int, float)) else str(value)

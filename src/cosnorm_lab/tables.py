@@ -98,6 +98,7 @@ def layers_table(runs: Sequence[Run]) -> Table:
             layer["name"] for run in runs if run.epochs for layer in run.epochs[-1].get("layers", ())
         )
     )
+    names.sort(key=lambda name: name == "output")  # last, however many come before it
     for name in names:
         table.add_column(f"{name} |w|", justify="right")
         table.add_column("lr/|w|²", justify="right")

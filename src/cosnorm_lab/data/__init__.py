@@ -8,6 +8,8 @@ from torch import Tensor
 
 from cosnorm_lab.errors import LabError
 
+COARSE = "cifar100-coarse"
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -52,7 +54,8 @@ def load(
     """Reads a data set.
 
     Args:
-        dataset: name of the data set: of `cosnorm_lab.data.catalog`.
+        dataset: name of the data set: of `cosnorm_lab.data.catalog`; "cifar100-coarse" is CIFAR-100 with its
+            20 coarse classes.
         data_dir: folder with its files, gzipped or not; by default where `cosnorm fetch` puts them. For
             "faces" a folder of images for each class; by default pictures that the laboratory draws.
         allow_checksum_mismatch: accept files other than the official ones; `Dataset.exact` tells.
@@ -81,12 +84,18 @@ def load(
                 "file"
             )
         return load_own(Path(data_dir))
-    folder = Path(data_dir) if data_dir is not None else default_folder(dataset)
-    if dataset in ("cifar10", "cifar100"):
+    folder = (
+        Path(data_dir)
+        if data_dir is not None
+        else default_folder("cifar100" if dataset == COARSE else dataset)
+    )
+    if dataset in ("cifar10", "cifar100", COARSE):
         from cosnorm_lab.data.cifar import load_cifar10, load_cifar100
 
-        read = load_cifar10 if dataset == "cifar10" else load_cifar100
-        return read(folder, allow_checksum_mismatch=allow_checksum_mismatch)
+        if dataset == "cifar10":
+            return load_cifar10(folder, allow_checksum_mismatch=allow_checksum_mismatch)
+        coarse = dataset == COARSE
+        return load_cifar100(folder, coarse=coarse, allow_checksum_mismatch=allow_checksum_mismatch)
     if dataset == "svhn":
         from cosnorm_lab.data.svhn import load_svhn
 

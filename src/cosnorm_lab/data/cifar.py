@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosnorm_lab.data import Dataset
+from cosnorm_lab.data import COARSE, Dataset
 from cosnorm_lab.data.archive import checksums, read_members
 from cosnorm_lab.data.catalog import CIFAR10, CIFAR100, Archive
 from cosnorm_lab.errors import LabError
@@ -66,7 +66,7 @@ def _load(
         tuple(torch.cat(tensors) for tensors in zip(*parts[part], strict=True)) for part in ("train", "test")
     )
     return Dataset(
-        name=archive.name,
+        name=archive.name if label_bytes == 1 or label else COARSE,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,

@@ -71,6 +71,8 @@ def load_own(path: Path) -> Dataset:
 
 def _samples(x: Any) -> Any:
     if isinstance(x, np.ndarray):
+        if x.dtype == np.uint8 and x.ndim > 2:
+            return torch.from_numpy(np.ascontiguousarray(x))  # pixels, as those of CIFAR
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     return SparseRows(x)
 

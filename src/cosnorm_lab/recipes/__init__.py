@@ -102,15 +102,17 @@ RECIPES = {
         Recipe(
             name="cifar100",
             dataset="cifar100",
-            description="the later version's data set: CIFAR-100 with augmentation",
-            configs=cifar.images("cifar100", "cifar100", True),
+            description="the later version's data set: CIFAR-100, with and without augmentation",
+            configs=cifar.images("cifar100", "cifar100", True, False),
+            columns=("augmentation",),
             figures={"errors": None},
         ),
         Recipe(
             name="svhn",
             dataset="svhn",
-            description="the later version's data set: street view house numbers with augmentation",
-            configs=cifar.images("svhn", "svhn", True),
+            description="the later version's data set: house numbers, with and without augmentation",
+            configs=cifar.images("svhn", "svhn", True, False),
+            columns=("augmentation",),
             figures={"errors": None},
         ),
         Recipe(
@@ -131,7 +133,7 @@ RECIPES = {
         Recipe(
             name=own.NAME,
             dataset="own",
-            description="all methods on your own data (--data-dir): .npz, idx files, svmlight",
+            description="all methods on your own data (--data-dir): .npz, idx files, svmlight; MLP or CNN",
             configs=own.own,
         ),
         Recipe(

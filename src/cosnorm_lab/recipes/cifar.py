@@ -29,15 +29,16 @@ PAPER_TABLE5 = (
 )
 
 
-def images(name: str, dataset: str, augmentation: bool) -> Callable[..., list[RunConfig]]:
+def images(name: str, dataset: str, *augmentations: bool) -> Callable[..., list[RunConfig]]:
     """The runs of one table: the convolutional network, batches of 128, moving average of the parameters.
 
     The weights begin with a standard deviation of 0.05, as in the tutorial whose network this is.
 
     Args:
         name: of the recipe.
-        dataset: "cifar10", "cifar100" or "svhn".
-        augmentation: whether the images are cropped, mirrored and so on at random.
+        dataset: "cifar10", "cifar100" (or "cifar100-coarse") or "svhn".
+        augmentations: whether the images are cropped, mirrored and so on at random; several are run each.
     """
-    base = {"recipe": name, "dataset": dataset, "augmentation": augmentation}
-    return recipe(CNNConfig, base, LEARNING_RATES, epochs=44)
+    base = {"recipe": name, "dataset": dataset}
+    variants = [{"augmentation": augmentation} for augmentation in augmentations]
+    return recipe(CNNConfig, base, LEARNING_RATES, epochs=44, variants=variants)

@@ -75,15 +75,21 @@ def comparison(
 
 
 def recipe(
-    kind: type[RunConfig], base: Fields, default_rates: Mapping[str, float], *, epochs: int
+    kind: type[RunConfig],
+    base: Fields,
+    default_rates: Mapping[str, float],
+    *,
+    epochs: int,
+    variants: Sequence[Fields] = ({},),
 ) -> Callable[..., list[RunConfig]]:
-    """A recipe without variants: `comparison` with everything but the user's choices filled in.
+    """A recipe with the same variants for every method: `comparison` but for the user's choices.
 
     Args:
         kind: class of the configurations.
         base: the fields that the runs have in common.
         default_rates: learning rate of each method that the recipe knows.
         epochs: how many, unless the user says otherwise.
+        variants: further fields of the runs of each method, one run each.
 
     Returns:
         A function of `methods`, `epochs`, `seeds`, `learning_rates` and any other fields, as of `comparison`.
@@ -103,6 +109,7 @@ def recipe(
             {**base, "epochs": epochs},
             default_rates,
             methods=methods,
+            variants=lambda method: variants,
             seeds=seeds,
             learning_rates=learning_rates,
             fields=fields,

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import cosnorm.nn
-from cosnorm_lab.augmentation import CROP, augmented, middle
+from cosnorm_lab.augmentation import augmented, middle
 from cosnorm_lab.config import CNNConfig
 from cosnorm_lab.data import Dataset
+from cosnorm_lab.errors import LabError
 from cosnorm_lab.models import CNN, cnn
 from cosnorm_lab.records import Line
 from cosnorm_lab.tasks.batches import generator, split
@@ -23,9 +24,11 @@ class CNNTask:
 
     def __init__(self, config: CNNConfig, dataset: Dataset, fabric: Fabric) -> None:
         self.config, self.fabric = config, fabric
-        self.images, self.labels, self.test_images, self.test_labels = split(config, dataset, fabric.device)
+        images, self.labels, test_images, self.test_labels = split(config, dataset, fabric.device)
+        self.images, self.test_images = _with_channels(images, config), _with_channels(test_images, config)
+        channels, height, width = middle(self.images[:1], config.crop).shape[1:]
         trained = cnn(
-            (self.images.shape[1], CROP, CROP),
+            (channels, height, width),
             config.filters,
             config.hidden,
             dataset.num_classes,
@@ -92,9 +95,9 @@ class CNNTask:
 
     def _training_images(self, part: Tensor, step: int) -> Tensor:
         if not self.config.augmentation:
-            return middle(self.images[part])
+            return middle(self.images[part], self.config.crop)
         random = generator(self.config, step * 1009 + self.fabric.global_rank + 1, self.fabric.device)
-        return augmented(self.images[part], random)
+        return augmented(self.images[part], random, self.config.crop)
 
     def evaluate(self, last: bool) -> Line:
         """Errors and a unit's pre-activations, of the averaged parameters; the layers of the trained ones."""
@@ -102,6 +105,36 @@ class CNNTask:
         network: Any = averaged.module if isinstance(averaged, AveragedModel) else averaged
         averaged.eval()
         line = errors_and_unit(
-            averaged, network, lambda part: middle(self.test_images[part]), self.test_labels, self.fabric
+            averaged,
+            network,
+            lambda part: middle(self.test_images[part], self.config.crop),
+            self.test_labels,
+            self.fabric,
         )
         return {**line, "layers": layers(self._trained, self.config.learning_rate)}
+
+
+def _with_channels(images: Any, config: CNNConfig) -> Tensor:
+    """Images (N, channels, height, width); those of (N, height, width) have one channel.
+
+    Raises:
+        LabError: they are no images, too small to crop, or none that the augmentation is meant for.
+    """
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+        shape = "sparse rows" if not isinstance(images, Tensor) else f"the shape {tuple(images.shape)}"
+        raise LabError(
+            "a convolutional network wants images of (N, height, width) or (N, channels, height, width), "
+            f"but these samples have {shape}; an MLP takes them"
+        )
+    images = images.unsqueeze(1) if images.ndim == 3 else images
+    if min(images.shape[2:]) < config.crop:
+        raise LabError(
+            f"images of {images.shape[2]}×{images.shape[3]} pixels cannot be cropped to {config.crop}; "
+            "choose a smaller crop (--set crop=…; 0: all pixels)"
+        )
+    if config.augmentation and images.dtype != torch.uint8:
+        raise LabError(
+            f"augmentation is meant for bytes of colour, but these images are {str(images.dtype)[6:]}; "
+            "leave it out (--set augmentation=false), or give x as uint8"
+        )
+    return images

@@ -24,7 +24,7 @@ class MLPTask:
     def __init__(self, config: MLPConfig, dataset: Dataset, fabric: Fabric) -> None:
         self.config, self.fabric = config, fabric
         self.images, self.labels, self.test_images, self.test_labels = split(config, dataset, fabric.device)
-        self.images, self.test_images = self.images.flatten(1), self.test_images.flatten(1)
+        self.images, self.test_images = _features(self.images), _features(self.test_images)
         if config.input_dropout and isinstance(self.images, SparseRows):
             raise LabError("sparse input knows no dropout; set input_dropout to 0, or give dense data")
         torch.manual_seed(config.seed * 1009 + fabric.global_rank)  # what dropout draws from
@@ -78,3 +78,9 @@ class MLPTask:
 
         line = errors_and_unit(self.model, self.network, scaled, self.test_labels, self.fabric)
         return int(line["errors"])
+
+
+def _features(images: Any) -> Any:
+    """Samples as rows (N, features); bytes of pixels in [0, 1]."""
+    rows = images.flatten(1)
+    return rows.float() / 255 if getattr(rows, "dtype", None) == torch.uint8 else rows
