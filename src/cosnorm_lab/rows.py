@@ -16,7 +16,7 @@ from cosnorm_lab.series import NAMES, Series, unit
 NOTHING = "–"
 NOT_RUN = "not run"
 TOLERANCE = 0.05  # of the paper's figure: what counts as reproduced
-SAID_OTHERWISE = ("recipe", "dataset", "method", "learning_rate", "epochs", "seed")
+SAID_OTHERWISE = ("recipe", "method", "learning_rate", "epochs", "seed")
 
 
 @dataclass(frozen=True)

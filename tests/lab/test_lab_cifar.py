@@ -57,6 +57,10 @@ def test_cifar100_has_fine_and_coarse_labels(cifar100):
     assert fine.train_labels.tolist() == [number % 100 for number in range(120)]
     assert (fine.num_classes, fine.exact) == (100, False)
     coarse = load_cifar100(cifar100, coarse=True, allow_checksum_mismatch=True)
+    assert coarse.name == "cifar100-coarse"
+    assert torch.equal(
+        coarse.test_labels, load("cifar100-coarse", cifar100, allow_checksum_mismatch=True).test_labels
+    )
     assert coarse.train_labels.tolist() == [number % 10 for number in range(120)]
     assert coarse.num_classes == 20
     assert torch.equal(coarse.train_images, fine.train_images)
@@ -137,6 +141,15 @@ def test_the_middle_is_whitened():
         )
     flat = torch.full((1, 3, 32, 32), 7, dtype=torch.uint8)
     assert middle(flat).eq(0).all()  # no division by the deviation 0
+
+
+@pytest.mark.parametrize(("crop", "side"), [(24, 24), (10, 10), (31, 31), (0, 32)])
+def test_crops_of_other_sizes(crop, side):
+    whole = images()
+    expected = middle(whole, crop)
+    top = (32 - side) // 2
+    assert torch.equal(expected, whitened(whole[:, :, top : top + side, top : top + side].float()))
+    assert augmented(whole, torch.Generator().manual_seed(0), crop).shape == (6, 3, side, side)
 
 
 def test_augmented_images_are_crops_mirrored_shifted_and_stretched():

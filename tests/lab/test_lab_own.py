@@ -151,3 +151,61 @@ def test_the_comparison_on_own_data(call, tmp_path: Path, form):  # noqa: F811
     assert runs[0].config.hidden == (8,)
     assert call("report", "runs", "-o", "report.html")[0] == 0
     assert "<h2>own</h2>" in Path("report.html").read_text()
+
+
+CNN = [
+    *("--set", "network=cnn", "--set", "filters=4-4", "--set", "hidden=8"),
+    *("--set", "steps=3", "--epochs", "2"),
+]
+
+
+def pictures(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    y = np.arange(count) % 2
+    x = np.random.default_rng(0).integers(0, 90, (count, 3, 11, 9)).astype(np.uint8)
+    x[y == 1, 0, :5] += 120
+    return x, y
+
+
+@pytest.mark.parametrize("form", ["bytes", "numbers", "grey", "augmented"])
+def test_the_small_cnn_on_own_images(call, tmp_path, form):  # noqa: F811
+    x, y = pictures()
+    x = {"numbers": x / 255, "grey": x[:, 0]}.get(form, x)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    options = ["--set", "augmentation=true", "--set", "crop=8"] if form == "augmented" else []
+    status, _, err = call(
+        "run", "own", "--methods", "baseline,cosine", *CNN, *options, "--data-dir", tmp_path / "data.npz"
+    )
+    assert status == 0, err
+    runs = read_all("runs")
+    assert [run.status for run in runs] == ["completed"] * 2
+    assert runs[0].config.kind == "cnn"
+    assert runs[0].epochs[0]["layers"][0]["name"] == "conv1"
+
+
+def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
+    x, y = pictures()
+    np.savez(tmp_path / "bytes.npz", x=x, y=y)
+    np.savez(tmp_path / "numbers.npz", x=(x / np.float32(255)), y=y)
+    for name in ("bytes", "numbers"):
+        where = ("--data-dir", tmp_path / f"{name}.npz", "--out", name)
+        options = ("--methods", "baseline", "--epochs", 2, "--threads", 1)
+        assert call("run", "own", *options, *where)[0] == 0
+    one, other = (read_all(name)[0] for name in ("bytes", "numbers"))
+    assert [line["loss"] for line in one.epochs] == pytest.approx([line["loss"] for line in other.epochs])
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (np.ones((20, 4)), (), "but these samples have the shape (16, 4); an MLP takes them"),
+        (np.ones((20, 4, 9)), ("--set", "crop=5"), "images of 4×9 pixels cannot be cropped to 5"),
+        (np.ones((20, 9, 9)), ("--set", "augmentation=true"), "these images are float32"),
+        (np.ones((20, 9, 9)), ("--set", "network=rnn"), "network must be mlp or cnn; got 'rnn'"),
+    ],
+)
+def test_what_the_cnn_cannot_take(call, tmp_path, x, options, message):  # noqa: F811
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(20) % 2)
+    arguments = ("--methods", "cosine", *CNN, *options, "--data-dir", tmp_path / "data.npz")
+    status, _, err = call("run", "own", *arguments)
+    assert status == 1
+    assert message in err

@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 import re
@@ -11,7 +12,7 @@ from cosnorm_lab import files
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.readme import markdown_table, update_readme
-from cosnorm_lab.recipes import mnist
+from cosnorm_lab.recipes import RECIPES, fair, mnist
 from cosnorm_lab.report import write_report
 from cosnorm_lab.rows import command, make_rows
 from cosnorm_lab.series import group
@@ -228,8 +229,46 @@ def test_command_gives_back_the_configuration():
     assert command(config(hidden=(7, 8)), 1) == (
         "cosnorm run mnist-table1 --methods cosine --epochs 200 --set hidden=7-8"
     )
-    assert command(config(dataset="digits"), 1) is None
+    assert command(config(dataset="digits"), 1) == (
+        "cosnorm run mnist-table1 --methods cosine --epochs 200 --set dataset=digits"
+    )
     assert command(config(recipe="no such recipe"), 1) is None
+
+
+def test_commands_of_other_networks_data_and_stages(tmp_path):
+    (own,) = RECIPES["own"].configs(["cosine"], network="cnn", epochs=7, filters=(8,))
+    assert command(own, 1) == (
+        "cosnorm run own --methods cosine --epochs 7 --set network=cnn --set filters=8"
+    )
+    options = {"dataset": "cifar100-coarse", "augmentation": False}
+    (coarse,) = RECIPES["cifar100"].configs(["cosine"], **options)
+    assert command(coarse, 1) == (
+        "cosnorm run cifar100 --methods cosine --epochs 44 --lr cosine=10 "
+        "--set dataset=cifar100-coarse --set augmentation=false"
+    )
+    search = RECIPES["fair"].configs(["cosine"])
+    assert command(search[2], 1) == ("cosnorm run fair --methods cosine --epochs 5 --lr cosine=0.3")
+    found = [write_record(tmp_path, one, errors=[900 - number]) for number, one in enumerate(search)]
+    final = fair.final(found, ["cosine"], seeds=2)
+    assert [one.learning_rate for one in final] == [fair.GRID[-1]] * 2
+    assert command(final[0], 2) == "cosnorm run fair --methods cosine --epochs 20 --seeds 2"
+    assert command(dataclasses.replace(final[0], init_std=0.5), 2) is None
+
+
+def test_steps_and_when_the_goal_was_reached(tmp_path):
+    configs = RECIPES["cifar10-table5"].configs(["baseline", "cosine"], epochs=4)
+    baseline, cosine = configs
+    runs = [
+        write_record(tmp_path, baseline, errors=[6000, 5000, 4400, 4000]),
+        write_record(tmp_path, cosine, errors=[4000, 3400, 3000, 3100]),
+    ]
+    text = page(runs, tmp_path / "report.html")
+    rows = {row[0]: row for row in cells(text, "Test errors")}
+    assert rows["cosine"][5:9] == ["3000 (step 750)", "2700", "step 500", "step 2,000"]
+    assert rows["baseline"][5:9] == ["4000 (step 1,000)", "3510", "–", "step 66,000"]
+    assert "down to 3,510" in text
+    assert "against step" in text
+    assert "| 3000 (step 750) | 2700 | step 500 | step 2,000 |" in markdown_table(runs)
 
 
 def test_readme_block_is_rewritten_and_the_rest_kept(tmp_path):
