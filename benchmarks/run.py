@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases, loss_cases
+from benchmarks import cases, lab_cases, loss_cases
 from benchmarks.memory import peak_bytes
 from benchmarks.registry import Step
 from cosnorm_lab.host import commit, host, versions
+from cosnorm_lab.memory import keep_freed_memory
 
-ALL_CASES = [*cases.CASES, *loss_cases.CASES]
+ALL_CASES = [*cases.CASES, *loss_cases.CASES, *lab_cases.CASES]
 
 
 def check_agreement(steps: dict[str, Step]) -> None:
@@ -83,10 +84,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="time for each case")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, as `cosnorm run` does")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    # Without it each large gradient is fresh memory, which costs more than the arithmetic of sparse rows.
+    kept = arguments.keep_memory and keep_freed_memory()
     torch.manual_seed(0)
     now = datetime.now(timezone.utc)
     record = {
@@ -94,6 +98,7 @@ def main() -> None:
         "commit": commit()[0],
         "versions": versions(),
         "host": host(torch.device("cpu"), 1),
+        "freed_memory_kept": kept,
         "cases": measure(arguments.seconds, arguments.only),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
