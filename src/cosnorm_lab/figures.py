@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cosnorm_lab.charts import Axis, Chart, Cloud, Line
+from cosnorm_lab.recipes import published
 from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
 from cosnorm_lab.series import (
+    FOLLOWS,
     LEAST_ERRORS,
     Series,
     errors_caption,
@@ -49,21 +51,19 @@ class Picture:
         return len(self.charts) > 1 or bool(self.charts[0].clouds) or not self.legend
 
 
-FOLLOWS = {"layers": ("hidden",)}  # fields that a property of the configuration is made of
-
-
 def make_pictures(names: Mapping[str, int | None], all_series: Sequence[Series]) -> list[Picture]:
     """The figures that a recipe names, of which there is anything to draw.
 
     Args:
-        names: Keys of `FIGURES`, or "by FIELD": the last epochs' errors against a field of the configuration.
+        names: Keys of `FIGURES`; or "by FIELD" or "least by FIELD": the last epochs' errors, or the least of
+            all epochs, against a field of the configuration.
             The value is the number of the paper's figure, where it is one of the paper's.
         all_series: Series of one recipe.
     """
     pictures = []
     for name, number in names.items():
-        field = name.removeprefix("by ")
-        picture = against(field, all_series) if field != name else FIGURES[name](all_series)
+        of, by, field = name.rpartition("by ")
+        picture = against(field, all_series, least=of == "least ") if by else FIGURES[name](all_series)
         if picture is not None and number is not None:
             heading = f"Figure {number}: {picture.heading}"
             picture = dataclasses.replace(picture, name=f"figure{number}", heading=heading)
@@ -150,16 +150,32 @@ def pre_activations(all_series: Sequence[Series]) -> Picture | None:
     return Picture("pre-activations", heading, caption, charts)
 
 
-def against(name: str, all_series: Sequence[Series]) -> Picture | None:
-    """Errors over the last epochs against a field of the configuration, one line a method."""
+def against(name: str, all_series: Sequence[Series], *, least: bool = False) -> Picture | None:
+    """Errors against a field of the configuration, one line a method, and one of the paper's figures.
+
+    Args:
+        name: The field.
+        all_series: Series of one recipe.
+        least: The least errors of any epoch in place of those over the last epochs.
+    """
     lines = []
     for family in families(name, all_series):
-        finals = [(float(getattr(one.config, name)), one.final()) for one in family]
-        points = sorted((x, final.mean) for x, final in finals if final)
-        if points and (len(points) > 1 or getattr(family[0].config, name)):
-            first = family[0]
-            xs, ys = zip(*points, strict=True)
-            lines.append(Line(first.method_name, first.colour, xs, ys, [f"{y:.1f}" for y in ys], dots=True))
+        first = family[0]
+        places = [float(getattr(one.config, name)) for one in family]
+        ours = [one.least_errors() if least else one.mean_errors() for one in family]
+        claims = [published(one.config) for one in family]
+        papers = [claim.least if least else claim.mean for claim in claims]
+        for caption, colour, dashes, errors in (
+            (first.method_name, first.colour, "", ours),
+            (f"{first.method_name} in the paper", "#808080", "2 2", papers),
+        ):
+            points: list[tuple[float, float]] = sorted(
+                (x, y) for x, y in zip(places, errors, strict=True) if y is not None
+            )
+            if points and (len(points) > 1 or getattr(first.config, name)):
+                xs, ys = zip(*points, strict=True)
+                texts = [f"{y:.1f}" for y in ys]
+                lines.append(Line(caption, colour, xs, ys, texts, dashes=dashes, dots=True))
     if not any(len(set(line.xs)) > 1 for line in lines):
         return None
     words = setting(name)
@@ -171,13 +187,10 @@ def against(name: str, all_series: Sequence[Series]) -> Picture | None:
     x = Axis(words, low, high, [(value, label(value)) for value in values], "log" if log else "linear")
     y = _errors_axis(errors_title(all_series), max(lowest, LEAST_ERRORS) * 0.95, highest * 1.05)
     chart = Chart(f"Test errors against {words}", x, y, lines)
-    caption = (
-        "Mean over the last epochs of the completed runs, as in the table; the axis of errors is logarithmic."
-    )
-    return Picture(
-        f"by-{name.replace('_', '-')}", f"{errors_title(all_series)}, against {words}", caption,
-        [chart], legend=True,
-    )  # fmt: skip
+    of = "Least of any epoch" if least else "Mean over the last epochs"
+    caption = f"{of} of the completed runs, as in the table; the axis of errors is logarithmic."
+    heading = f"{'least ' * least}{errors_title(all_series)}, against {words}"
+    return Picture(f"by-{name.replace('_', '-')}", heading, caption, [chart], legend=True)
 
 
 def families(name: str, all_series: Sequence[Series]) -> list[list[Series]]:

@@ -56,6 +56,7 @@ NAMES = {
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 COMPLETED = "completed"
+FOLLOWS = {"layers": ("hidden",)}  # fields that a property of the configuration is made of
 LEAST_ERRORS = 0.5  # where no error at all is drawn on a logarithmic axis
 
 
@@ -187,6 +188,16 @@ class Series:
         epochs = [run.errors.index(errors) + 1 for run, errors in zip(self.completed, lowest, strict=True)]
         return statistics.fmean(lowest), statistics.fmean(epochs)
 
+    def mean_errors(self) -> float | None:
+        """The mean of `final`."""
+        final = self.final()
+        return final.mean if final else None
+
+    def least_errors(self) -> float | None:
+        """The errors of `least`."""
+        least = self.least()
+        return least[0] if least else None
+
     def reached(self, goal: float) -> float | None:
         """The first epoch with `goal` errors or fewer, averaged; None unless every completed run has one."""
         first = [
@@ -275,8 +286,10 @@ def unit(config: RunConfig) -> tuple[str, int]:
 
 def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...] = ()) -> str:
     """The method's name and those settings that tell it from its siblings."""
-    mine = {name: value for name, value in config.to_dict().items() if name not in without}
-    differing = [name for name in mine if any(other.to_dict()[name] != mine[name] for other in siblings)]
+    of_property = {field: name for name in columns(config.recipe) for field in FOLLOWS.get(name, ())}
+    names = [of_property.get(name, name) for name in config.to_dict()]
+    mine = {name: getattr(config, name) for name in dict.fromkeys(names) if name not in without}
+    differing = [name for name in mine if any(getattr(other, name) != mine[name] for other in siblings)]
     return ", ".join([NAMES[config.method], *(_setting(name, mine[name]) for name in differing)])
 
 
@@ -289,4 +302,6 @@ def _setting(name: str, value: object) -> str:
     words = setting(name)
     if isinstance(value, bool):
         return words if value else f"no {words}"
+    if isinstance(value, tuple):
+        return f"{words} {'-'.join(map(str, value))}"
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"

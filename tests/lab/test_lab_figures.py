@@ -235,3 +235,16 @@ def test_labels():
         "1,000",
         "20,000",
     ]
+
+
+def test_least_errors_against_depth_stand_beside_the_papers(tmp_path):
+    runs = [
+        write_record(tmp_path, config(recipe="mnist-depth", epochs=3, hidden=(1000,) * hidden), errors=errors)
+        for hidden, errors in ((1, [200, 150, 180]), (2, [150, 141, 138]), (3, [180, 130, 139]))
+    ]
+    (picture,) = make_pictures({"least by layers": 5}, group(runs))
+    assert picture.heading == "Figure 5: least test errors among 10,000, against layers"
+    ours, papers = picture.charts[0].lines
+    assert (list(ours.xs), list(ours.ys)) == ([2, 3, 4], [150, 138, 130])
+    assert (papers.caption, list(papers.ys)) == ("cosine in the paper", [155, 143, 140])
+    assert [series.label for series in group(runs)] == [f"cosine, layers {layers}" for layers in (2, 3, 4)]
