@@ -143,3 +143,37 @@ def test_every_link_resolves(opened, report):
         path = Path(urllib.parse.unquote(parts.path))
         assert path.is_file()
         assert path.is_relative_to(report.parent)
+
+
+COMMITTED = Path(__file__).parents[2] / "results" / "report.html"
+
+
+@pytest.fixture(params=[1200, 375], ids=["desktop", "phone"])
+def committed(request, browser):
+    size = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(COMMITTED.as_uri())
+    return browser
+
+
+def test_the_committed_report_draws_every_figure_and_every_link_resolves(committed):
+    assert committed.get_log("browser") == []
+    width = committed.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    assert width <= 0
+    plots = all_of(committed, "figure .plot")
+    assert len(plots) >= 20
+    for plot in plots:
+        drawn = plot.find_elements("css selector", "path.line")
+        assert drawn
+        assert any(len(line.get_attribute("d")) > 8 for line in drawn), plot.get_attribute("aria-label")
+        assert plot.rect["height"] > 60
+    links = {link.get_attribute("href") for link in all_of(committed, "a[href]")}
+    for link in links:
+        assert Path(urllib.parse.unquote(urllib.parse.urlsplit(link).path)).is_file(), link
+
+
+def test_convolutional_networks_count_steps(committed):
+    figure = next(one for one in all_of(committed, "section") if "cifar10-table5" in one.text[:40])
+    plot = figure.find_element("css selector", ".figure7 .plot")
+    hover(committed, plot, 0.5)
+    assert figure.find_element("css selector", ".figure7 .values").text.startswith("step ")

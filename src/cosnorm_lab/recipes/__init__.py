@@ -76,7 +76,7 @@ RECIPES = {
         Recipe(
             name=newsgroups.NAME,
             dataset="20news",
-            description="Table 3 of the paper: 20 Newsgroups, 21566-1000-1000-20; its rates as errors of 7,500",
+            description="Table 3 of the paper: 20 Newsgroups, 21566-1000-1000-20; rates as errors of 7,500",
             configs=newsgroups.table3,
             paper=by_method(newsgroups.PAPER_ERRORS),
             figures={"errors": 6},
