@@ -118,7 +118,13 @@ def in_window(norms: Tensor, *, cotangent: bool = False) -> bool | None:
 
 def plain_cotangent(cotangent: Tensor, *dimensions: tuple[int, ...]) -> bool:
     """Whether the vectors of a cotangent along each of `dimensions` may enter the plain gradient."""
-    magnitudes = cotangent.to(accumulation_dtype(cotangent.dtype)).abs()
+    dtype = accumulation_dtype(cotangent.dtype)
+    # What all of them sum over is summed once: a cotangent of images is as large as they are.
+    common = [one for one in range(cotangent.ndim) if all(one in summed for summed in dimensions)]
+    if common and cotangent.numel():
+        magnitudes = torch.linalg.vector_norm(cotangent, 1, dim=common, keepdim=True, dtype=dtype)
+    else:
+        magnitudes = cotangent.to(dtype).abs()
     for summed in dimensions:
         # A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
         sums = magnitudes.sum(summed) if summed else magnitudes
