@@ -26,6 +26,12 @@ def test_two_epochs_of_every_method(recipe, tmp_path, one_thread):
         assert run.status == "completed", run.end
         assert len(run.epochs) == 2
         assert 0 <= run.errors[-1] <= run.epochs[-1]["count"]
+        if factors := getattr(run.config, "factors", ()):
+            scaled = dict(run.epochs[-1]["errors_by_factor"])
+            assert tuple(scaled) == factors
+            assert scaled[1.0] == run.errors[-1]
+            if run.method == "cosine":
+                assert len(set(scaled.values())) == 1
     write_report(runs, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert all(run.path.name in page for run in runs)

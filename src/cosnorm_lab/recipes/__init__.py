@@ -123,6 +123,13 @@ RECIPES = {
             figures={"magnitude": None, "errors": None},
         ),
         Recipe(
+            name=magnitude.NEWS_NAME,
+            dataset="20news",
+            description="the same of documents: errors when their words' weights are multiplied by 0.1 to 10",
+            configs=magnitude.magnitude_news,
+            figures={"magnitude": None, "errors": None},
+        ),
+        Recipe(
             name=fair.NAME,
             dataset="mnist",
             description="every method at its own best learning rate, chosen on held-back images; three seeds",
