@@ -68,20 +68,22 @@ def _sparse_layer() -> dict[str, Step]:
     sparse = SparseRows(documents)[torch.arange(100)]
     cotangent = torch.randn(100, 1000)
 
-    def training(layer: nn.Module, x: Tensor) -> Step:
-        for parameter in layer.parameters():
-            if x is sparse:
-                parameter.data = parameter.data.t().contiguous().t()
+    weight = torch.randn(1000, WORDS)
 
-        def step() -> None:
+    def training(layer: Any, x: Tensor, compared: bool = False) -> Step:
+        layer.weight.data = weight.t().contiguous().t() if x is sparse else weight
+
+        def step() -> object:
             layer.zero_grad()
-            layer(x).backward(cotangent)
+            output = layer(x)
+            output.backward(cotangent)
+            return [output.detach(), layer.weight.grad] if compared else None
 
         return step
 
     return {
-        "plain": training(nn.Linear(WORDS, 1000, bias=False), dense),
-        "plain on sparse rows": training(SparseLinear(WORDS, 1000, bias=False), sparse),
+        "plain": training(nn.Linear(WORDS, 1000, bias=False), dense, True),
+        "plain on sparse rows": training(SparseLinear(WORDS, 1000, bias=False), sparse, True),
         "cosine": training(cosnorm.nn.CosineLinear(WORDS, 1000), sparse),
         "centered": training(cosnorm.nn.CosineLinear(WORDS, 1000, centered=True), sparse),
     }

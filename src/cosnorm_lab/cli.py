@@ -128,6 +128,7 @@ def run(
     Given again, the same command goes on from the last finished epoch; a finished run is not trained again.
     """
     from cosnorm_lab import recipes
+    from cosnorm_lab.config import RunConfig
     from cosnorm_lab.execute import Machine, executing
     from cosnorm_lab.records import Run
     from cosnorm_lab.sources import Source
@@ -135,12 +136,20 @@ def run(
 
     chosen = recipes.find(recipe)
     given = {"epochs": epochs, "seeds": seeds, "validation": validation, "precision": precision}
+    fields = (
+        parse_fields(set_ or []),
+        parse_fields(sweep or [], "--sweep"),
+        {name: value for name, value in given.items() if value is not None},
+    )
+    named = [name for part in fields for name in part]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        raise LabError(
+            f"given twice: {', '.join(twice)}; name each once, by --set, --sweep or its own option"
+        )
     arguments: dict[str, Any] = {
         "methods": None if methods is None else [name.strip() for name in methods.split(",")],
         "learning_rates": parse_rates(lr or []),
-        **parse_fields(set_ or []),
-        **parse_fields(sweep or []),
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for part in fields for name, value in part.items()},
     }
     configs = chosen.configs(**arguments)
     machine = Machine(
@@ -157,16 +166,17 @@ def run(
     source = Source(names[0], data_dir, allow_checksum_mismatch)
     try:
         with executing(machine, source, out, configs[0].precision) as (execute, is_first):
-            stages = [lambda _: configs]
-            if chosen.then:
-                stages.append(lambda runs: chosen.then(runs, **arguments))  # type: ignore[misc]
-            runs: list[Run] = []
-            for stage in stages:
-                wanted = stage(runs)
-                with _following(len(wanted), is_first, out if tensorboard else None) as progress:
-                    runs = execute(wanted, progress)
+
+            def stage(configs: list[RunConfig]) -> list[Run]:
+                with _following(len(configs), is_first, out if tensorboard else None) as progress:
+                    runs = execute(configs, progress)
                 if is_first:
                     print_results(runs)
+                return runs
+
+            runs = stage(configs)
+            if chosen.then:
+                stage(chosen.then(runs, **arguments))
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command goes on from the last finished epoch.", err=True)
         raise typer.Exit(130) from None
@@ -204,19 +214,19 @@ def parse_rates(options: list[str]) -> dict[str, float]:
     return rates
 
 
-def parse_fields(options: list[str]) -> dict[str, Any]:
+def parse_fields(options: list[str], option_name: str = "--set") -> dict[str, Any]:
     """["temperature=0.2", "batch_size=256,1024"] → {"temperature": 0.2, "batch_size": [256, 1024]}.
 
     Several values are separated by commas; "1000-1000" is a tuple, as the layers of `hidden` are.
 
     Raises:
-        LabError: an option is not FIELD=VALUE.
+        LabError: an option is not FIELD=VALUE; the message calls it `option_name`.
     """
     fields = {}
     for option in options:
         name, separator, text = option.partition("=")
         if not separator or not name.strip() or not text.strip():
-            raise LabError(f"--set expects FIELD=VALUE, such as temperature=0.2; got {option!r}")
+            raise LabError(f"{option_name} expects FIELD=VALUE, such as temperature=0.2; got {option!r}")
         values = [_parse_value(part.strip()) for part in text.split(",")]
         fields[ALIASES.get(name.strip(), name.strip())] = values if len(values) > 1 else values[0]
     return fields

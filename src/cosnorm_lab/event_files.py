@@ -46,9 +46,15 @@ class EventFiles:
         writer.flush()
 
     def run_finished(self, run: Run) -> None:
-        """Closes the run's file."""
-        if writer := self.writers.pop(run.config, None):
-            writer.close()
+        """Closes the run's file; of a run that nothing was told of, writes the whole of it."""
+        config = run.config
+        if config not in self.writers:
+            if (self.folder / config.recipe / config.name()).exists():
+                return
+            self.run_started(config, 0)
+            for line in run.epochs:
+                self.epoch_finished(config, line)
+        self.writers.pop(config).close()
 
 
 class Several:

@@ -20,9 +20,9 @@ class Machine:
 
     Attributes:
         executor: "local" or "ray".
-        workers: processes that train runs side by side, each its own; 1: this process trains all. None: 1,
-            or for a sweep as many as there is room for.
-        threads: CPU threads of a run; by default those there are, or a worker's share of them.
+        workers: processes that train runs side by side, each its own; 1: this process trains all. None: as
+            many as the cores have room for; one on an accelerator.
+        threads: CPU threads of a run; by default those there are, a worker's share of them, or 1 on Ray.
         device: Fabric's name of an accelerator.
         devices: processes that train one run together, on each machine.
         num_nodes: machines that train one run together.
@@ -38,6 +38,8 @@ class Machine:
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise LabError(f"--executor must be {' or '.join(EXECUTORS)}; got {self.executor!r}")
+        if self.executor == "ray" and self.workers not in (None, 1):
+            raise LabError("--workers is of --executor local; Ray runs as many as its machines have room for")
         if self.devices * self.num_nodes > 1 and (self.workers != 1 or self.executor != "local"):
             raise LabError(
                 "several processes a run (--devices, --num-nodes) and several runs at a time (--sweep, "
@@ -61,12 +63,15 @@ def executing(machine: Machine, source: Source, out: Path, precision: str) -> It
     Raises:
         LabError: what the data or the machine have not.
     """
+    from cosnorm_lab.fabric import close_fabric, make_fabric, resolved
+
+    device = resolved(machine.device)
     if machine.executor == "ray":
         from cosnorm_lab.on_ray import train_on_ray
 
         yield (
             lambda configs, progress: train_on_ray(
-                configs, source, out, threads=machine.threads, device=machine.device, progress=progress
+                configs, source, out, threads=machine.threads, device=device, progress=progress
             ),
             True,
         )
@@ -78,9 +83,9 @@ def executing(machine: Machine, source: Source, out: Path, precision: str) -> It
                 configs,
                 source,
                 out,
-                workers=machine.workers,
+                workers=machine.workers if device == "cpu" else machine.workers or 1,
                 threads=machine.threads,
-                device=machine.device,
+                device=device,
                 progress=progress,
             ),
             True,
@@ -88,7 +93,6 @@ def executing(machine: Machine, source: Source, out: Path, precision: str) -> It
     else:
         import torch
 
-        from cosnorm_lab.fabric import close_fabric, make_fabric
         from cosnorm_lab.memory import keep_freed_memory
         from cosnorm_lab.train import train
 

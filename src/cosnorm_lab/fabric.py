@@ -7,6 +7,15 @@ from lightning_fabric import Fabric
 from cosnorm_lab.errors import LabError
 
 
+def resolved(device: str) -> str:
+    """The accelerator that "auto" stands for on this machine; any other name as it is."""
+    if device != "auto":
+        return "cuda" if device == "gpu" and torch.cuda.is_available() else device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def make_fabric(
     device: str = "cpu", devices: int = 1, num_nodes: int = 1, precision: str = "32-true"
 ) -> Fabric:

@@ -79,10 +79,11 @@ def errors_by_epoch(all_series: Sequence[Series]) -> Picture | None:
     if not drawn:
         return None
     lowest, highest = errors_range(drawn)
-    name, scale = unit(drawn[0].config)
-    last = max(series.curve[-1].epoch for series in drawn) * scale
+    name = _units(drawn)
+    last = max(series.curve[-1].epoch * unit(series.config)[1] for series in drawn)
     lines = []
     for series in drawn:
+        scale = unit(series.config)[1]
         curve = series.curve
         band = len(series.runs) > 1
         lines.append(
@@ -127,12 +128,13 @@ def pre_activations(all_series: Sequence[Series]) -> Picture | None:
         [(value, label(value)) for value in ticks],
         "asinh",
     )
-    name, scale = unit(drawn[0].config)
-    x = _count_axis(name, max(series.percentiles[-1][0] for series in drawn) * scale, 2)
+    name = _units(drawn)
+    last = max(series.percentiles[-1][0] * unit(series.config)[1] for series in drawn)
+    x = _count_axis(name, last, 2)
     charts = []
     for series in drawn:
         epochs, low, middle, high = zip(*series.percentiles, strict=True)
-        xs = [epoch * scale for epoch in epochs]
+        xs = [epoch * unit(series.config)[1] for epoch in epochs]
         lines = [
             Line(part, series.colour, xs, values, [f"{value:.3g}" for value in values], "", width, *band)
             for part, values, width, band in (
@@ -247,6 +249,11 @@ def _on_discs(point: Sequence[float]) -> tuple[float, float]:
     length = math.hypot(*point) or 1.0
     x, y, z = (value / length for value in point)
     return (x - 1.1, y) if z >= 0 else (1.1 - x, y)
+
+
+def _units(drawn: Sequence[Series]) -> str:
+    """What the axis of time counts: "epoch", "step", or both where kinds of runs stand side by side."""
+    return " or ".join(sorted({unit(series.config)[0] for series in drawn}))
 
 
 def _circle(x: float) -> list[tuple[float, float]]:

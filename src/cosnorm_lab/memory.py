@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
 
     By default each tensor above 32 MiB is given back to the system when it is freed, and each step pays for
     the same pages again: for a gradient of 86 MB more than for the arithmetic (LOG). Call it before tensors
-    are made.
+    are made; within some steps the heap has the pages that the rest will need.
     """
     if not sys.platform.startswith("linux"):
         return False

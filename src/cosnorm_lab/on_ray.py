@@ -9,8 +9,9 @@ from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import Run, read, record_path
 from cosnorm_lab.sources import Source
 from cosnorm_lab.train import Progress
+from cosnorm_lab.workers import describe
 
-RETRIES = 3  # of a run whose machine was lost: it goes on from its last epoch
+RETRIES = 3  # of a run whose process died: it goes on from its last epoch
 
 
 def train_on_ray(
@@ -45,7 +46,7 @@ def train_on_ray(
         import ray
     except ImportError:
         raise LabError("--executor ray needs Ray: pip install 'cosnorm[ray]'") from None
-    cores = threads or 1
+    cores, cards = threads or 1, int(device == "cuda")
     folder = out.resolve()
     data = Source(
         source.dataset, source.data_dir and source.data_dir.resolve(), source.allow_checksum_mismatch
@@ -54,21 +55,27 @@ def train_on_ray(
     if started:
         ray.init(include_dashboard=False, log_to_driver=False)
     try:
-        task: Any = ray.remote(num_cpus=cores, num_gpus=int(device == "cuda"), max_retries=RETRIES)(train_one)
+        there = ray.cluster_resources()
+        if there.get("CPU", 0) < cores or there.get("GPU", 0) < cards:
+            raise LabError(
+                f"each run asks Ray for {cores} cores and {cards} GPUs (--threads, --device); its machines "
+                f"have {there.get('CPU', 0):g} and {there.get('GPU', 0):g} together"
+            )
+        task: Any = ray.remote(num_cpus=cores, num_gpus=cards, max_retries=RETRIES)(train_one)
         waiting = {task.remote(config, data, folder, cores, device): config for config in configs}
-        failures = []
+        failures: dict[str, list[str]] = {}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             config = waiting.pop(done)
             if failure := _failure(ray, done):
-                failures.append(f"{config.name()}: {failure}")
+                failures.setdefault(failure, []).append(config.name())
             elif progress:
                 progress.run_finished(_record(folder, config))
     finally:
         if started:
             ray.shutdown()
     if failures:
-        raise LabError("; ".join(failures))
+        raise LabError(describe(failures))
     return [_record(folder, config) for config in configs]
 
 

@@ -95,6 +95,8 @@ def command(config: RunConfig, seeds: int) -> str | None:
     recipe = RECIPES.get(config.recipe)
     if recipe is None:
         return None
+    if recipe.then and not config.validation:
+        return _second_stage(recipe, config, seeds)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
         variants, network = _usual(recipe, config)
@@ -115,7 +117,7 @@ def command(config: RunConfig, seeds: int) -> str | None:
     except (KeyError, LabError, TypeError):
         return None
     if config not in made:
-        return _second_stage(recipe, config, seeds)
+        return None
     options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
     if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
@@ -136,9 +138,12 @@ def _usual(recipe: Recipe, config: RunConfig) -> tuple[list[dict[str, Any]], dic
 
 def _second_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
     """The command of a run whose learning rate a search has chosen; the search comes with it."""
-    first = recipe.configs([config.method], epochs=config.epochs)[0]
+    search = recipe.configs([config.method], epochs=config.epochs)
+    first = search[0]
+    if config.learning_rate not in [one.learning_rate for one in search]:
+        return None
     searched = {name: getattr(first, name) for name in ("learning_rate", "epochs", "validation", "seed")}
-    if recipe.then is None or dataclasses.replace(config, **searched) != first:
+    if dataclasses.replace(config, **searched) != first:
         return None
     return f"cosnorm run {config.recipe} --methods {config.method} --epochs {config.epochs} --seeds {seeds}"
 

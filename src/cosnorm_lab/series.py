@@ -286,11 +286,14 @@ def unit(config: RunConfig) -> tuple[str, int]:
 
 def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...] = ()) -> str:
     """The method's name and those settings that tell it from its siblings."""
+    kinds = {other.kind for other in siblings}
+    kind = [config.kind.upper()] if len(kinds) > 1 else []
+    siblings = [other for other in siblings if other.kind == config.kind]
     of_property = {field: name for name in columns(config.recipe) for field in FOLLOWS.get(name, ())}
     names = [of_property.get(name, name) for name in config.to_dict()]
     mine = {name: getattr(config, name) for name in dict.fromkeys(names) if name not in without}
     differing = [name for name in mine if any(getattr(other, name) != mine[name] for other in siblings)]
-    return ", ".join([NAMES[config.method], *(_setting(name, mine[name]) for name in differing)])
+    return ", ".join([NAMES[config.method], *kind, *(_setting(name, mine[name]) for name in differing)])
 
 
 def setting(name: str) -> str:

@@ -26,8 +26,13 @@ class SparseLinear(nn.Linear):
 class SparseWeightNorm(SparseLinear):
     """Weight normalization with g = 1, x·v/|v|, for the same inputs; v is the parameter `weight`.
 
-    It is |x| times the cosine, whose gradient never makes v/|v|. Without bias.
+    It is |x| times the cosine, whose gradient never makes v/|v|. It has no bias.
     """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        if bias:
+            raise ValueError("SparseWeightNorm has no bias; leave it out")
+        super().__init__(in_features, out_features, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """(N, in_features) → (N, out_features)."""

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,13 @@ def train_side_by_side(
     Raises:
         LabError: of one or more runs, after all others have ended; or a worker was killed.
     """
-    shares = core_shares(available_cores(), workers, threads, len(configs))
+    wanted = list(dict.fromkeys(configs))
+    shares = core_shares(available_cores(), workers, threads, len(wanted))
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in mid-air
     jobs: Any = context.Queue()
     events: Any = context.Queue()
-    for job in [*configs, *([None] * len(shares))]:
+    jobs.cancel_join_thread()  # after a failure nobody may be left to read them
+    for job in [*wanted, *([None] * len(shares))]:
         jobs.put(job)
     processes = [
         context.Process(
@@ -65,13 +67,13 @@ def train_side_by_side(
     for process in processes:
         process.start()
     runs: dict[RunConfig, Run] = {}
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}  # by message: what is wrong with the data is wrong for all
     try:
-        while len(runs) + len(failures) < len(configs):
+        while len(runs) + sum(map(len, failures.values())) < len(wanted):
             for name, arguments in _next(events, processes):
                 if name == "failed":
                     config, message = arguments
-                    failures.append(f"{config.name()}: {message}")
+                    failures.setdefault(message, []).append(config.name())
                     continue
                 if name == "run_finished":
                     runs[arguments[0].config] = arguments[0]
@@ -82,8 +84,16 @@ def train_side_by_side(
             process.terminate()  # an epoch that is on the disk stays there
             process.join()
     if failures:
-        raise LabError("; ".join(failures))
+        raise LabError(describe(failures))
     return [runs[config] for config in configs]
+
+
+def describe(failures: Mapping[str, Sequence[str]]) -> str:
+    """Each message once, behind the names of the runs it is of."""
+    return "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {message}"
+        for message, names in failures.items()
+    )
 
 
 def available_cores() -> list[int]:
@@ -108,16 +118,16 @@ def core_shares(cores: Sequence[int], workers: int | None, threads: int | None, 
 
 
 def _next(events: Any, processes: Sequence[Any]) -> list[Any]:
-    """The next event, or none after a while; raises if a worker is no longer there."""
+    """The next event, or none after a while; raises if a worker is gone, or all are, with runs left."""
+    ended = [process.exitcode for process in processes if process.exitcode is not None]
     try:
         return [events.get(timeout=0.5)]
-    except queue.Empty:
-        for process in processes:
-            if process.exitcode:
-                raise LabError(
-                    f"a worker process ended with exit status {process.exitcode}, perhaps for want of "
-                    "memory; the same command, perhaps with fewer --workers, goes on where they were"
-                ) from None
+    except queue.Empty:  # so what had ended before has nothing left to say
+        if any(ended) or len(ended) == len(processes):
+            raise LabError(
+                f"a worker process ended with exit status {max(ended, key=abs)} before all runs had, perhaps "
+                "for want of memory; the same command, perhaps with fewer --workers, goes on where they were"
+            ) from None
         return []
 
 
@@ -141,19 +151,19 @@ def _work(
     jobs: Any, events: Any, share: Sequence[int], threads: int, source: Source, out: Path, device: str
 ) -> None:
     """A worker: takes runs until there are no more."""
-    import torch
-
-    from cosnorm_lab.fabric import make_fabric
-    from cosnorm_lab.memory import keep_freed_memory
-    from cosnorm_lab.train import train
-
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
     # Ctrl-C reaches workers too; what they were doing is on the disk up to the last epoch.
     with contextlib.suppress(KeyboardInterrupt):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, share)
+        import torch
+
+        from cosnorm_lab.fabric import make_fabric
+        from cosnorm_lab.memory import keep_freed_memory
+        from cosnorm_lab.train import train
+
+        torch.set_num_threads(threads)
+        keep_freed_memory()
         while (config := jobs.get()) is not None:
             try:
                 fabric = make_fabric(device, precision=config.precision)

@@ -201,19 +201,55 @@ def test_errors():
         cosine_linear(torch.eye(57, dtype=torch.int64).to_sparse_csr(), weight)
 
 
+@pytest.fixture
+def without_copy(monkeypatch):
+    """Whether the weight was left uncentered, call by call."""
+    taken = []
+
+    def spy(*arguments):
+        found = uncentered(*arguments)
+        taken.append(found is not None)
+        return found
+
+    uncentered = sparse_rows._uncentered
+    monkeypatch.setattr(sparse_rows, "_uncentered", spy)
+    return taken
+
+
+@pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("augment", [0.0, 1e-2])
-@pytest.mark.parametrize("offset", [0.0, 0.1, 1.0, 30.0])
-def test_centered_whatever_the_means(offset, augment):
+@pytest.mark.parametrize("offset", [0.0, 0.01, 1.0, 30.0])
+def test_centered_whatever_the_means(offset, augment, constant, without_copy):
     """Small means are taken off the products, large ones off the weight; both against float64."""
-    x, weight = rows(), weights(by_feature=True)
-    weight += offset
-    weight[4] = 3.0  # constant: a row of no direction
-    cotangent = torch.randn(13, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.zeros(13, 400, dtype=torch.float64)
+    x[:, ::50] = torch.rand(13, 8, generator=generator, dtype=torch.float64)
+    weight = torch.randn(9, 400, generator=generator, dtype=torch.float64)
+    weight += offset - 0.9 * weight.mean(1, keepdim=True)
+    if constant:
+        weight[4] = 3.0  # a row of no direction
+    weight = weight.t().contiguous().t()
+    cotangent = torch.randn(13, 9, generator=generator, dtype=torch.float64)
     exact = both(x, weight, cotangent, centered=True, augment=augment)[2:]
+    without_copy.clear()
     found = both(x.float(), weight.float(), cotangent.float(), centered=True, augment=augment)[:2]
+    assert without_copy == [offset < 0.5 and not constant]
     eps = torch.finfo(torch.float32).eps
     for one, true in zip(found, exact, strict=True):
         assert (one - true).abs().max() <= 50 * eps * (1 + offset) * true.abs().max()
-    others = [row for row in range(9) if row != 4]
-    means = sparse_rows._means(weight[others].float(), 1 / weight[others].float().norm(dim=1, keepdim=True))
-    assert (means is not None) == (offset < 0.5)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
+def test_means_on_both_sides_cost_no_digits(density):
+    """x of many positive values, w of a mean: x·w and the product of the means nearly cancel."""
+    generator = torch.Generator().manual_seed(0)
+    x = 10 + torch.rand(5, 5000, generator=generator, dtype=torch.float64)
+    x[torch.rand(5, 5000, generator=generator) > density] = 0
+    weight = torch.randn(7, 5000, generator=generator, dtype=torch.float64) + 0.9
+    weight = weight.t().contiguous().t()
+    cotangent = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    exact = both(x, weight, cotangent, centered=True)[2:]
+    found = both(x.float(), weight.float(), cotangent.float(), centered=True)[:2]
+    eps = torch.finfo(torch.float32).eps
+    assert (found[0] - exact[0]).abs().max() <= 20 * eps
+    assert (found[1] - exact[1]).abs().max() <= 100 * eps * exact[1].abs().max()

@@ -254,6 +254,46 @@ def test_fair_searches_and_trains_with_what_it_found(call, tmp_path):
     assert "32 test images" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--validation", 0), "validation must be positive"),
+        (("--set", "batch_size=4,64"), "got several values of batch_size"),
+    ],
+)
+def test_fair_chooses_on_held_back_samples_and_rates_alone(call, tmp_path, options, message):
+    status, _, err = call("run", "fair", *options, *small(tmp_path))
+    assert status == 1
+    assert message in err
+
+
+def test_event_files_go_on_where_the_run_does(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra `tensorboard`)")
+    from report_records import config, write_record
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from cosnorm_lab.event_files import EventFiles
+
+    run = write_record(tmp_path / "records", config(epochs=4), errors=[9, 8, 7, 6])
+    killed = EventFiles(tmp_path)
+    killed.run_started(run.config, 0)
+    for line in run.epochs[:3]:
+        killed.epoch_finished(run.config, {**line, "errors": 99} if line["epoch"] == 3 else line)
+    going_on = EventFiles(tmp_path)
+    going_on.run_started(run.config, 2)  # the third epoch never reached the record
+    for line in run.epochs[2:]:
+        going_on.epoch_finished(run.config, line)
+    going_on.run_finished(run)
+    whole = EventFiles(tmp_path / "whole")  # of a run that it was told nothing of, as Ray's are
+    whole.run_finished(run)
+    whole.run_finished(run)
+    for folder in (tmp_path, tmp_path / "whole"):
+        events = EventAccumulator(str(folder / run.config.recipe / run.config.name()))
+        events.Reload()
+        found = [(event.step, event.value) for event in events.Scalars("errors")]
+        assert found == [(1, 9), (2, 8), (3, 7), (4, 6)]
+
+
 def test_live_curves_lie_beside_the_records(call, tmp_path):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra `tensorboard`)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -276,7 +316,11 @@ def test_live_curves_lie_beside_the_records(call, tmp_path):
         (("--devices", 2, "--workers", 2), "exclude each other"),
         (("--devices", 2, "--sweep", "lr=1,2"), "exclude each other"),
         (("--sweep", "rate=1,2"), "these runs have no field 'rate'"),
-        (("--sweep", "lr"), "FIELD=VALUE"),
+        (("--sweep", "lr"), "--sweep expects FIELD=VALUE"),
+        (("--set", "lr=1", "--sweep", "lr=1,2"), "given twice: learning_rate"),
+        (("--validation", 5, "--set", "validation=6"), "given twice: validation"),
+        (("--lr", "cosine=10", "--sweep", "lr=1,2"), "learning rates were given twice"),
+        (("--executor", "ray", "--workers", 2), "--workers is of --executor local"),
     ],
 )
 def test_what_cannot_be_executed(call, tmp_path, options, message):

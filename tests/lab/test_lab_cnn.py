@@ -102,7 +102,7 @@ def test_the_loop_is_gradient_descent_and_its_moving_average(colours, tmp_path):
 def test_every_step_draws_views_of_its_own(colours, tmp_path, monkeypatch):
     seeds = []
 
-    def noted(images, generator):
+    def noted(images, generator, crop):
         seeds.append(generator.initial_seed())
         return middle(images)
 

@@ -186,12 +186,27 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
     x, y = pictures()
     np.savez(tmp_path / "bytes.npz", x=x, y=y)
     np.savez(tmp_path / "numbers.npz", x=(x / np.float32(255)), y=y)
-    for name in ("bytes", "numbers"):
+    np.savez(tmp_path / "rows.npz", x=x.reshape(len(x), -1), y=y)
+    for name in ("bytes", "numbers", "rows"):
         where = ("--data-dir", tmp_path / f"{name}.npz", "--out", name)
         options = ("--methods", "baseline", "--epochs", 2, "--threads", 1)
         assert call("run", "own", *options, *where)[0] == 0
-    one, other = (read_all(name)[0] for name in ("bytes", "numbers"))
-    assert [line["loss"] for line in one.epochs] == pytest.approx([line["loss"] for line in other.epochs])
+    losses = [[line["loss"] for line in read_all(name)[0].epochs] for name in ("bytes", "numbers", "rows")]
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[0] == losses[2]
+
+
+def test_both_networks_stand_in_one_report(call, tmp_path):  # noqa: F811
+    x, y = pictures()
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    for network in ((), CNN[:-2]):
+        options = ("--methods", "baseline", "--epochs", "2", "--data-dir", tmp_path / "data.npz")
+        assert call("run", "own", *network, *options)[0] == 0
+    assert call("report", "runs")[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "baseline, CNN" in page
+    assert "baseline, MLP" in page
+    assert "against epoch or step" in page
 
 
 @pytest.mark.parametrize(
@@ -201,11 +216,15 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
         (np.ones((20, 4, 9)), ("--set", "crop=5"), "images of 4×9 pixels cannot be cropped to 5"),
         (np.ones((20, 9, 9)), ("--set", "augmentation=true"), "these images are float32"),
         (np.ones((20, 9, 9)), ("--set", "network=rnn"), "network must be mlp or cnn; got 'rnn'"),
+        (np.ones((20, 9, 9)), ("--set", "network=mlp,cnn"), "network must be mlp or cnn"),
+        (np.ones((20, 9, 8, 3)), (), "as if channels came last"),
+        (np.ones((20, 9, 8), np.uint8), ("--set", "augmentation=true"), "have 9×8 pixels; give a crop"),
     ],
 )
 def test_what_the_cnn_cannot_take(call, tmp_path, x, options, message):  # noqa: F811
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(20) % 2)
-    arguments = ("--methods", "cosine", *CNN, *options, "--data-dir", tmp_path / "data.npz")
+    network = () if any("network" in option for option in options) else CNN
+    arguments = ("--methods", "cosine", *network, *options, "--data-dir", tmp_path / "data.npz")
     status, _, err = call("run", "own", *arguments)
     assert status == 1
     assert message in err

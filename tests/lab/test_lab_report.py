@@ -252,7 +252,8 @@ def test_commands_of_other_networks_data_and_stages(tmp_path):
     final = fair.final(found, ["cosine"], seeds=2)
     assert [one.learning_rate for one in final] == [fair.GRID[-1]] * 2
     assert command(final[0], 2) == "cosnorm run fair --methods cosine --epochs 20 --seeds 2"
-    assert command(dataclasses.replace(final[0], init_std=0.5), 2) is None
+    for change in ({"init_std": 0.5}, {"learning_rate": 0.05}, {"validation": 7}):
+        assert command(dataclasses.replace(final[0], **change), 2) is None
 
 
 def test_steps_and_when_the_goal_was_reached(tmp_path):

@@ -76,10 +76,30 @@ def test_a_run_that_fails_stops_no_other(source, tmp_path):
     assert read(record_path(tmp_path / "out", configs[1])).status == "completed"
 
 
-def test_what_is_no_fault_of_the_users_shows_where_it_happened(source, tmp_path):
-    (tmp_path / "out").write_text("a file where a folder is wanted")
-    with pytest.raises(LabError, match=r"cannot write the record|Traceback"):
-        train_side_by_side([config(0.1)], source, tmp_path / "out")
+class Broken(Source):
+    def load(self):
+        raise RuntimeError("out of order")
+
+
+def test_what_is_no_fault_of_the_users_shows_where_it_happened(tmp_path):
+    configs = [config(rate) for rate in (0.1, 0.2, 0.3)]
+    with pytest.raises(LabError, match=r"seed0-\w+ and 2 more: Traceback[^$]*out of order"):
+        train_side_by_side(configs, Broken("mnist"), tmp_path / "out", workers=1)
+
+
+def test_a_run_that_is_named_twice_is_trained_once(source, tmp_path):
+    one, other = train_side_by_side([config(0.1)] * 2, source, tmp_path / "out", workers=1)
+    assert one.path == other.path
+
+
+def test_many_runs_that_nobody_takes_keep_no_program_from_its_end(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("cosnorm_lab.workers._work", _leave)
+    with pytest.raises(LabError, match="ended with exit status 0 before all runs had"):
+        train_side_by_side([config(0.1 + one) for one in range(400)], source, tmp_path / "out", workers=1)
+
+
+def _leave(*_):
+    pass
 
 
 @pytest.mark.parametrize(
@@ -202,3 +222,29 @@ def test_without_ray_it_says_what_to_install(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LabError, match=r"pip install 'cosnorm\[ray\]'"):
         train_on_ray([config(0.1)], source, tmp_path)
+
+
+class Once(Source):
+    """Ends the process the first time that data are wanted."""
+
+    def load(self):
+        marker = self.data_dir.with_name("marker")
+        if not marker.exists():
+            marker.write_text("was here")
+            os._exit(1)
+        return super().load()
+
+
+@pytest.mark.slow
+def test_ray_begins_again_a_run_whose_process_died_and_says_what_it_cannot_have(
+    tmp_path, source, monkeypatch
+):
+    pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")
+    from cosnorm_lab.on_ray import train_on_ray
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with pytest.raises(LabError, match=r"each run asks Ray for 4096 cores and 0 GPUs"):
+        train_on_ray([config(0.1)], source, tmp_path / "out", threads=4096)
+    (run,) = train_on_ray([config(0.1)], Once("mnist", source.data_dir, True), tmp_path / "out")
+    assert run.status == "completed"
+    assert (tmp_path / "marker").exists()

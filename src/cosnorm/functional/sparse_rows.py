@@ -22,6 +22,7 @@ from cosnorm.functional.norms import (
     plain_cotangent,
     plain_rows,
     power_of_two,
+    row_norms,
     saturate,
     scale_by_exponent,
     scale_exponent,
@@ -151,15 +152,25 @@ def add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Ten
     return gradient
 
 
-def _means(weight: Tensor, factor: Tensor) -> Tensor | None:
-    """The mean of each row (M,), if none of them makes up more than half of its row's squared norm.
+def _uncentered(units: SparseUnits, weight: Tensor, augment: float) -> tuple[PlainRows, Tensor] | None:
+    """The weight as it is, with 1/|w − μ|, and the means μ (M,): Pearson correlation without a centered copy.
 
-    Then |w|² - D·μ² loses one bit at most, so that no centered copy of the weight has to be made, and no
-    row but 0 is constant.
+    x̂·(w − μ) = x̂·w − μ Σx̂, and |w − μ|² = |w|² − D·μ². None unless μ makes up less than half of each |w|²
+    (so that this loses one bit at most, and no row is constant) and the products that are taken from each
+    other are hardly larger than their difference can be.
     """
+    norm = row_norms(weight, weight.dtype).squeeze(1)
+    if in_window(norm) is not True or not norm.numel():
+        return None
     mean = weight.mean(1)
-    share = (mean * factor.squeeze(1)).square_() * weight.shape[1]
-    return mean if bool((share <= 0.5).all()) else None
+    part = float((mean / norm).abs().amax())
+    sums = _sums(units).abs()
+    if weight.shape[1] * part**2 > 0.5 or (sums.numel() and part * float(sums.amax()) > 0.1):
+        return None
+    centered = (norm.square() - mean.square() * weight.shape[1] + augment**2).sqrt_()
+    if in_window(centered) is not True:
+        return None
+    return PlainRows(weight, centered.reciprocal_().unsqueeze(1)), mean
 
 
 def _forward(
@@ -170,18 +181,10 @@ def _forward(
     The second is infinite where the plain form was not taken. The third is there, (M,), where the weight was
     left as it is though it is to be centered, and otherwise empty.
     """
-    means = weight.new_empty(0)
+    no_means = weight.new_empty(0)
     if weight.device.type == "cpu":
-        plain = plain_rows(weight, centered=False, augment=0.0 if centered else augment)
-        found = _means(weight, plain.factor) if plain and centered else None
-        if plain and found is not None:
-            means = found
-            norm = plain.factor.reciprocal().masked_fill_(plain.factor == 0, 0).squeeze(1)
-            norm = (norm.square_() - means.square() * weight.shape[1] + augment**2).sqrt_().unsqueeze(1)
-            factor = norm.reciprocal().masked_fill_(norm == 0, 0)
-            plain = PlainRows(plain.values, factor) if in_window(norm) is not False else None
-        elif centered:
-            plain = plain_rows(weight, centered=True, augment=augment)
+        uncentered = _uncentered(units, weight, augment) if centered else None
+        plain, means = uncentered or (plain_rows(weight, centered=centered, augment=augment), no_means)
         if plain:
             products = sparse_product(units, plain.values)
             if means.numel():
@@ -194,7 +197,7 @@ def _forward(
     products = sparse_product(units, unit.values) + 0 * unit.values.sum(1)
     if unit.extra is not None:
         products = products + units.extra * unit.extra.squeeze(1)
-    return products, not_plain(unit.inverse_norm), weight.new_empty(0)
+    return products, not_plain(unit.inverse_norm), no_means
 
 
 def _sums(units: SparseUnits) -> Tensor:

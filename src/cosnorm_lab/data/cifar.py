@@ -43,30 +43,38 @@ def load_cifar100(folder: Path, *, coarse: bool = False, allow_checksum_mismatch
         classes=classes,
         allow=allow_checksum_mismatch,
         label=0 if coarse else 1,
+        name=COARSE if coarse else None,
     )
 
 
 def _load(
-    archive: Archive, folder: Path, *, label_bytes: int, classes: int, allow: bool, label: int = 0
+    archive: Archive,
+    folder: Path,
+    *,
+    label_bytes: int,
+    classes: int,
+    allow: bool,
+    label: int = 0,
+    name: str | None = None,
 ) -> Dataset:
     contents = read_members(archive, folder)
     md5, exact = checksums(archive, contents, folder, allow)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "test": []}
-    for name, data in contents.items():
-        images, labels = parse(data, label_bytes, folder / name)
+    for file, data in contents.items():
+        images, labels = parse(data, label_bytes, folder / file)
         wrong = (labels[:, label] >= classes).nonzero()
         if len(wrong):
             place = int(wrong[0])
             raise LabError(
-                f"{folder / name}, image {place + 1}: expected a label from 0 to {classes - 1}, "
+                f"{folder / file}, image {place + 1}: expected a label from 0 to {classes - 1}, "
                 f"got {int(labels[place, label])}"
             )
-        parts["test" if name.startswith("test") else "train"].append((images, labels[:, label]))
+        parts["test" if file.startswith("test") else "train"].append((images, labels[:, label]))
     (train_images, train_labels), (test_images, test_labels) = (
         tuple(torch.cat(tensors) for tensors in zip(*parts[part], strict=True)) for part in ("train", "test")
     )
     return Dataset(
-        name=archive.name if label_bytes == 1 or label else COARSE,
+        name=name or archive.name,
         train_images=train_images,
         train_labels=train_labels,
         test_images=test_images,

@@ -22,7 +22,8 @@ TEST_SHARE = 0.2
 def load_own(path: Path) -> Dataset:
     """Reads labelled samples.
 
-    * `data.npz` with x (N, …) and y (N,), and perhaps x_test and y_test;
+    * `data.npz` with x (N, …) and y (N,), and perhaps x_test and y_test; bytes (uint8) are pixels, which an
+      MLP sees in [0, 1];
     * a folder with the four idx files of MNIST's names, gzipped or not;
     * any other file: svmlight lines `label index:value …`; a file of the same name with ".t" behind it is
       the test.
@@ -71,7 +72,7 @@ def load_own(path: Path) -> Dataset:
 
 def _samples(x: Any) -> Any:
     if isinstance(x, np.ndarray):
-        if x.dtype == np.uint8 and x.ndim > 2:
+        if x.dtype == np.uint8:
             return torch.from_numpy(np.ascontiguousarray(x))  # pixels, as those of CIFAR
         return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
     return SparseRows(x)

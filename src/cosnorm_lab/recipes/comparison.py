@@ -51,6 +51,10 @@ def comparison(
         raise LabError(
             f"a learning rate was given for {', '.join(unused)}, but only {', '.join(methods)} run"
         )
+    if rates and "learning_rate" in (fields or {}):
+        raise LabError(
+            "learning rates were given twice: by method (--lr) and for all methods (--set or --sweep lr=…)"
+        )
     if seeds < 1:
         raise LabError(f"the number of seeds must be at least 1, got {seeds}")
     made = [

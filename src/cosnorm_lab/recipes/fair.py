@@ -33,10 +33,15 @@ def search(
         fields: other fields of `cosnorm_lab.config.MLPConfig`; `learning_rate` is another grid.
 
     Raises:
-        LabError: an unknown method or field, or a number out of range.
+        LabError: an unknown method or field, a number out of range, or several values of another field.
     """
     del seeds
-    return comparison(
+    for name, value in fields.items():
+        if isinstance(value, list) and name != "learning_rate":
+            raise LabError(
+                f"fair sweeps the learning rate alone, got several values of {name}: run it for each"
+            )
+    configs = comparison(
         MLPConfig,
         {**BASE, "epochs": min(epochs, SEARCH_EPOCHS), "validation": HELD_BACK},
         dict.fromkeys(METHODS, GRID[0]),
@@ -45,6 +50,9 @@ def search(
         learning_rates=learning_rates,
         fields=fields,
     )
+    if not all(config.validation for config in configs):
+        raise LabError("fair chooses on held-back samples; validation must be positive")
+    return configs
 
 
 def final(

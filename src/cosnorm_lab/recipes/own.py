@@ -39,7 +39,7 @@ def own(
     Raises:
         LabError: an unknown network, method or field, or a number out of range.
     """
-    if network not in NETWORKS:
+    if not isinstance(network, str) or network not in NETWORKS:
         raise LabError(f"network must be {' or '.join(NETWORKS)}; got {network!r}")
     kind, base, rates = NETWORKS[network]
     return comparison(

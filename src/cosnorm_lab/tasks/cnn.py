@@ -127,9 +127,20 @@ def _with_channels(images: Any, config: CNNConfig) -> Tensor:
             f"but these samples have {shape}; an MLP takes them"
         )
     images = images.unsqueeze(1) if images.ndim == 3 else images
+    channels, height, width = images.shape[1:]
+    if width in (1, 3, 4) and channels > width:
+        raise LabError(
+            f"these images have the shape {tuple(images.shape)}, as if channels came last; give them as "
+            "(N, channels, height, width): x.transpose(0, 3, 1, 2)"
+        )
+    if config.augmentation and not config.crop and height != width:
+        raise LabError(
+            f"augmentation mirrors and crops squares, but these images have {height}×{width} pixels; give a "
+            "crop (--set crop=…), or leave augmentation out"
+        )
     if min(images.shape[2:]) < config.crop:
         raise LabError(
-            f"images of {images.shape[2]}×{images.shape[3]} pixels cannot be cropped to {config.crop}; "
+            f"images of {height}×{width} pixels cannot be cropped to {config.crop}; "
             "choose a smaller crop (--set crop=…; 0: all pixels)"
         )
     if config.augmentation and images.dtype != torch.uint8:
