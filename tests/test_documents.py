@@ -56,6 +56,19 @@ def test_every_recipe_is_documented():
     )
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/laboratory.md"])
+def test_tables_are_those_of_the_records(name, tmp_path):
+    from cosnorm_lab.readme import update_readme
+    from cosnorm_lab.records import read_all
+
+    copy = tmp_path / "copy.md"
+    text = (ROOT / name).read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    written = update_readme(read_all([ROOT / "results"]), copy)
+    assert len(written) == len(re.findall(r"^<!-- /", text, flags=re.MULTILINE))
+    assert copy.read_text(encoding="utf-8") == text
+
+
 def test_named_files_exist():
     paths = re.findall(r"`((?:src|tests|benchmarks|results)/[\w./-]+)`", README + CONTRIBUTING)
     missing = [path for path in paths if not (ROOT / path).exists() and path != "results/report.html"]
