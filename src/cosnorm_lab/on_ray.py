@@ -1,5 +1,6 @@
 """Several runs side by side on a Ray cluster, or on a Ray of this machine alone."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,7 @@ def train_on_ray(
         raise LabError("--executor ray needs Ray: pip install 'cosnorm[ray]'") from None
     cores, cards = threads or 1, int(device == "cuda")
     folder = out.resolve()
-    data = Source(
-        source.dataset, source.data_dir and source.data_dir.resolve(), source.allow_checksum_mismatch
-    )
+    data = dataclasses.replace(source, data_dir=source.data_dir and source.data_dir.resolve())
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False)

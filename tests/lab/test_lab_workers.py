@@ -19,15 +19,8 @@ from cosnorm_lab.workers import available_cores, core_shares, train_side_by_side
 
 
 def config(rate, **fields):
-    return MLPConfig(
-        recipe="small",
-        dataset="mnist",
-        method="baseline",
-        hidden=(12,),
-        epochs=2,
-        learning_rate=rate,
-        **fields,
-    )
+    run = {"recipe": "small", "dataset": "mnist", "method": "baseline", "hidden": (12,), "epochs": 2}
+    return MLPConfig(**{**run, "learning_rate": rate, **fields})
 
 
 @pytest.fixture
@@ -149,6 +142,7 @@ def test_workers_are_pinned_and_end_with_a_killed_program(source, tmp_path):
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
+            assert program.poll() is None, "the program ended"
             paths = list((tmp_path / "out").rglob("*.jsonl")) if (tmp_path / "out").exists() else []
             if len(paths) == 2 and all(len(path.read_bytes().splitlines()) > 2 for path in paths):
                 break
@@ -243,6 +237,7 @@ def test_ray_begins_again_a_run_whose_process_died_and_says_what_it_cannot_have(
     from cosnorm_lab.on_ray import train_on_ray
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where its workers find `Once`
     with pytest.raises(LabError, match=r"each run asks Ray for 4096 cores and 0 GPUs"):
         train_on_ray([config(0.1)], source, tmp_path / "out", threads=4096)
     (run,) = train_on_ray([config(0.1)], Once("mnist", source.data_dir, True), tmp_path / "out")
