@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from cosnorm_lab.memory import keep_freed_memory
 
+def peak_bytes(case: str, step: str) -> int:
+    """Run one step in a fresh process, and return its extra peak memory.
 
-def peak_bytes(case: str, step: str, keep_memory: bool = False) -> int:
-    """Run one step in a fresh process, and return its extra peak memory."""
+    Freed memory is always given back there: what a process keeps would hide what the step takes.
+    """
     command = [sys.executable, "-m", "benchmarks.memory", case, step]
-    command += ["--keep-memory"] * keep_memory
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     return int(done.stdout.split()[-1])
 
@@ -33,12 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case")
     parser.add_argument("step")
-    parser.add_argument("--keep-memory", action="store_true")
     arguments = parser.parse_args()
     from benchmarks.run import ALL_CASES
 
-    if arguments.keep_memory:
-        keep_freed_memory()
     torch.manual_seed(0)
     rows = torch.randn(64, 16, requires_grad=True)
     (rows @ rows.t()).logsumexp(1).sum().backward()  # libraries and threads are there before the measurement

@@ -52,7 +52,7 @@ def time_steps(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]
     return times
 
 
-def measure(seconds: float, only: str, kept: bool) -> dict[str, dict[str, dict[str, float]]]:
+def measure(seconds: float, only: str) -> dict[str, dict[str, dict[str, float]]]:
     """Median milliseconds, and the median over the rounds of the ratio to the plain step."""
     results = {}
     for case in ALL_CASES:
@@ -65,7 +65,7 @@ def measure(seconds: float, only: str, kept: bool) -> dict[str, dict[str, dict[s
                 "milliseconds": 1e3 * statistics.median(values),
                 "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
                 "spread": (max(values) - min(values)) / statistics.median(values),
-                "peak_mib": peak_bytes(case.name, name, kept) / 2**20,
+                "peak_mib": peak_bytes(case.name, name) / 2**20,
                 "rounds": len(values),
             }
             for name, values in times.items()
@@ -101,7 +101,7 @@ def main() -> None:
         "versions": versions(),
         "host": host(torch.device("cpu"), 1),
         "freed_memory_kept": kept,
-        "cases": measure(arguments.seconds, arguments.only, kept),
+        "cases": measure(arguments.seconds, arguments.only),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{now:%Y-%m-%dT%H%M%S}.json"
