@@ -95,9 +95,9 @@ def train_one(config: RunConfig, source: Source, out: Path, threads: int, device
     return ""
 
 
-def _failure(ray: object, done: object) -> str:
+def _failure(ray: Any, done: object) -> str:
     try:
-        return str(ray.get(done))  # type: ignore[attr-defined]
+        return str(ray.get(done))
     except Exception as error:  # whatever was raised there, and what Ray itself raises
         return f"{type(error).__name__}: {error}"
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.sparse_rows import SparseUnits, add_adjoint_, sparse_product
+from cosnorm.functional.sparse_rows import SparseUnits, add_adjoint_, row_sums, sparse_product
 
 
 class SparseLinear(nn.Linear):
@@ -38,9 +38,7 @@ class SparseWeightNorm(SparseLinear):
         """(N, in_features) → (N, out_features)."""
         if input.layout != torch.sparse_csr:
             return F.linear(input, F.normalize(self.weight, dim=1))
-        starts, values = input.crow_indices(), input.values()
-        row = torch.arange(len(input), device=starts.device).repeat_interleave(starts.diff())
-        norm = values.new_zeros(len(input)).index_add_(0, row, values.square()).sqrt()
+        norm = row_sums(input.crow_indices(), input.values().square()).sqrt()
         return cosine_linear(input, self.weight) * norm.unsqueeze(1)
 
 

@@ -49,16 +49,26 @@ class SparseUnits(NamedTuple):
     extra: Tensor
 
 
+def rows_of_values(starts: Tensor) -> Tensor:
+    """The row of each stored value of a CSR matrix, from where its rows begin (N + 1,)."""
+    return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())
+
+
+def row_sums(starts: Tensor, values: Tensor) -> Tensor:
+    """The sum of each row's stored values, (N,)."""
+    return values.new_zeros(len(starts) - 1).index_add_(0, rows_of_values(starts), values)
+
+
 def sparse_units(x: Tensor, *, centered: bool, augment: float) -> SparseUnits:
     """The rows of a CSR matrix as unit vectors, whatever their norms; zero rows stay zero."""
     starts, columns, stored = x.crow_indices(), x.col_indices(), x.values()
     count, size = x.shape
     values = stored.to(accumulation_dtype(stored.dtype))
-    row = torch.arange(count, device=x.device).repeat_interleave(starts.diff())
+    row = rows_of_values(starts)
     lengths = starts.diff().to(values.dtype)
 
     def summed(terms: Tensor) -> Tensor:
-        return terms.new_zeros(count).index_add_(0, row, terms)
+        return row_sums(starts, terms)
 
     def largest(terms: Tensor) -> Tensor:
         return terms.new_zeros(count).scatter_reduce_(0, row, terms, "amax")
@@ -135,7 +145,7 @@ def _transposed(units: SparseUnits, size: int) -> Tensor:
     """xᵀ as a CSR matrix, (D, N)."""
     count = len(units.starts) - 1
     order = units.columns.argsort(stable=True)
-    row = torch.arange(count, device=order.device).repeat_interleave(units.starts.diff())
+    row = rows_of_values(units.starts)
     starts = units.starts.new_zeros(size + 1)
     starts[1:] = units.columns.bincount(minlength=size).cumsum(0)
     row = row[order].to(starts.dtype)
@@ -164,7 +174,7 @@ def _uncentered(units: SparseUnits, weight: Tensor, augment: float) -> tuple[Pla
         return None
     mean = weight.mean(1)
     part = float((mean / norm).abs().amax())
-    sums = _sums(units).abs()
+    sums = row_sums(units.starts, units.values).abs()
     if weight.shape[1] * part**2 > 0.5 or (sums.numel() and part * float(sums.amax()) > 0.1):
         return None
     centered = (norm.square() - mean.square() * weight.shape[1] + augment**2).sqrt_()
@@ -188,7 +198,7 @@ def _forward(
         if plain:
             products = sparse_product(units, plain.values)
             if means.numel():
-                products.addr_(_sums(units), means, alpha=-1)
+                products.addr_(row_sums(units.starts, units.values), means, alpha=-1)
             if augment:
                 products.add_(units.extra, alpha=augment)
             return products.mul_(plain.factor.squeeze(1)), plain.factor, means
@@ -198,13 +208,6 @@ def _forward(
     if unit.extra is not None:
         products = products + units.extra * unit.extra.squeeze(1)
     return products, not_plain(unit.inverse_norm), no_means
-
-
-def _sums(units: SparseUnits) -> Tensor:
-    """The sum of each row of x, (N,)."""
-    count = len(units.starts) - 1
-    row = torch.arange(count, device=units.starts.device).repeat_interleave(units.starts.diff())
-    return units.values.new_zeros(count).index_add_(0, row, units.values)
 
 
 def _plain_gradient(
@@ -221,7 +224,7 @@ def _plain_gradient(
     cotangent = cotangent * factor
     if means.numel():
         # (w - μ)·along and u less its mean, at once: both means are one number a row.
-        offset = means * along + cotangent.t().mv(_sums(units)) / weight.shape[1]
+        offset = means * along + cotangent.t().mv(row_sums(units.starts, units.values)) / weight.shape[1]
         gradient = torch.empty_like(weight)  # keeps the order in memory
         torch.addcmul(-offset.unsqueeze(1), weight, along.unsqueeze(1), out=gradient)
         return add_adjoint_(gradient, cotangent, units)
