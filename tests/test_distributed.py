@@ -11,6 +11,8 @@ import torch
 from cosnorm import losses
 from cosnorm.functional import margin_cross_entropy
 
+pytestmark = pytest.mark.xdist_group("distributed")  # one worker has the fixture
+
 SCRIPT = Path(cases.__file__)
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -48,7 +48,8 @@ def test_half_types_accumulate_in_float32(dtype: torch.dtype):
     ones = torch.ones(2, 65_536, dtype=dtype)
     assert functional.cosine_similarity(ones, ones).eq(1).all()
     assert functional.cosine_linear(ones, ones).eq(1).all()
-    assert functional.cosine_conv1d(ones.unsqueeze(0), ones[:, :32_768].unsqueeze(0)).eq(1).all()
+    image = ones[:, :32_800].unsqueeze(0)  # few places: torch's own convolution in bfloat16 is slow
+    assert functional.cosine_conv1d(image, ones[:, :32_768].unsqueeze(0)).eq(1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

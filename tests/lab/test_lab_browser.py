@@ -24,6 +24,7 @@ OPTIONS = (
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),  # one browser
     pytest.mark.skipif(
         not (CHROMIUM.exists() and DRIVER.exists()),
         reason=f"needs {CHROMIUM} and {DRIVER} (Debian: apt-get install chromium chromium-driver)",
