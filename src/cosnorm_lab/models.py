@@ -61,9 +61,10 @@ class CNN(nn.Module):
         for number, layer in enumerate(self.hidden):
             if number == self.convolutions:
                 x = x.flatten(1)
-            x = F.relu(layer(x))
+            x = layer(x)
             if number < self.convolutions:
-                x = F.max_pool2d(x, 3, stride=2, padding=1)
+                x = F.max_pool2d(x, 3, stride=2, padding=1)  # commutes with ReLU, which then has a quarter
+            x = F.relu(x)
         logits: Tensor = self.output(x)
         return logits
 
@@ -160,7 +161,9 @@ def cnn(
         layers.append(_layer(method, _normal((fan_out, fan_in), init_std, generator), augment, True))
     output = _plain(_normal((classes, hidden[-1]), init_std, generator))
     assert isinstance(output, nn.Linear)
-    return CNN(layers, output, len(filters))
+    network = CNN(layers, output, len(filters))
+    # The order in memory in which convolutions and pooling are fastest; images are turned by the first one.
+    return network.to(memory_format=torch.channels_last)
 
 
 def _check(method: str) -> None:
