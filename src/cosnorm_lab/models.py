@@ -163,7 +163,7 @@ def cnn(
     assert isinstance(output, nn.Linear)
     network = CNN(layers, output, len(filters))
     # The order in memory in which convolutions and pooling are fastest; images are turned by the first one.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _check(method: str) -> None:
