@@ -1,0 +1,43 @@
+"""Nets in files: `.pb` as Caffe2 writes them, and `.pbtxt`, their text."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from cosnorm.caffe2.proto import caffe2_pb2
+
+TEXT = (".pbtxt", ".prototxt", ".txt")
+
+
+def load_net(path: str | Path) -> caffe2_pb2.NetDef:
+    """Reads a net.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RuntimeError: the file holds no net; says which file.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    net = caffe2_pb2.NetDef()
+    try:
+        if path.suffix in TEXT:
+            text_format.Parse(content.decode(), net)
+        else:
+            net.ParseFromString(content)
+    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        raise RuntimeError(f"{path}: no NetDef can be read from its {len(content)} bytes: {error}") from error
+    if content and not net.op and not net.name:
+        raise RuntimeError(f"{path}: holds neither operators nor a name; is it a NetDef?")
+    return net
+
+
+def save_net(net: Any, path: str | Path) -> None:
+    """Writes a net (a Net or a NetDef): as text if the name ends with .pbtxt, otherwise in Caffe2's bytes."""
+    definition = net.Proto() if hasattr(net, "Proto") else net
+    path = Path(path)
+    if path.suffix in TEXT:
+        path.write_text(text_format.MessageToString(definition), encoding="utf-8")
+    else:
+        path.write_bytes(definition.SerializeToString())

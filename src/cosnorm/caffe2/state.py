@@ -1,0 +1,185 @@
+"""A workspace: named blobs, and the nets that run on them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cosnorm.caffe2 import operators  # noqa: F401  (registers the operators)
+from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.proto import caffe2_pb2
+from cosnorm.caffe2.registry import find
+from cosnorm.caffe2.tensors import Value
+
+Step = Callable[[], None]
+
+
+class Blob:
+    """A place that holds a value; operators know it by reference, so that running a net looks up no names."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.value: Value = None
+
+
+class Workspace:
+    """Blobs and nets by name.
+
+    Attributes:
+        root_folder: where operators that read or write files would look.
+    """
+
+    def __init__(self, root_folder: str = ".") -> None:
+        self.root_folder = root_folder
+        self.blobs: dict[str, Blob] = {}
+        self.nets: dict[str, CreatedNet] = {}
+        self.removals = 0  # a net that was created before the last one looks its blobs up again
+
+    def create_blob(self, name: str) -> Blob:
+        """The blob of that name, made if need be."""
+        blob = self.blobs.get(name)
+        if blob is None:
+            blob = self.blobs[name] = Blob(name)
+        return blob
+
+    def find_blob(self, name: str) -> Blob:
+        """Raises a RuntimeError if there is none."""
+        if name not in self.blobs:
+            raise RuntimeError(f"Can't find blob: {name}")
+        return self.blobs[name]
+
+    def remove_blob(self, name: str) -> bool:
+        """Whether there was one."""
+        found = self.blobs.pop(name, None) is not None
+        self.removals += found
+        return found
+
+    def step(self, definition: caffe2_pb2.OperatorDef) -> Step:
+        """What runs one operator. Its inputs must be there; its outputs are created."""
+        found = find(definition)
+        for name in definition.input:
+            if name not in self.blobs:
+                raise RuntimeError(f"op {definition.type}: Encountered a non-existing input blob: {name}")
+        kernel = found.make(Arguments(definition))
+        sources = [self.blobs[name] for name in definition.input]
+        targets = [self.create_blob(name) for name in definition.output]
+        check = found.check_dtypes
+        if len(sources) == len(targets) == 1 and found.dtypes == ((torch.float32,),):
+            return _unary(definition, kernel, check, sources[0], targets[0])
+
+        def run() -> None:
+            values = [blob.value for blob in sources]
+            try:
+                check(values)
+                results = kernel(*values)
+            except RuntimeError as error:
+                raise failed(error, definition) from error
+            if len(targets) == 1:
+                targets[0].value = results
+            else:
+                for target, result in zip(targets, results, strict=True):
+                    target.value = result
+
+        return run
+
+    def run_operator(self, definition: caffe2_pb2.OperatorDef, times: int = 1) -> None:
+        """Makes an operator and runs it so many times."""
+        step = self.step(definition)
+        with torch.no_grad():
+            for _ in range(times):
+                step()
+
+    def create_net(self, definition: caffe2_pb2.NetDef, overwrite: bool = False) -> None:
+        """Raises a RuntimeError for a name that is taken, unless `overwrite`, and as `CreatedNet` does."""
+        if not definition.name:
+            raise RuntimeError("A net must have a name")
+        if definition.name in self.nets and not overwrite:
+            raise RuntimeError(
+                f'I respectfully refuse to overwrite an existing net of the same name "{definition.name}", '
+                "unless you explicitly specify overwrite=true."
+            )
+        self.nets[definition.name] = CreatedNet(self, definition)
+
+    def run_net(self, name: str, times: int = 1) -> None:
+        """Raises a RuntimeError if no such net was created."""
+        if name not in self.nets:
+            raise RuntimeError(f"Can't find net {name}")
+        self.nets[name].run(times)
+
+
+def _unary(definition: Any, kernel: Any, check: Any, source: Blob, target: Blob) -> Step:
+    """The commonest operator, from one float tensor to another, without the lists of the others."""
+
+    def run() -> None:
+        value = source.value
+        try:
+            if value.__class__ is not torch.Tensor or value.dtype is not torch.float32:  # type: ignore[union-attr]
+                check([value])
+            target.value = kernel(value)
+        except RuntimeError as error:
+            raise failed(error, definition) from error
+
+    return run
+
+
+def failed(error: RuntimeError, definition: caffe2_pb2.OperatorDef) -> RuntimeError:
+    """The error, with the operator in which it happened."""
+    return RuntimeError(f"{error} (Error from operator: \n{definition})")
+
+
+class CreatedNet:
+    """A net whose operators are bound to the blobs of a workspace; they run in their order.
+
+    Raises:
+        RuntimeError: an input that neither the net's inputs nor earlier operators give (as in a cycle), an
+            output that no operator gives, or as for each of the operators.
+    """
+
+    def __init__(self, workspace: Workspace, definition: caffe2_pb2.NetDef) -> None:
+        self.workspace = workspace
+        self.definition = caffe2_pb2.NetDef()
+        self.definition.CopyFrom(definition)
+        self._check_sources()
+        self._bind()
+
+    def _check_sources(self) -> None:
+        definition = self.definition
+        known = set(definition.external_input)
+        missing = dict.fromkeys(definition.external_output)
+        for operator in definition.op:
+            for name in operator.input:
+                if definition.external_input and name not in known:
+                    raise RuntimeError(
+                        f"op {operator.type}: Source for input {name} is unknown for net {definition.name}, "
+                        f"operator {operator}"
+                    )
+            known.update(operator.output)
+        missing_names = [name for name in missing if name not in known]
+        if missing_names:
+            raise RuntimeError(
+                f"Some of the blobs are declared as output but never produced by the net {definition.name}, "
+                f"the first one is {missing_names[0]}"
+            )
+
+    def _bind(self) -> None:
+        device = self.definition.device_option if self.definition.HasField("device_option") else None
+        self._steps = []
+        for operator in self.definition.op:
+            if device is not None and not operator.HasField("device_option"):
+                own = caffe2_pb2.OperatorDef()
+                own.CopyFrom(operator)
+                own.device_option.CopyFrom(device)
+                operator = own
+            self._steps.append(self.workspace.step(operator))
+        self._removals = self.workspace.removals
+
+    def run(self, times: int = 1) -> None:
+        """Runs the operators, so many times."""
+        if self._removals != self.workspace.removals:
+            self._bind()
+        with torch.no_grad():
+            for _ in range(times):
+                for step in self._steps:
+                    step()

@@ -1,0 +1,159 @@
+"""The way out of Caffe2: a net as a torch module."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.net import Net
+from cosnorm.caffe2.proto import caffe2_pb2
+from cosnorm.caffe2.registry import find
+from cosnorm.caffe2.state import CreatedNet, Workspace
+from cosnorm.caffe2.tensors import from_array
+
+
+class Operation(nn.Module):
+    """One operator of a net."""
+
+    def __init__(self, definition: caffe2_pb2.OperatorDef) -> None:
+        super().__init__()
+        self.kind = definition.type
+        self.inputs, self.outputs = list(definition.input), list(definition.output)
+        self._operator = find(definition)
+        self._kernel = self._operator.make(Arguments(definition))
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The values of the outputs."""
+        self._operator.check_dtypes(values)
+        results = self._kernel(*values)
+        return results if isinstance(results, tuple) else (results,)
+
+    def extra_repr(self) -> str:
+        """The names of the blobs."""
+        return f"{self.kind}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+
+
+class TorchNet(nn.Module):
+    """A Caffe2 net as a module; `to_torch` makes it.
+
+    Attributes:
+        inputs: the names of the arguments of `forward`, in order.
+        outputs: the names of what `forward` returns, in order.
+        operations: one module an operator.
+    """
+
+    def __init__(
+        self,
+        definition: caffe2_pb2.NetDef,
+        parameters: Mapping[str, Tensor],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs = list(inputs), list(outputs)
+        self.operations = nn.ModuleList(Operation(operator) for operator in definition.op)
+        self._attributes: dict[str, str] = {}
+        for name, tensor in parameters.items():
+            attribute = re.sub(r"\W", "_", name)
+            while hasattr(self, attribute) or attribute in self._attributes.values():
+                attribute += "_"
+            self._attributes[name] = attribute
+            if tensor.is_floating_point():
+                self.register_parameter(attribute, nn.Parameter(tensor))
+            else:
+                self.register_buffer(attribute, tensor)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """The output, or a tuple of several.
+
+        Raises:
+            TypeError: another number of inputs than `self.inputs` has.
+        """
+        if len(inputs) != len(self.inputs):
+            raise TypeError(
+                f"expected {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(inputs)}"
+            )
+        blobs: dict[str, Tensor] = {name: getattr(self, at) for name, at in self._attributes.items()}
+        blobs.update(zip(self.inputs, inputs, strict=True))
+        for operation in self.operations:
+            results = operation(*(blobs[name] for name in operation.inputs))  # type: ignore[union-attr]
+            blobs.update(zip(operation.outputs, results, strict=True))  # type: ignore[arg-type]
+        found = tuple(blobs[name] for name in self.outputs)
+        return found if len(found) > 1 else found[0]
+
+
+def to_torch(
+    net: Net | caffe2_pb2.NetDef,
+    init: Net | caffe2_pb2.NetDef | Mapping[str, Any] | None = None,
+    *,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> TorchNet:
+    """A module that computes what a net computes, and that trains, compiles and exports.
+
+    Args:
+        net: the net, without gradient operators.
+        init: the net that fills the parameters, or arrays or tensors by name. Those of a floating dtype
+            become parameters of the module, others buffers.
+        inputs: names of `forward`'s arguments; by default the blobs that nothing else gives, in the order of
+            the net's external inputs.
+        outputs: names of what it returns; by default the net's external outputs, or else what no operator
+            reads.
+
+    Raises:
+        RuntimeError: an unknown operator, or a blob that neither `init`, the inputs nor an operator gives.
+
+    Example:
+        >>> import torch
+        >>> from cosnorm.caffe2 import core, to_torch
+        >>> net = core.Net("example")
+        >>> cosines = net.CosineSimilarity(["X", "Y"], "cosines")
+        >>> to_torch(net)(torch.ones(2, 4), torch.ones(2, 4))
+        tensor([1., 1.])
+    """
+    definition = net.Proto() if isinstance(net, Net) else net
+    parameters = _parameters(init)
+    made: set[str] = set(parameters)
+    free: dict[str, None] = {}
+    read: set[str] = set()
+    for operator in definition.op:
+        for name in operator.input:
+            read.add(name)
+            if name not in made:
+                free[name] = None
+        made.update(operator.output)
+    in_order = [name for name in definition.external_input if name in free]
+    wanted = (
+        list(inputs) if inputs is not None else [*in_order, *(name for name in free if name not in in_order)]
+    )
+    missing = [name for name in free if name not in wanted]
+    if missing:
+        raise RuntimeError(f"the net reads {', '.join(missing)}, which neither init nor inputs give")
+    last = [name for operator in definition.op for name in operator.output if name not in read]
+    returned = (
+        list(outputs)
+        if outputs is not None
+        else list(definition.external_output) or list(dict.fromkeys(last))
+    )
+    unknown = [name for name in returned if name not in made and name not in wanted]
+    if unknown or not returned:
+        raise RuntimeError(f"no operator makes the outputs {', '.join(unknown)}; give outputs that are made")
+    used = {name: tensor for name, tensor in parameters.items() if name in read or name in returned}
+    return TorchNet(definition, used, wanted, returned)
+
+
+def _parameters(init: Any) -> dict[str, Tensor]:
+    if init is None:
+        return {}
+    if isinstance(init, Mapping):
+        given = {str(name): value for name, value in init.items()}
+    else:
+        workspace = Workspace()
+        CreatedNet(workspace, init.Proto() if isinstance(init, Net) else init).run()
+        given = {name: blob.value for name, blob in workspace.blobs.items()}
+    values = {name: from_array(one) if isinstance(one, np.ndarray) else one for name, one in given.items()}
+    return {name: one.detach().clone() for name, one in values.items() if isinstance(one, torch.Tensor)}

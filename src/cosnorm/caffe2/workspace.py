@@ -1,0 +1,327 @@
+"""Caffe2's `workspace`: feed and fetch blobs, run operators and nets.
+
+The functions have the names, the arguments and the errors of `caffe2.python.workspace`. They act on the
+current one of several workspaces, which begins as "default".
+
+Example:
+    >>> import numpy as np
+    >>> from cosnorm.caffe2 import core, workspace
+    >>> workspace.FeedBlob("X", np.zeros(2, dtype=np.float32))
+    True
+    >>> workspace.RunOperatorOnce(core.CreateOperator("Cos", "X", "Y"))
+    True
+    >>> workspace.FetchBlob("Y")
+    array([1., 1.], dtype=float32)
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError, Message
+
+from cosnorm.caffe2 import scope, tensors
+from cosnorm.caffe2.proto import caffe2_pb2
+from cosnorm.caffe2.registry import OPERATORS
+from cosnorm.caffe2.shapes import infer
+from cosnorm.caffe2.state import CreatedNet, Workspace
+
+_workspaces: dict[str, Workspace] = {"default": Workspace()}
+_current = "default"
+
+
+def _now() -> Workspace:
+    return _workspaces[_current]
+
+
+def CurrentWorkspace() -> str:
+    """The name of the current workspace."""
+    return _current
+
+
+def Workspaces() -> list[str]:
+    """The names of all workspaces, sorted."""
+    return sorted(_workspaces)
+
+
+def SwitchWorkspace(name: str, create_if_missing: bool | None = None) -> None:
+    """Makes another workspace the current one. Raises a RuntimeError for one that is missing."""
+    global _current
+    if name not in _workspaces:
+        if not create_if_missing:
+            raise RuntimeError(
+                f"create_if_missing. There is no workspace {name!r}; pass create_if_missing=True to make it"
+            )
+        _workspaces[name] = Workspace()
+    _current = name
+
+
+def ResetWorkspace(root_folder: str | None = None) -> bool:
+    """Empties the current workspace of blobs and nets; a missing root folder is made. Deletes no file."""
+    if root_folder is None:
+        root_folder = RootFolder()
+    else:
+        Path(root_folder).mkdir(parents=True, exist_ok=True)
+    _workspaces[_current] = Workspace(root_folder)
+    return True
+
+
+def RootFolder() -> str:
+    """The root folder of the current workspace; "." at first."""
+    return _now().root_folder
+
+
+def RegisteredOperators() -> list[str]:
+    """The types of all operators."""
+    return sorted(OPERATORS)
+
+
+def _text(name: Any, kind: str) -> str:
+    """The text of a name, or of an object of the class `kind`."""
+    if isinstance(name, bytes):
+        return name.decode()
+    if isinstance(name, str):
+        return name
+    assert type(name).__name__ == kind, f"Expected a string or {kind}"
+    return str(name)
+
+
+def StringifyBlobName(name: Any) -> str:
+    """The name of a blob given as str, bytes or BlobReference. Raises an AssertionError for anything else."""
+    return _text(name, "BlobReference")
+
+
+def StringifyNetName(name: Any) -> str:
+    """The name of a net given as str, bytes or Net. Raises an AssertionError for anything else."""
+    return _text(name, "Net")
+
+
+def FeedBlob(name: Any, arr: Any, device_option: caffe2_pb2.DeviceOption | None = None) -> bool:
+    """Copies a value into a blob, which is made if need be.
+
+    Args:
+        name: str, bytes or BlobReference.
+        arr: a NumPy array (of numbers or strings), a TensorProto, a str, bytes, or a torch tensor.
+        device_option: where the tensor is to lie; by default that of the DeviceScope, or the CPU.
+
+    Returns:
+        True.
+
+    Raises:
+        RuntimeError: a value of another type (a list, a number), or of a dtype that Caffe2 has not.
+        AssertionError: a name of another type.
+    """
+    text = StringifyBlobName(name)
+    if isinstance(arr, caffe2_pb2.TensorProto):
+        value: tensors.Value = tensors.from_proto(arr)
+    elif isinstance(arr, np.ndarray):
+        value = tensors.from_array(arr)
+    elif isinstance(arr, torch.Tensor):
+        if tensors.data_type_of(arr) == caffe2_pb2.TensorProto.UNDEFINED:
+            raise RuntimeError(
+                f"This torch data type is not supported: {arr.dtype}; convert it, such as to float32"
+            )
+        value = arr.detach().clone(memory_format=torch.contiguous_format)
+    elif isinstance(arr, str | bytes):
+        value = arr.encode() if isinstance(arr, str) else arr
+    else:
+        raise RuntimeError(
+            "Unexpected type of argument - only numpy array or string are supported for feeding; got "
+            f"{type(arr).__name__}: np.asarray(…) makes an array"
+        )
+    option = device_option if device_option is not None else scope.CurrentDeviceScope()
+    if isinstance(value, torch.Tensor) and option is not None and option.device_type == caffe2_pb2.PROTO_CUDA:
+        value = value.to(torch.device("cuda", option.device_id))
+    _now().create_blob(text).value = value
+    return True
+
+
+def FetchBlob(name: Any) -> Any:
+    """A copy of a blob's value: an array, or bytes; strings come back as bytes.
+
+    Raises:
+        RuntimeError: there is no such blob.
+        AssertionError: a name that is no str, bytes or BlobReference.
+    """
+    text = StringifyBlobName(name)
+    value = _now().find_blob(text).value
+    if value is None:
+        return f"{text}, a C++ native class of type nullptr (uninitialized).".encode()
+    return value if isinstance(value, bytes) else tensors.to_array(value)
+
+
+def FetchBlobs(names: Iterable[Any]) -> list[Any]:
+    """`FetchBlob` of each name."""
+    return [FetchBlob(name) for name in names]
+
+
+def HasBlob(name: Any) -> bool:
+    """Whether there is such a blob."""
+    return StringifyBlobName(name) in _now().blobs
+
+
+def Blobs() -> list[str]:
+    """The names of all blobs, sorted."""
+    return sorted(_now().blobs)
+
+
+def CreateBlob(name: Any) -> bool:
+    """Makes a blob that holds nothing; one that is there stays as it is."""
+    _now().create_blob(StringifyBlobName(name))
+    return True
+
+
+def ResetBlob(name: Any) -> None:
+    """Empties a blob and keeps its name. Raises a RuntimeError if there is none."""
+    _now().find_blob(StringifyBlobName(name)).value = None
+
+
+def RemoveBlob(name: Any) -> bool:
+    """Removes a blob; says whether there was one."""
+    return _now().remove_blob(StringifyBlobName(name))
+
+
+class _Blobs:
+    """The blobs of the current workspace as a mapping: `blobs["X"]` fetches, `blobs["X"] = array` feeds."""
+
+    def __getitem__(self, name: Any) -> Any:
+        return FetchBlob(name)
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        FeedBlob(name, value)
+
+    def __delitem__(self, name: Any) -> None:
+        if not RemoveBlob(name):
+            raise RuntimeError(f"Can't find blob: {name}")
+
+    def __len__(self) -> int:
+        return len(_now().blobs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(Blobs())
+
+    def __contains__(self, name: Any) -> bool:
+        return HasBlob(name)
+
+
+blobs = _Blobs()
+
+
+def _message(given: Any, kind: Any) -> Any:
+    """An OperatorDef or NetDef from a message, its bytes, or an object with `Proto()`."""
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str):
+        raise TypeError(f"expected a {kind.__name__} or its bytes, got a str")
+    if isinstance(given, bytes):
+        return parse(given, kind)
+    proto = given.Proto() if hasattr(given, "Proto") else given
+    if isinstance(proto, Message):
+        return proto if isinstance(proto, kind) else parse(proto.SerializeToString(), kind)
+    raise ValueError(f"Unexpected argument to StringifyProto of type {type(given).__name__}")
+
+
+def parse(content: bytes, kind: Any) -> Any:
+    """A message from its bytes. Raises a RuntimeError for bytes that are none."""
+    message = kind()
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise RuntimeError(f"Cannot parse {len(content)} bytes into a {kind.__name__}: {error}") from error
+    return message
+
+
+def RunOperatorOnce(operator: Any) -> bool:
+    """Runs one operator, given as an OperatorDef or its bytes."""
+    _now().run_operator(_message(operator, caffe2_pb2.OperatorDef))
+    return True
+
+
+def RunOperatorMultiple(operator: Any, num_runs: int) -> bool:
+    """Runs one operator so many times."""
+    _now().run_operator(_message(operator, caffe2_pb2.OperatorDef), num_runs)
+    return True
+
+
+def RunOperatorsOnce(operators: Iterable[Any]) -> bool:
+    """Runs several operators, one after the other."""
+    return all(RunOperatorOnce(operator) for operator in operators)
+
+
+def CreateNet(net: Any, overwrite: bool = False, input_blobs: Sequence[Any] | None = None) -> bool:
+    """Binds a net (a Net, a NetDef or its bytes) to the workspace's blobs; `input_blobs` are made before.
+
+    Raises:
+        RuntimeError: the name is taken without `overwrite`, an input is missing, an operator is unknown.
+    """
+    for name in input_blobs or ():
+        CreateBlob(name)
+    _now().create_net(_message(net, caffe2_pb2.NetDef), overwrite)
+    return True
+
+
+def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
+    """Runs a created net, by its name or a Net, `num_iter` times.
+
+    Raises:
+        RuntimeError: no such net was created, or an operator failed; as in Caffe2 an error of an operator is
+            raised with `allow_fail`, too.
+    """
+    del allow_fail
+    _now().run_net(StringifyNetName(name), num_iter)
+    return True
+
+
+def RunNetOnce(net: Any) -> bool:
+    """Runs a net without keeping it."""
+    CreatedNet(_now(), _message(net, caffe2_pb2.NetDef)).run()
+    return True
+
+
+def SerializeBlob(name: Any) -> bytes:
+    """The bytes of a BlobProto with the blob's name and value. Raises a RuntimeError if it holds nothing."""
+    text = StringifyBlobName(name)
+    return tensors.serialize(text, _now().find_blob(text).value)
+
+
+def DeserializeBlob(name: Any, content: bytes) -> None:
+    """Fills a blob with the value of such bytes. Raises a RuntimeError for bytes that are none."""
+    value = tensors.deserialize(content)
+    _now().create_blob(StringifyBlobName(name)).value = value
+
+
+def InferShapesAndTypes(
+    nets: Sequence[Any],
+    blob_dimensions: Mapping[str, Sequence[int]] | None = None,
+    nets_proto: bool = False,
+    blob_types: Mapping[str, int] | None = None,
+) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """The shapes and data types that the blobs of nets will have, as far as they follow from the inputs'.
+
+    Args:
+        nets: one after the other, as Nets or, with `nets_proto`, as NetDefs.
+        blob_dimensions: shapes by name; by default those of the workspace's blobs.
+        nets_proto: whether messages are given.
+        blob_types: data types by name; by default float.
+
+    Returns:
+        Shapes and data types by name, without the blobs that stay unknown.
+    """
+    del nets_proto
+    definitions = [_message(net, caffe2_pb2.NetDef) for net in nets]
+    known = {}
+    if blob_dimensions is None:
+        assert blob_types is None
+        for name, blob in _now().blobs.items():
+            if isinstance(blob.value, torch.Tensor | np.ndarray):
+                known[name] = (list(blob.value.shape), tensors.data_type_of(blob.value))
+    else:
+        types = blob_types or {}
+        default = caffe2_pb2.TensorProto.FLOAT
+        known = {str(name): (list(dims), types.get(name, default)) for name, dims in blob_dimensions.items()}
+    inferred = infer(definitions, known)
+    return {name: dims for name, (dims, _) in inferred.items()}, {
+        name: kind for name, (_, kind) in inferred.items()
+    }

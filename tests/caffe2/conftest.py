@@ -1,0 +1,14 @@
+"""Every test begins with the default workspace, empty."""
+
+import pytest
+
+from cosnorm.caffe2 import scope, workspace
+
+
+@pytest.fixture(autouse=True)
+def _empty_workspace():
+    workspace.SwitchWorkspace("default")
+    workspace.ResetWorkspace(".")
+    yield
+    assert scope.CurrentNameScope() == ""
+    assert scope.CurrentDeviceScope() is None
