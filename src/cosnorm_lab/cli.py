@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cosnorm_lab import caffe2_commands
 from cosnorm_lab.errors import LabError
 
 ALIASES = {"lr": "learning_rate"}
@@ -25,6 +26,8 @@ app = typer.Typer(
     "- `cosnorm run mnist-table1 --methods cosine,baseline --epochs 20`\n\n"
     "- `cosnorm report runs -o report.html`",
 )
+
+app.add_typer(caffe2_commands.app, name="caffe2")
 
 
 @app.command("list")

@@ -91,12 +91,12 @@ def _has(arguments: Arguments, field: str) -> bool:
 
 
 def _device(arguments: Arguments) -> torch.device:
+    if torch.get_default_device().type == "meta":
+        return torch.device("meta")  # only the shape is asked for
     option = arguments.operator.device_option
-    return (
-        torch.device("cuda", option.device_id)
-        if option.device_type == caffe2_pb2.PROTO_CUDA
-        else torch.device("cpu")
-    )
+    if option.device_type == caffe2_pb2.PROTO_CUDA:
+        return torch.device("cuda", option.device_id)
+    return torch.device("cpu")
 
 
 def _given(name: str, field: str, dtype: torch.dtype | None) -> None:
