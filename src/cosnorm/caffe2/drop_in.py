@@ -27,7 +27,7 @@ def install() -> None:
     """
     if hasattr(sys.modules.get("caffe2"), _MARK):
         return
-    if "caffe2" in sys.modules or importlib.util.find_spec("caffe2") is not None:
+    if _real():
         raise RuntimeError(
             "a real caffe2 is importable; cosnorm.caffe2 does not take its place: uninstall it before"
         )
@@ -41,6 +41,14 @@ def install() -> None:
         module = _MODULES.get(name) or sys.modules[name]
         sys.modules[name] = module
         setattr(sys.modules[parent], child, module)
+
+
+def _real() -> bool:
+    """Whether there is a Caffe2; a mere folder of that name on the path is none."""
+    if "caffe2" in sys.modules:
+        return getattr(sys.modules["caffe2"], "__file__", None) is not None
+    found = importlib.util.find_spec("caffe2")
+    return found is not None and found.origin is not None
 
 
 def uninstall() -> None:

@@ -59,6 +59,9 @@ class Workspace:
     def step(self, definition: caffe2_pb2.OperatorDef) -> Step:
         """What runs one operator. Its inputs must be there; its outputs are created."""
         found = find(definition)
+        for name in (*definition.input, *definition.output):
+            if not isinstance(name, str):
+                raise RuntimeError(f"op {definition.type}: the name of a blob is no UTF-8: {name!r}")
         for name in definition.input:
             if name not in self.blobs:
                 raise RuntimeError(f"op {definition.type}: Encountered a non-existing input blob: {name}")
