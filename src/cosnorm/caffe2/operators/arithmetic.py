@@ -1,5 +1,6 @@
 """Arithmetic: Add, Sub, Mul and Div with broadcasting, sums, Scale, Sqr, Sqrt, ReduceBackSum."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -260,14 +261,14 @@ def _reduced(arguments: Arguments, x: Tensor) -> tuple[int, int]:
             f"num_reduce_dims in range [0, N]; got {count} of {x.dim()}"
         )
     kept = x.dim() - count
-    return kept, x.shape[kept:].numel()
+    return kept, math.prod(x.shape[kept:])
 
 
 def _mask(lengths: Sequence[Tensor], x: Tensor, kept: int, size: int) -> Tensor | None:
     """Which elements of a row count, where lengths are given."""
     if not lengths:
         return None
-    rows = x.shape[:kept].numel()
+    rows = math.prod(x.shape[:kept])
     if lengths[0].numel() != rows:
         raise RuntimeError(
             f"The size of lengths vector doesn't match the batch size: {lengths[0].numel()} vs {rows}"
@@ -309,7 +310,7 @@ def reduce_back_sum(arguments: Arguments) -> Kernel:
 def reduce_back_sum_gradient(arguments: Arguments) -> Kernel:
     def kernel(cotangent: Tensor, x: Tensor, *lengths: Tensor) -> Tensor:
         kept, size = _reduced(arguments, x)
-        rows = x.shape[:kept].numel()
+        rows = math.prod(x.shape[:kept])
         if cotangent.numel() != rows:
             raise RuntimeError(
                 f"ReduceBackSumGradient: dY must have {rows} elements, got {cotangent.numel()}"

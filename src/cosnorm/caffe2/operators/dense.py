@@ -1,5 +1,6 @@
 """What a network wants beside cosine layers: FC, MatMul, Relu, Softmax, LabelCrossEntropy, AveragedLoss."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ LEAST = 1e-20  # under the logarithm
 def _matrix(x: Tensor, axis: int) -> Tensor:
     """Dimensions before the axis as rows, the others as columns."""
     place = axis_of(axis, x.dim())
-    return x.reshape(x.shape[:place].numel(), x.shape[place:].numel())
+    return x.reshape(math.prod(x.shape[:place]), math.prod(x.shape[place:]))
 
 
 def _check_elements(name: str, y: Tensor, cotangent: Tensor) -> None:
@@ -33,13 +34,13 @@ def fully_connected(arguments: Arguments) -> Kernel:
 
     def kernel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rows, filters = _matrix(x, axis), _matrix(weight, axis_w)
-        if rows.shape[1] != filters.shape[1] or bias.numel() != len(filters):
+        if rows.shape[1] != filters.shape[1] or bias.numel() != filters.shape[0]:
             raise RuntimeError(
                 f"Dimension mismatch: X: {list(x.shape)}, W: {list(weight.shape)}, b: {list(bias.shape)}, "
-                f"axis: {axis}, M: {len(rows)}, N: {len(filters)}, K: {rows.shape[1]}"
+                f"axis: {axis}, M: {rows.shape[0]}, N: {filters.shape[0]}, K: {rows.shape[1]}"
             )
         output = torch.addmm(bias.reshape(-1), rows, filters.t())
-        return output.reshape(*x.shape[: axis_of(axis, x.dim())], len(filters))
+        return output.reshape(*x.shape[: axis_of(axis, x.dim())], filters.shape[0])
 
     return kernel
 
@@ -51,11 +52,12 @@ def fully_connected_gradient(arguments: Arguments) -> Kernel:
 
     def kernel(x: Tensor, weight: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         rows, filters = _matrix(x, axis), _matrix(weight, axis_w)
-        if cotangent.numel() != len(rows) * len(filters):
+        if cotangent.numel() != rows.shape[0] * filters.shape[0]:
             raise RuntimeError(
-                f"FCGradient: dY must have {len(rows)} x {len(filters)} elements, got {list(cotangent.shape)}"
+                f"FCGradient: dY must have {rows.shape[0]} x {filters.shape[0]} elements, "
+                f"got {list(cotangent.shape)}"
             )
-        cotangent = cotangent.reshape(len(rows), len(filters))
+        cotangent = cotangent.reshape(rows.shape[0], filters.shape[0])
         gradients = (cotangent.t() @ rows).reshape(weight.shape), cotangent.sum(0)
         return (*gradients, (cotangent @ filters).reshape(x.shape)) if with_input else gradients
 
@@ -157,8 +159,8 @@ LABELS = (FLOAT, (torch.int32,), FLOAT)
 def _labels(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of probabilities, and labels as a column of indices; compiled graphs do not check their range."""
     rows = x.reshape(1, -1) if x.dim() < 2 else x.flatten(1)
-    if labels.dim() > 2 or (labels.dim() == 2 and labels.shape[1] != 1) or labels.numel() != len(rows):
-        raise RuntimeError(f"label.dim32(0) == N. {list(labels.shape)} vs {len(rows)}")
+    if labels.dim() > 2 or (labels.dim() == 2 and labels.shape[1] != 1) or labels.numel() != rows.shape[0]:
+        raise RuntimeError(f"label.dim32(0) == N. {list(labels.shape)} vs {rows.shape[0]}")
     column = labels.reshape(-1, 1).long()
     looked_at = not torch.compiler.is_compiling() and not column.is_meta
     if looked_at and bool(((column < 0) | (column >= rows.shape[1])).any()):
@@ -186,8 +188,8 @@ def label_cross_entropy(_: Arguments) -> Kernel:
 def label_cross_entropy_gradient(_: Arguments) -> Kernel:
     def kernel(x: Tensor, labels: Tensor, cotangent: Tensor) -> Tensor:
         rows, column = _labels(x, labels)
-        if cotangent.dim() != 1 or len(cotangent) != len(rows):
-            raise RuntimeError(f"dY.dim32(0) == N. {list(cotangent.shape)} vs {len(rows)}")
+        if cotangent.dim() != 1 or cotangent.shape[0] != rows.shape[0]:
+            raise RuntimeError(f"dY.dim32(0) == N. {list(cotangent.shape)} vs {rows.shape[0]}")
         values = -cotangent.unsqueeze(1) / rows.gather(1, column).clamp(min=LEAST)
         return torch.zeros_like(rows).scatter(1, column, values).reshape(x.shape)
 

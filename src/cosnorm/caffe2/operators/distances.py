@@ -4,6 +4,8 @@ Rows are the entries of dimension 0; the other dimensions are taken as one. A ve
 a single number is one row.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,8 @@ def rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     for i, (one, other) in enumerate(zip(x.shape, y.shape, strict=True)):
         if one != other:
             raise RuntimeError(f"X.dim32(i) == Y.dim32(i). {one} vs {other}. dimension at {i}")
-    count = x.shape[0] if x.dim() else 1
-    size = x[0].numel() if x.dim() and count else (1 if not x.dim() else 0)
-    return x.reshape(count, size), y.reshape(count, size)
+    sizes = (x.shape[0], math.prod(x.shape[1:])) if x.dim() else (1, 1)
+    return x.reshape(sizes), y.reshape(sizes)
 
 
 def _cotangent(given: Tensor, count: int, name: str) -> Tensor:
@@ -58,7 +59,7 @@ def cosine_similarity(_: Arguments) -> Kernel:
 def cosine_similarity_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        cotangent = _cotangent(cotangent, len(x), "dCos")
+        cotangent = _cotangent(cotangent, x.shape[0], "dCos")
         norm_x = _dot(x, x).clamp(min=EPS).sqrt().unsqueeze(1)
         norm_y = _dot(y, y).clamp(min=EPS).sqrt().unsqueeze(1)
         product = _dot(x, y).unsqueeze(1)
@@ -84,7 +85,7 @@ def dot_product(_: Arguments) -> Kernel:
 def dot_product_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        cotangent = _cotangent(cotangent, len(x) if first.numel() else 0, "dDot")
+        cotangent = _cotangent(cotangent, x.shape[0] if first.numel() else 0, "dDot")
         if not first.numel():
             return torch.zeros_like(first), torch.zeros_like(second)
         return (cotangent * y).reshape(first.shape), (cotangent * x).reshape(second.shape)
@@ -109,7 +110,7 @@ def squared_l2_distance(_: Arguments) -> Kernel:
 def squared_l2_distance_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        gradient = _cotangent(cotangent, len(x), "dDistance") * (x - y)
+        gradient = _cotangent(cotangent, x.shape[0], "dDistance") * (x - y)
         return gradient.reshape(first.shape), -gradient.reshape(second.shape)
 
     return kernel
@@ -132,7 +133,7 @@ def l1_distance_gradient(_: Arguments) -> Kernel:
         x, y = rows(first, second)
         difference = x - y
         sign = difference.sign() * (difference.abs() > EPS)
-        gradient = _cotangent(cotangent, len(x), "dDistance") * sign
+        gradient = _cotangent(cotangent, x.shape[0], "dDistance") * sign
         return gradient.reshape(first.shape), -gradient.reshape(second.shape)
 
     return kernel

@@ -1,0 +1,144 @@
+"""The cosine operators as Caffe2's own suite checks them: references, numeric gradients, shapes.
+
+Its tolerances: values within 1e-4 of NumPy's; gradients of ½ Σ y² by differences of step 0.05, within 0.005.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cosnorm.caffe2 import core, workspace
+
+STEP, THRESHOLD = 0.05, 0.005
+few = settings(max_examples=15, deadline=None)
+
+
+def run(kind, inputs, **arguments):
+    """The output of an operator."""
+    names = [f"I{i}" for i in range(len(inputs))]
+    for name, array in zip(names, inputs, strict=True):
+        workspace.FeedBlob(name, array)
+    workspace.RunOperatorOnce(core.CreateOperator(kind, names, "O", **arguments))
+    return workspace.FetchBlob("O")
+
+
+def check_reference(kind, inputs, reference, **arguments):
+    expected = reference(*(x.astype(np.float64) if x.dtype == np.float32 else x for x in inputs))
+    found = run(kind, inputs, **arguments)
+    assert found.dtype == np.float32
+    assert found.shape == np.shape(expected)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    net = core.Net("shapes")
+    getattr(net, kind)([f"I{i}" for i in range(len(inputs))], "O", **arguments)
+    shapes, _ = workspace.InferShapesAndTypes([net])
+    if kind != "CosineEmbeddingCriterion":  # Caffe2 infers nothing for it
+        assert shapes["O"] == list(np.shape(expected))
+
+
+def check_gradient(kind, inputs, place, **arguments):
+    """The gradient of ½ Σ y² in input `place`, against differences of the operator's own output."""
+    output = run(kind, inputs, **arguments)
+    names = [f"I{i}" for i in range(len(inputs))]
+    operator = core.CreateOperator(kind, names, "O", **arguments)
+    made, gradients = core.GradientRegistry.GetGradientForOp(operator, ["O_grad"])
+    workspace.FeedBlob("O_grad", output)  # the derivative of ½ Σ y²
+    workspace.RunOperatorsOnce(made)
+    gradient = workspace.FetchBlob(gradients[place])
+    assert gradient.shape == inputs[place].shape
+    for index in np.ndindex(inputs[place].shape):
+        halves = []
+        for side in (STEP / 2, -STEP / 2):
+            moved = [x.copy() for x in inputs]
+            moved[place][index] += side
+            halves.append(0.5 * np.square(run(kind, moved, **arguments).astype(np.float64)).sum())
+        assert gradient[index] == pytest.approx((halves[0] - halves[1]) / STEP, abs=THRESHOLD)
+
+
+def tensors(shape, low=-1.0, high=1.0):
+    return hnp.arrays(np.float32, shape, elements=st.floats(low, high, width=16))
+
+
+@few
+@given(tensors(hnp.array_shapes(min_dims=0, max_dims=3, max_side=4), -10, 10))
+def test_cos(x):
+    check_reference("Cos", [x], np.cos)
+    check_gradient("Cos", [x], 0)
+
+
+@few
+@given(st.data(), st.integers(10, 20), st.sampled_from([-0.5, 0.0, 0.5]))
+def test_the_embedding_criterion(data, count, margin):
+    similarity = data.draw(tensors(count))
+    labels = data.draw(hnp.arrays(np.int32, count, elements=st.integers(-1, 2)))
+    # Not within a step of the kink, where differences are none.
+    near = np.abs(similarity - margin) <= STEP
+    similarity = np.where(near, np.float32(margin + 2 * STEP), similarity)
+
+    def reference(s, y):
+        return np.where(y == 1, 1 - s, np.maximum(0, s - margin))
+
+    check_reference("CosineEmbeddingCriterion", [similarity, labels], reference, margin=margin)
+    check_gradient("CosineEmbeddingCriterion", [similarity, labels], 0, margin=margin)
+
+
+def rows(data, least=0.5):
+    """Two tensors of 1 to 3 rows of 4 to 16, none of them short."""
+    shape = (data.draw(st.integers(1, 3)), data.draw(st.integers(4, 16)))
+    pair = [data.draw(tensors(shape)) for _ in range(2)]
+    return [np.where(np.abs(x) < least, np.copysign(np.float32(least), x), x) for x in pair]
+
+
+@few
+@given(st.data())
+def test_cosine_similarity(data):
+    x, y = rows(data)
+
+    def reference(x, y):
+        return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+    check_reference("CosineSimilarity", [x, y], reference)
+    for place in (0, 1):
+        check_gradient("CosineSimilarity", [x, y], place)
+
+
+@few
+@given(st.data())
+def test_dot_products_and_squared_distances(data):
+    x, y = rows(data)
+    check_reference("DotProduct", [x, y], lambda x, y: (x * y).sum(1))
+    check_reference("SquaredL2Distance", [x, y], lambda x, y: np.square(x - y).sum(1) / 2)
+    check_reference("L1Distance", [x, y], lambda x, y: np.abs(x - y).sum(1))
+    for place in (0, 1):
+        check_gradient("DotProduct", [x / 4, y / 4], place)
+
+
+@few
+@given(st.data(), st.integers(1, 5))
+def test_normalize_along_every_axis(data, dimensions):
+    shape = data.draw(hnp.array_shapes(min_dims=dimensions, max_dims=dimensions, max_side=3))
+    x = data.draw(tensors(shape))
+    x = np.where(np.abs(x) < 0.5, np.copysign(np.float32(0.5), x), x)
+    for axis in range(-dimensions, dimensions):
+        check_reference(
+            "Normalize", [x], lambda x, axis=axis: x / np.linalg.norm(x, axis=axis, keepdims=True), axis=axis
+        )
+        check_reference(
+            "NormalizeL1", [x], lambda x, axis=axis: x / np.abs(x).sum(axis, keepdims=True), axis=axis
+        )
+    check_gradient("Normalize", [x], 0, axis=data.draw(st.integers(-dimensions, dimensions - 1)))
+
+
+@pytest.mark.parametrize("wrong", [lambda g: -g, lambda g: g + 0.02, lambda g: g * 0])
+def test_the_check_of_gradients_finds_a_wrong_one(wrong, monkeypatch):
+    from cosnorm.caffe2.registry import OPERATORS, operator
+
+    right = OPERATORS["CosGradient"]
+    operator("CosGradient", inputs=2)(lambda _: lambda x, dy: wrong(-dy * x.sin()))
+    try:
+        with pytest.raises(AssertionError):
+            check_gradient("Cos", [np.full(3, 0.7, dtype=np.float32)], 0)
+    finally:
+        OPERATORS["CosGradient"] = right
+    check_gradient("Cos", [np.full(3, 0.7, dtype=np.float32)], 0)

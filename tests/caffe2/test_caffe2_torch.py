@@ -1,0 +1,164 @@
+"""Nets as torch modules: the same output, training, compiling, exporting."""
+
+import numpy as np
+import pytest
+import torch
+
+from cosnorm.caffe2 import core, to_torch, workspace
+
+
+def classifier(name: str) -> tuple[core.Net, core.Net]:
+    """A net that fills parameters, and one with a cosine layer and a loss."""
+    random = np.random.default_rng(0)
+    init, net = core.Net(f"{name}_init"), core.Net(name)
+    for parameter, shape in (("tower/w", (7, 6)), ("b", (7,)), ("classes", (3, 7))):
+        values = random.normal(size=shape).astype(np.float32)
+        init.GivenTensorFill([], core.BlobReference(parameter), shape=shape, values=values)
+    hidden = net.Relu(net.FC(["data", core.BlobReference("tower/w"), "b"]), "hidden")
+    cosines = net.MatMul([net.Normalize(hidden), net.Normalize("classes")], "cosines", trans_b=1)
+    softmax = net.Softmax(net.Scale(cosines, scale=8.0), "softmax")
+    loss = net.AveragedLoss(net.LabelCrossEntropy([softmax, "labels"]), "loss")
+    net.AddExternalOutput(core.BlobReference("cosines"), loss)
+    return init, net
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(12, 6, generator=generator), torch.arange(12, dtype=torch.int32) % 3
+
+
+def test_the_output_is_the_nets_and_so_are_the_gradients():
+    init, net = classifier("same")
+    module = to_torch(net, init)
+    assert module.inputs == ["data", "labels"]
+    assert module.outputs == ["cosines", "loss"]
+    assert sorted(name for name, _ in module.named_parameters()) == ["b", "classes", "tower_w"]
+    x, y = data()
+    x.requires_grad_()
+    cosines, loss = module(x, y)
+    loss.backward()
+    gradients = net.AddGradientOperators(["loss"])
+    workspace.RunNetOnce(init)
+    workspace.FeedBlob("data", x.detach())
+    workspace.FeedBlob("labels", y)
+    workspace.RunNetOnce(net)
+    np.testing.assert_array_equal(cosines.detach(), workspace.FetchBlob("cosines"))
+    assert loss.item() == workspace.FetchBlob("loss")
+    for name, gradient in (("data", x.grad), ("b", module.b.grad), ("tower/w", module.tower_w.grad)):
+        found = workspace.FetchBlob(gradients[core.BlobReference(name)])
+        np.testing.assert_allclose(gradient, found, rtol=1e-5, atol=1e-7)
+    for operation in ("FC: data, tower/w, b -> ", "LabelCrossEntropy: softmax, labels -> "):
+        assert operation in str(module)
+
+
+def test_it_trains_and_keeps_its_state():
+    init, net = classifier("training")
+    module, other = to_torch(net, init), to_torch(net, init)
+    x, y = data()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
+    first = module(x, y)[1].item()
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = module(x, y)[1]
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.3 * first
+    assert other(x, y)[1].item() == first
+    other.load_state_dict(module.state_dict())
+    torch.testing.assert_close(other(x, y)[1], module(x, y)[1])
+
+
+def test_it_compiles_and_exports():
+    init, net = classifier("exported")
+    module = to_torch(net, init)
+    x, y = data()
+    expected = module(x, y)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    for found, other in zip(compiled(x, y), expected, strict=True):
+        torch.testing.assert_close(found, other)
+    rows = torch.export.Dim("rows", min=2)
+    program = torch.export.export(module, (x, y), dynamic_shapes={"inputs": ({0: rows}, {0: rows})})
+    for found, other in zip(program.module()(x[:5], y[:5]), module(x[:5], y[:5]), strict=True):
+        torch.testing.assert_close(found, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "arguments"),
+    [
+        ("Cos", [(3, 4)], {}),
+        ("Sin", [(3, 4)], {}),
+        ("Tan", [(3, 4)], {}),
+        ("Atan", [(3, 4)], {}),
+        ("Sqr", [(3, 4)], {}),
+        ("CosineSimilarity", [(3, 4), (3, 4)], {}),
+        ("DotProduct", [(3, 4), (3, 4)], {}),
+        ("SquaredL2Distance", [(3, 4), (3, 4)], {}),
+        ("L1Distance", [(3, 4), (3, 4)], {}),
+        ("Normalize", [(3, 4)], {"axis": 0}),
+        ("Add", [(3, 4), (4,)], {}),
+        ("Div", [(3, 4), (3,)], {"broadcast": 1, "axis": 0}),
+        ("ReduceBackSum", [(3, 4)], {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_torchs_gradient_is_the_gradient_operators(kind, shapes, arguments):
+    generator = torch.Generator().manual_seed(2)
+    values = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    names = [f"X{i}" for i in range(len(shapes))]
+    net = core.Net("one operator")
+    net.AddExternalInput(*names, "dY")
+    output = getattr(net, kind)(names, "Y", **arguments)
+    result = to_torch(net)(*values)
+    cotangent = torch.randn(result.shape, generator=generator)
+    result.backward(cotangent)
+    for name, value in zip(names, values, strict=True):
+        workspace.FeedBlob(name, value)
+    workspace.FeedBlob("dY", cotangent)
+    gradients = net.AddGradientOperators({output: "dY"})
+    workspace.RunNetOnce(net)
+    for name, value in zip(names, values, strict=True):
+        np.testing.assert_allclose(value.grad, workspace.FetchBlob(gradients[name]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_criterion_at_its_margin():
+    """Ties count; NaN of another pair gives 0 and no gradient."""
+    net = core.Net("ties")
+    net.CosineEmbeddingCriterion(["S", "labels"], "loss", margin=0.5)
+    similarity = torch.tensor([0.5, 0.4, float("nan"), 0.5], requires_grad=True)
+    loss = to_torch(net)(similarity, torch.tensor([-1, -1, 0, 1], dtype=torch.int32))
+    loss.sum().backward()
+    assert loss.tolist() == [0, 0, 0, 0.5]
+    assert similarity.grad.tolist() == [1, 0, 0, -1]
+
+
+def test_names_that_meet():
+    net = core.Net("meeting")
+    net.Add(["a/b", "a_b"], "sum")
+    net.Mul(["sum", "forward"], "product")
+    arrays = {"a/b": np.ones(2, np.float32), "a_b": torch.full((2,), 2.0), "forward": torch.full((2,), 5.0)}
+    module = to_torch(net, arrays)
+    assert module().tolist() == [15, 15]
+    assert len(list(module.parameters())) == 3
+    counts = core.Net("counts")
+    counts.Add(["X", "one"], "Y")
+    module = to_torch(counts, {"one": np.ones(1, dtype=np.int64), "unused": np.ones(9)})
+    assert [name for name, _ in module.named_buffers()] == ["one"]
+    assert module(torch.tensor([2, 3])).tolist() == [3, 4]
+
+
+def test_what_cannot_be_made():
+    net = core.Net("wrong")
+    net.Cos("X", "Y")
+    with pytest.raises(RuntimeError, match="the net reads X, which neither init nor inputs give"):
+        to_torch(net, inputs=["Z"])
+    with pytest.raises(RuntimeError, match="no operator makes the outputs Z"):
+        to_torch(net, outputs=["Z"])
+    with pytest.raises(TypeError, match=r"expected 1 inputs \(X\), got 2"):
+        to_torch(net)(torch.ones(1), torch.ones(1))
+    with pytest.raises(RuntimeError, match="Unsupported type of tensor: double"):
+        to_torch(net)(torch.ones(1, dtype=torch.float64))
+    net.Proto().op.add(type="Conv", output=["C"])
+    with pytest.raises(RuntimeError, match="Cannot create operator of type 'Conv'"):
+        to_torch(net)
+    assert to_torch(core.Net("one").Clone("two"), inputs=["X"], outputs=["X"])(torch.ones(1)).tolist() == [1]
