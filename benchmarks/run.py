@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import cases, lab_cases, loss_cases
+from benchmarks import caffe2_cases, cases, lab_cases, loss_cases
 from benchmarks.memory import peak_bytes
 from benchmarks.registry import Step
 from cosnorm_lab.host import commit, host, versions
 from cosnorm_lab.memory import keep_freed_memory
 
-ALL_CASES = [*cases.CASES, *loss_cases.CASES, *lab_cases.CASES]
+ALL_CASES = [*cases.CASES, *loss_cases.CASES, *lab_cases.CASES, *caffe2_cases.CASES]
 
 
 def check_agreement(steps: dict[str, Step]) -> None:

@@ -33,11 +33,33 @@ def test_make_targets_exist(document: str):
     assert named <= targets
 
 
+CAFFE2 = (ROOT / "docs" / "caffe2.md").read_text(encoding="utf-8")
+
+
+def test_the_code_of_the_page_on_caffe2_runs():
+    names: dict = {}
+    (block,) = re.findall(r"```python\n(.*?)```", CAFFE2, flags=re.DOTALL)
+    exec(compile(block, "docs/caffe2.md", "exec"), names)
+    workspace, gradients = names["workspace"], names["gradients"]
+    assert workspace.FetchBlob(gradients["X"]).shape == (8, 5)
+    operators = set(workspace.RegisteredOperators())
+    named = {
+        name
+        for line in CAFFE2.splitlines()
+        if line.startswith("| ")
+        for name in re.findall(r"\b[A-Z]\w+", line)
+    }
+    assert named <= operators
+    gradients_and_copies = {name for name in operators if name.endswith("Gradient")} | {"CopyOnDeviceLike"}
+    kinds = {name for name in operators if name.startswith("GivenTensor")}
+    assert operators - gradients_and_copies - kinds <= named
+
+
 LABORATORY = (ROOT / "docs" / "laboratory.md").read_text(encoding="utf-8")
 
 
 def test_commands_and_options_exist():
-    found = re.findall(r"`cosnorm ([a-z]+)([^`]*)`", (README + LABORATORY).replace("\n", " "))
+    found = re.findall(r"`cosnorm ([a-z]+)([^`]*)`", (README + LABORATORY + CAFFE2).replace("\n", " "))
     found += re.findall(r"^cosnorm ([a-z]+)([^#\n]*)", LABORATORY, flags=re.MULTILINE)
     assert {command for command, _ in found} >= {"run", "fetch", "report", "list"}
     for command, rest in found:

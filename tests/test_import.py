@@ -23,6 +23,7 @@ print(" ".join(sorted(new)))
 """
 FOREIGN = {
     "cosnorm_lab",
+    "google",
     "jinja2",
     "lightning_fabric",
     "matplotlib",
@@ -45,6 +46,15 @@ def test_import_is_clean():
     loaded = set(result.stdout.split())
     assert "cosnorm" in loaded
     assert not loaded & FOREIGN
+
+
+def test_without_protobuf_caffe2_says_what_to_install():
+    program = "import sys; sys.modules['google.protobuf'] = None; import cosnorm; import cosnorm.caffe2"
+    result = _import(program)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith(
+        "cosnorm.caffe2 needs protobuf: pip install 'cosnorm[caffe2]'"
+    )
 
 
 def test_the_program_sees_what_it_looks_for():

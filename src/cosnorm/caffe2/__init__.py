@@ -5,6 +5,10 @@
 `caffe2.python`. Needs the extra `cosnorm[caffe2]` (protobuf).
 """
 
+from cosnorm.caffe2.proto import caffe2_pb2 as _  # noqa: F401  (first: it says what to install)
+
+# isort: split
+
 from cosnorm.caffe2 import core, workspace
 from cosnorm.caffe2.drop_in import install, uninstall
 from cosnorm.caffe2.files import load_net, save_net

@@ -1,4 +1,15 @@
-"""Caffe2's `core`: operators, nets, scopes and gradients, under the names of `caffe2.python.core`."""
+"""Caffe2's `core`: operators, nets, scopes and gradients, under the names of `caffe2.python.core`.
+
+Example:
+    >>> from cosnorm.caffe2 import core
+    >>> net = core.Net("two operators")
+    >>> cosine = net.Cos("X")
+    >>> square = net.Sqr(cosine, "square")
+    >>> [operator.type for operator in net.Proto().op]
+    ['Cos', 'Sqr']
+    >>> net.AddGradientOperators([square])["X"]
+    BlobReference("X_grad")
+"""
 
 from cosnorm.caffe2.blobs import (
     BlobReference,

@@ -24,6 +24,14 @@ def install() -> None:
 
     Raises:
         RuntimeError: a real Caffe2 is importable.
+
+    Example:
+        >>> import cosnorm.caffe2
+        >>> cosnorm.caffe2.install()
+        >>> from caffe2.python import core
+        >>> core.CreateOperator("Cos", "X", "Y").type
+        'Cos'
+        >>> cosnorm.caffe2.uninstall()
     """
     if hasattr(sys.modules.get("caffe2"), _MARK):
         return
@@ -52,7 +60,12 @@ def _real() -> bool:
 
 
 def uninstall() -> None:
-    """Takes away what `install` made; without it nothing happens."""
+    """Takes away what `install` made; without it nothing happens.
+
+    Example:
+        >>> import cosnorm.caffe2
+        >>> cosnorm.caffe2.uninstall()
+    """
     if hasattr(sys.modules.get("caffe2"), _MARK):
         for name in ("caffe2", "caffe2.proto", "caffe2.python", *_MODULES):
             sys.modules.pop(name, None)

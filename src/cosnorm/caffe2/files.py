@@ -17,6 +17,16 @@ def load_net(path: str | Path) -> caffe2_pb2.NetDef:
     Raises:
         FileNotFoundError: there is no such file.
         RuntimeError: the file holds no net; says which file.
+
+    Example:
+        >>> import tempfile
+        >>> from cosnorm.caffe2 import core, load_net, save_net
+        >>> net = core.Net("in a file")
+        >>> cosine = net.Cos("X", "Y")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_net(net, f"{folder}/net.pb")
+        ...     load_net(f"{folder}/net.pb").op[0].type
+        'Cos'
     """
     path = Path(path)
     content = path.read_bytes()
@@ -34,7 +44,18 @@ def load_net(path: str | Path) -> caffe2_pb2.NetDef:
 
 
 def save_net(net: Any, path: str | Path) -> None:
-    """Writes a net (a Net or a NetDef): as text if the name ends with .pbtxt, otherwise in Caffe2's bytes."""
+    r"""Writes a net (a Net or a NetDef): as text if the name ends with .pbtxt, otherwise in Caffe2's bytes.
+
+    Example: see `load_net`; as text
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from cosnorm.caffe2 import core, save_net
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_net(core.Net("empty"), f"{folder}/net.pbtxt")
+        ...     Path(f"{folder}/net.pbtxt").read_text()
+        'name: "empty"\n'
+    """
     definition = net.Proto() if hasattr(net, "Proto") else net
     path = Path(path)
     if path.suffix in TEXT:

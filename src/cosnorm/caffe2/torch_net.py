@@ -44,6 +44,17 @@ class TorchNet(nn.Module):
         inputs: the names of the arguments of `forward`, in order.
         outputs: the names of what `forward` returns, in order.
         operations: one module an operator.
+
+    Example:
+        >>> from cosnorm.caffe2 import core, to_torch
+        >>> net = core.Net("angles")
+        >>> cosine = net.Cos("X", "Y")
+        >>> to_torch(net)
+        TorchNet(
+          (operations): ModuleList(
+            (0): Operation(Cos: X -> Y)
+          )
+        )
     """
 
     def __init__(

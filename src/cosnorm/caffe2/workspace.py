@@ -28,6 +28,35 @@ from cosnorm.caffe2.registry import OPERATORS
 from cosnorm.caffe2.shapes import infer
 from cosnorm.caffe2.state import CreatedNet, Workspace
 
+__all__ = [
+    "Blobs",
+    "CreateBlob",
+    "CreateNet",
+    "CurrentWorkspace",
+    "DeserializeBlob",
+    "FeedBlob",
+    "FetchBlob",
+    "FetchBlobs",
+    "HasBlob",
+    "InferShapesAndTypes",
+    "RegisteredOperators",
+    "RemoveBlob",
+    "ResetBlob",
+    "ResetWorkspace",
+    "RootFolder",
+    "RunNet",
+    "RunNetOnce",
+    "RunOperatorMultiple",
+    "RunOperatorOnce",
+    "RunOperatorsOnce",
+    "SerializeBlob",
+    "StringifyBlobName",
+    "StringifyNetName",
+    "SwitchWorkspace",
+    "Workspaces",
+    "blobs",
+]
+
 _workspaces: dict[str, Workspace] = {"default": Workspace()}
 _current = "default"
 
