@@ -1,4 +1,7 @@
-"""cosnorm.caffe2 against what Caffe2 itself answered, which make_golden.py keeps in golden.npz."""
+"""cosnorm.caffe2 against what Caffe2 itself answered, which make_golden.py keeps in golden.npz.
+
+Run as a program this file writes the nets that Caffe2 is to read.
+"""
 
 import base64
 import hashlib
@@ -8,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosnorm.caffe2 import core, workspace
+from cosnorm.caffe2 import core, load_net, save_net, workspace
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
 
@@ -139,3 +142,34 @@ def test_a_serialized_blob(number: int):
     workspace.DeserializeBlob("X", content)
     same(workspace.FetchBlob("X"), stored(f"blob/{number}"), tolerance=0)
     assert workspace.SerializeBlob("X") == content
+
+
+def net_of_ours() -> tuple[core.Net, core.Net]:
+    """A net that fills blobs and one with gradients, as they were saved for Caffe2 to run."""
+    random = np.random.default_rng(0)
+    init, net = core.Net("ours_init"), core.Net("ours")
+    for name, shape in (("w", (4, 3)), ("b", (4,)), ("X", (2, 3))):
+        values = random.normal(size=shape).astype(np.float32)
+        init.GivenTensorFill([], name, shape=shape, values=values)
+    init.ConstantFill([], "ones", shape=[2, 4], value=1.0)
+    hidden = net.FC(["X", "w", "b"], "hidden")
+    similarity = net.CosineSimilarity([hidden, "ones"], "similarity")
+    loss = net.AveragedLoss(net.Sqr(net.Cos(similarity, "cos"), "squares"), "loss")
+    net.AddGradientOperators([loss])
+    net.AddExternalOutput(loss)
+    return init, net
+
+
+def test_a_net_that_was_saved_by_us_runs_in_caffe2():
+    for name, net in zip(("ours_init", "ours"), net_of_ours(), strict=True):
+        saved = load_net(FOLDER / f"{name}.pb")
+        assert list(saved.op) == list(net.Proto().op)
+        workspace.RunNetOnce(saved)
+    assert workspace.Blobs() == META["ours"]
+    for name in META["ours"]:
+        same(workspace.FetchBlob(name), stored(f"ours/{name}!"))
+
+
+if __name__ == "__main__":
+    for net in net_of_ours():
+        save_net(net, FOLDER / f"{net.Name()}.pb")

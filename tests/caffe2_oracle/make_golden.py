@@ -7,16 +7,19 @@ future 1.0.0, six):
 
 Every case is one operator: its OperatorDef as Caffe2 wrote it, the blobs it reads, and either the blobs it
 wrote or the error; what Caffe2 infers of its outputs; and its gradient operators. Then come whole nets with
-gradients, and serialized blobs. Left out are inputs for which Caffe2 leaves its memory, or dies.
+gradients, serialized blobs, and nets that cosnorm.caffe2 saved. Left out are inputs for which Caffe2 leaves
+its memory, or dies.
 """
 
 import base64
 import hashlib
 import json
+import os
 import sys
 
 import numpy as np
 import torch
+from caffe2.proto import caffe2_pb2
 from caffe2.python import core, workspace
 
 float32 = np.float32
@@ -446,6 +449,19 @@ def serialized():
     return found
 
 
+def saved_by_us():
+    """The nets in ours_init.pb and ours.pb, which cosnorm.caffe2 wrote, run by Caffe2."""
+    workspace.ResetWorkspace()
+    for name in ("ours_init", "ours"):
+        net = caffe2_pb2.NetDef()
+        with open(os.path.join(os.path.dirname(__file__), name + ".pb"), "rb") as file:
+            net.ParseFromString(file.read())
+        workspace.RunNetOnce(net)
+    for blob in workspace.Blobs():
+        arrays["ours/%s!" % blob] = workspace.FetchBlob(blob)
+    return workspace.Blobs()
+
+
 if __name__ == "__main__":
     for part in (elementwise, criterion, distances, normalized, arithmetic, dense, fills):
         part()
@@ -457,6 +473,7 @@ if __name__ == "__main__":
         "cases": cases,
         "nets": nets(),
         "blobs": serialized(),
+        "ours": saved_by_us(),
     }
     np.savez_compressed(sys.argv[1], meta=np.array(json.dumps(meta)), **arrays)
     print("%d cases, %d with an error" % (len(cases), sum("error" in one for one in cases)))
