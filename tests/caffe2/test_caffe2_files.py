@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_workspace import fresh_workspace  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -99,6 +100,7 @@ def test_mangled_nets_fail_with_an_error_or_run(content, data):
         {"shape": [2**40, 2**40], "value": 1.0},
         {"shape": [-1]},
         {"shape": [2**62, 2**62, 0, 5]},
+        {"shape": [2**32], "value": 1.0},
         {"shape": [2**41], "values": [1.0]},
     ],
     ids=str,
@@ -284,6 +286,7 @@ def test_install_and_uninstall():
 def test_a_real_caffe2_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "caffe2").mkdir()
     (tmp_path / "caffe2" / "__init__.py").write_text("real = True\n")
+    monkeypatch.delitem(sys.modules, "caffe2", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RuntimeError, match="a real caffe2 is importable"):
         caffe2.install()

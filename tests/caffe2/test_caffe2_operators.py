@@ -5,6 +5,7 @@ Its tolerances: values within 1e-4 of NumPy's; gradients of ½ Σ y² by differe
 
 import numpy as np
 import pytest
+from fresh_workspace import fresh_workspace  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

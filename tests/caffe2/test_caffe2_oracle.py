@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh_workspace import fresh_workspace  # noqa: F401
 
 from cosnorm.caffe2 import core, load_net, save_net, workspace
 from cosnorm.caffe2.proto import caffe2_pb2

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fresh_workspace import fresh_workspace  # noqa: F401
 
 from cosnorm.caffe2 import core, to_torch, workspace
 

@@ -1,7 +1,7 @@
 """`from caffe2.python import core, workspace` for old scripts, where there is no Caffe2."""
 
-import importlib.util
 import sys
+from importlib.machinery import PathFinder
 from types import ModuleType
 
 from cosnorm.caffe2 import core, scope, utils, workspace
@@ -53,9 +53,9 @@ def install() -> None:
 
 def _real() -> bool:
     """Whether there is a Caffe2; a mere folder of that name on the path is none."""
-    if "caffe2" in sys.modules:
-        return getattr(sys.modules["caffe2"], "__file__", None) is not None
-    found = importlib.util.find_spec("caffe2")
+    if getattr(sys.modules.get("caffe2"), "__file__", None) is not None:
+        return True
+    found = PathFinder.find_spec("caffe2")
     return found is not None and found.origin is not None
 
 

@@ -126,7 +126,8 @@ def from_proto(proto: caffe2_pb2.TensorProto) -> Tensor | Array:
             array = np.array(proto.int32_data, dtype=np.int64).astype(np.uint16).view(np.float16)
         else:
             wide = np.float64 if dtype in (np.float32, np.float64) else np.int64
-            array = np.array(getattr(proto, field), dtype=wide).astype(dtype)
+            with np.errstate(all="ignore"):  # what float32 cannot hold was no float32 before
+                array = np.array(getattr(proto, field), dtype=wide).astype(dtype)
     return from_array(array.reshape(_checked(proto, shape, array.size)))
 
 

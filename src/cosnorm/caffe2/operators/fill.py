@@ -13,7 +13,7 @@ from cosnorm.caffe2.registry import MANY, GradientMaker, Kernel, gradient_of, op
 from cosnorm.caffe2.tensors import Array, Value, dtype_of
 
 DataType = caffe2_pb2.TensorProto
-LARGEST = 2**40  # elements; a broken file may ask for more than any machine has
+LARGEST = 2**31  # elements; a broken file may ask for more than any machine has
 
 
 def _no_gradient(

@@ -1,4 +1,4 @@
-"""Every test begins with the default workspace, empty."""
+"""A fixture for the test modules to import: every test begins with the default workspace, empty."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from cosnorm.caffe2 import scope, workspace
 
 
 @pytest.fixture(autouse=True)
-def _empty_workspace():
+def fresh_workspace():
     workspace.SwitchWorkspace("default")
     workspace.ResetWorkspace(".")
     yield
