@@ -139,6 +139,16 @@ def test_names_that_are_no_text():
     with pytest.raises(RuntimeError, match="no UTF-8"):
         workspace.RunOperatorOnce(mangled)
     assert workspace.Blobs() == []
+    for name in "AB":
+        workspace.FeedBlob(name, np.ones(2, dtype=np.float32))
+    operator = core.CreateOperator("Add", ["A", "B"], "C", broadcast=1, axis_str="C", order=b"\xda")
+    with pytest.raises(RuntimeError, match="Argument order is no UTF-8"):
+        workspace.RunOperatorOnce(operator)
+    string = core.CreateOperator(
+        "ConstantFill", [], "S", shape=[1], value=b"\xff", dtype=core.DataType.STRING
+    )
+    workspace.RunOperatorOnce(string)
+    assert workspace.FetchBlob("S").tolist() == [b"\xff"]
 
 
 def test_raw_data_and_bytes():

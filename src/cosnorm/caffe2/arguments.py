@@ -99,9 +99,15 @@ class Arguments:
         return int(self._single(name, "i", default))
 
     def text(self, name: str, default: str) -> str:
-        """A string argument."""
-        value = self._single(name, "s", default)
-        return value.decode() if isinstance(value, bytes) else value
+        """A string argument. Raises a RuntimeError for bytes that are no UTF-8."""
+        try:
+            return self.content(name, default.encode()).decode()
+        except UnicodeDecodeError as error:
+            raise RuntimeError(f"Argument {name} is no UTF-8: {error}") from error
+
+    def content(self, name: str, default: bytes) -> bytes:
+        """The bytes of a string argument."""
+        return bytes(self._single(name, "s", default))
 
     def repeated(self, name: str, field: str) -> Sequence[Any]:
         """The values of a list, `field` one of "floats", "ints" and "strings"; empty without the argument."""

@@ -66,7 +66,7 @@ def constant_fill(arguments: Arguments) -> Kernel:
     default = DataType.INT64 if value_field == "i" else DataType.FLOAT
     data_type = arguments.integer("dtype", default)
     if data_type == DataType.STRING:
-        text = arguments.text("value", "").encode()
+        text = arguments.content("value", b"")
         return lambda *inputs: _strings([text] * math.prod(shape(inputs)), shape(inputs))
     try:
         dtype = dtype_of(data_type)
