@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from cosnorm import caffe2
 from cosnorm.caffe2 import core, load_net, save_net, workspace
+from cosnorm.caffe2.messages import parse
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm_lab.cli import app
 from cosnorm_lab.errors import LabError
@@ -87,7 +88,7 @@ def test_mangled_nets_fail_with_an_error_or_run(content, data):
     workspace.ResetWorkspace()
     workspace.FeedBlob("X", np.ones((2, 3), dtype=np.float32))
     try:
-        net = workspace.parse(bytes(mangled), caffe2_pb2.NetDef)
+        net = parse(bytes(mangled), caffe2_pb2.NetDef)
         workspace.InferShapesAndTypes([net], nets_proto=True)
         workspace.RunNetOnce(net)
     except RuntimeError:

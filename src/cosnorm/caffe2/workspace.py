@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf.message import DecodeError, Message
 
 from cosnorm.caffe2 import scope, tensors
+from cosnorm.caffe2.messages import message_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
 from cosnorm.caffe2.shapes import infer
@@ -238,39 +238,15 @@ class _Blobs:
 blobs = _Blobs()
 
 
-def _message(given: Any, kind: Any) -> Any:
-    """An OperatorDef or NetDef from a message, its bytes, or an object with `Proto()`."""
-    if isinstance(given, kind):
-        return given
-    if isinstance(given, str):
-        raise TypeError(f"expected a {kind.__name__} or its bytes, got a str")
-    if isinstance(given, bytes):
-        return parse(given, kind)
-    proto = given.Proto() if hasattr(given, "Proto") else given
-    if isinstance(proto, Message):
-        return proto if isinstance(proto, kind) else parse(proto.SerializeToString(), kind)
-    raise ValueError(f"Unexpected argument to StringifyProto of type {type(given).__name__}")
-
-
-def parse(content: bytes, kind: Any) -> Any:
-    """A message from its bytes. Raises a RuntimeError for bytes that are none."""
-    message = kind()
-    try:
-        message.ParseFromString(content)
-    except DecodeError as error:
-        raise RuntimeError(f"Cannot parse {len(content)} bytes into a {kind.__name__}: {error}") from error
-    return message
-
-
 def RunOperatorOnce(operator: Any) -> bool:
     """Runs one operator, given as an OperatorDef or its bytes."""
-    _now().run_operator(_message(operator, caffe2_pb2.OperatorDef))
+    _now().run_operator(message_of(operator, caffe2_pb2.OperatorDef))
     return True
 
 
 def RunOperatorMultiple(operator: Any, num_runs: int) -> bool:
     """Runs one operator so many times."""
-    _now().run_operator(_message(operator, caffe2_pb2.OperatorDef), num_runs)
+    _now().run_operator(message_of(operator, caffe2_pb2.OperatorDef), num_runs)
     return True
 
 
@@ -287,7 +263,7 @@ def CreateNet(net: Any, overwrite: bool = False, input_blobs: Sequence[Any] | No
     """
     for name in input_blobs or ():
         CreateBlob(name)
-    _now().create_net(_message(net, caffe2_pb2.NetDef), overwrite)
+    _now().create_net(message_of(net, caffe2_pb2.NetDef), overwrite)
     return True
 
 
@@ -305,7 +281,7 @@ def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
 
 def RunNetOnce(net: Any) -> bool:
     """Runs a net without keeping it."""
-    CreatedNet(_now(), _message(net, caffe2_pb2.NetDef)).run()
+    CreatedNet(_now(), message_of(net, caffe2_pb2.NetDef)).run()
     return True
 
 
@@ -339,7 +315,7 @@ def InferShapesAndTypes(
         Shapes and data types by name, without the blobs that stay unknown.
     """
     del nets_proto
-    definitions = [_message(net, caffe2_pb2.NetDef) for net in nets]
+    definitions = [message_of(net, caffe2_pb2.NetDef) for net in nets]
     known = {}
     if blob_dimensions is None:
         assert blob_types is None

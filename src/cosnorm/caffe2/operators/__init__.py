@@ -7,7 +7,8 @@ from cosnorm.caffe2.operators import (
     distances,
     fill,
     normalize,
+    reduce,
     trigonometry,
 )
 
-__all__ = ["arithmetic", "criterion", "dense", "distances", "fill", "normalize", "trigonometry"]
+__all__ = ["arithmetic", "criterion", "dense", "distances", "fill", "normalize", "reduce", "trigonometry"]

@@ -1,0 +1,35 @@
+"""Protobuf messages from what callers hold: messages, their bytes, nets."""
+
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+
+def message_of(given: Any, kind: Any) -> Any:
+    """An OperatorDef or NetDef from a message, its bytes, or an object with `Proto()`.
+
+    Raises:
+        TypeError: a str.
+        ValueError: an object of another kind.
+        RuntimeError: bytes that are no such message.
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str):
+        raise TypeError(f"expected a {kind.__name__} or its bytes, got a str")
+    if isinstance(given, bytes):
+        return parse(given, kind)
+    proto = given.Proto() if hasattr(given, "Proto") else given
+    if isinstance(proto, Message):
+        return proto if isinstance(proto, kind) else parse(proto.SerializeToString(), kind)
+    raise ValueError(f"Unexpected argument to StringifyProto of type {type(given).__name__}")
+
+
+def parse(content: bytes, kind: Any) -> Any:
+    """A message from its bytes. Raises a RuntimeError for bytes that are none."""
+    message = kind()
+    try:
+        message.ParseFromString(content)
+    except DecodeError as error:
+        raise RuntimeError(f"Cannot parse {len(content)} bytes into a {kind.__name__}: {error}") from error
+    return message
