@@ -43,7 +43,7 @@ def _run(predict: Path, init: Path | None, feeds: list[str], fetches: list[str],
     import numpy as np
 
     from cosnorm.caffe2 import load_net
-    from cosnorm.caffe2.state import CreatedNet, Workspace
+    from cosnorm.caffe2.runtime import CreatedNet, Workspace
     from cosnorm.caffe2.tensors import from_array, to_array
 
     arrays = dict(_fed(text) for text in feeds)

@@ -102,9 +102,12 @@ def elementwise():
         for x in (np.ones(2), ints(1, 2), np.ones(2, np.float16), np.array([True])):
             case(kind, [x])
         case(kind, [normal(2)], ["I0"])
+        for dtype in (np.uint8, np.int8, np.int16, np.uint16, np.int64):
+            case(kind, [np.ones(2, dtype)])
         gradient = kind + "Gradient"
         for shape in ((2, 3, 4), (), (0, 3), (5,)):
-            case(gradient, [0.9 * np.tanh(normal(*shape)), normal(*shape)])
+            case(gradient, [np.asarray(np.tanh(normal(*shape)), float32), normal(*shape)])
+        case(gradient, [np.ones(2), normal(2)])
         case(gradient, [0.5 * np.tanh(normal(1, 2)), normal(2)])
         case(gradient, [normal(3), normal(2)])
         case(gradient, [normal(2), np.ones(2)])
@@ -170,6 +173,8 @@ def distances():
             case(kind + "Gradient", [normal(3, 4), normal(3, 4), normal(*cotangent)], 2)
         case(kind, [normal(3, 4), normal(3, 4)], ["I0"])
         case(kind, [np.array([[np.nan, 1], [1, 1]], float32), normal(2, 2)])
+    for dtype in (np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.int64, np.float16):
+        case("CosineSimilarity", [np.ones((2, 2), dtype), np.ones((2, 2), dtype)])
     case("CosineSimilarity", [np.full((2, 2), 1e20, float32), np.full((2, 2), 1e20, float32)])
     case("DotProduct", [np.full((2, 2), 1e20, float32), np.full((2, 2), 1e20, float32)])
 
@@ -242,6 +247,9 @@ def arithmetic():
     case("WeightedSum", [normal(2, 3), normal(1), normal(2, 3), normal(1)], ["I0"])
     case("WeightedSum", [normal(2, 3), normal(1), normal(3), normal(1)])
     case("WeightedSum", [normal(2, 3), normal(2)])
+    for count in (1, 2, 3):
+        pairs = [one for _ in range(count) for one in (normal(2, 3), normal(1))]
+        case("WeightedSumGradient", [normal(2, 3), *pairs], count)
     case("WeightedSum", [normal(2, 3), normal(1), normal(2, 3)])
     for shape, count in (((2, 3), None), ((2, 3, 4), 2), ((2, 3), 0), ((2, 3), 2), ((2, 3), 3), ((3,), None)):
         case("ReduceBackSum", [normal(*shape)], num_reduce_dim=count)
@@ -334,6 +342,11 @@ def fills():
         {"shape": [2], "value": 300, "dtype": 6},
         {"shape": [2], "dtype": 12},
         {"shape": [2], "value": 2, "dtype": 1},
+        {"shape": [2], "value": b"ab"},
+        {"shape": [2], "value": -1, "dtype": 6},
+        {"shape": [2], "value": 2**40, "dtype": 2},
+        *({"shape": [2], "dtype": kind} for kind in range(16)),
+        *({"shape": [2], "value": 1, "dtype": kind} for kind in range(16)),
         {"shape": [-1]},
         {"shape": []},
         {},
@@ -355,6 +368,9 @@ def fills():
     ):
         case(kind, [], shape=[2, 2], values=values)
         case(kind, [], shape=[3], values=values)
+    case("MSRAFill", [], shape=[5])
+    case("UniformFill", [], shape=[2], min=1)
+    case("CopyOnDeviceLike", [normal(2, 3), normal(4)])
     strings = np.array([b"a", b"bc"], dtype=object)
     for kind in ("Copy", "StopGradient"):
         for x in (normal(2, 3), ints(1), strings):

@@ -79,8 +79,9 @@ class Arguments:
                     f"Duplicated argument name [{argument.name}] found in operator def: {operator}"
                 )
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._arguments
+    def has(self, name: str, field: str) -> bool:
+        """Whether there is such an argument with a value in the field "f", "i" or "s"."""
+        return name in self._arguments and self._arguments[name].HasField(field)
 
     def _single(self, name: str, field: str, default: Any) -> Any:
         if name not in self._arguments:

@@ -28,11 +28,11 @@ NAMES = {
     torch.float64: "double",
     torch.float16: "c10::Half",
     torch.int8: "signed char",
-    torch.int16: "short",
+    torch.int16: "short int",
     torch.int32: "int",
     torch.int64: "long int",
     torch.uint8: "unsigned char",
-    torch.uint16: "unsigned short",
+    torch.uint16: "short unsigned int",
     torch.bool: "bool",
 }
 
@@ -46,7 +46,7 @@ class Operator:
         inputs: the least and the greatest number of inputs.
         outputs: the same of outputs.
         dtypes: for each input the dtypes that it may have, or None for any; the last is for all further ones.
-        dispatched: whether the original looks the dtype up ("Unsupported type of tensor") or expects one.
+        dispatched: whether the original looks the first input's dtype up ("Unsupported type of tensor").
         in_place: the pairs of an input and an output that may be one blob; None if all may.
         gradient: makes the gradient operators.
         inferred: whether the original infers shapes.
@@ -86,20 +86,23 @@ class Operator:
         """Raises a RuntimeError at the first input that holds no tensor, or one of another dtype."""
         for number, value in enumerate(values):
             allowed = self.dtypes[min(number, len(self.dtypes) - 1)]
-            if allowed is None:
-                continue
-            if not isinstance(value, torch.Tensor):
-                found = "strings" if value is not None else "nullptr (uninitialized)"
+            if value is None or (allowed is not None and not isinstance(value, torch.Tensor)):
+                found = "nullptr (uninitialized)" if value is None else "strings"
                 raise RuntimeError(
                     f"wrong type for the Blob instance. Blob contains {found} while caller expects "
                     "caffe2::Tensor"
                 )
+            if allowed is None:
+                continue
             if value.dtype not in allowed:
                 found = NAMES.get(value.dtype, str(value.dtype))
-                if self.dispatched:
+                if self.dispatched and number == 0:
                     raise RuntimeError(f"Unsupported type of tensor: {found}")
+                # Where the first input's type was looked up, inputs of the same kind are to have it.
+                alike = self.dispatched and allowed == self.dtypes[0]
+                expected = NAMES[values[0].dtype if alike else allowed[0]]
                 raise RuntimeError(
-                    f"Tensor type mismatch, caller expects elements to be {NAMES[allowed[0]]}, "
+                    f"Tensor type mismatch, caller expects elements to be {expected}, "
                     f"while tensor contains {found}."
                 )
 

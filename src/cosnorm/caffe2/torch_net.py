@@ -12,7 +12,7 @@ from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import find
-from cosnorm.caffe2.state import CreatedNet, Workspace
+from cosnorm.caffe2.runtime import CreatedNet, Workspace
 from cosnorm.caffe2.tensors import from_array
 
 

@@ -25,8 +25,8 @@ from cosnorm.caffe2 import scope, tensors
 from cosnorm.caffe2.messages import message_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
+from cosnorm.caffe2.runtime import CreatedNet, Workspace
 from cosnorm.caffe2.shapes import infer
-from cosnorm.caffe2.state import CreatedNet, Workspace
 
 __all__ = [
     "Blobs",

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.proto import caffe2_pb2
-from cosnorm.caffe2.registry import MANY, GradientMaker, Kernel, gradient_of, operator
+from cosnorm.caffe2.registry import Kernel, gradient_of, operator
 from cosnorm.caffe2.tensors import Array, Value, dtype_of
 
 DataType = caffe2_pb2.TensorProto
+FILLED = {DataType.FLOAT, DataType.DOUBLE, DataType.BOOL, DataType.INT32, DataType.INT64}
+FILLED |= {DataType.UINT8, DataType.INT8, DataType.UINT16, DataType.INT16}
 LARGEST = 2**31  # elements; a broken file may ask for more than any machine has
 
 
-def _no_gradient(
-    definition: caffe2_pb2.OperatorDef, _: object
-) -> tuple[list[caffe2_pb2.OperatorDef], list[None]]:
+def no_gradient(
+    definition: caffe2_pb2.OperatorDef, _: Sequence[str | None]
+) -> tuple[list[caffe2_pb2.OperatorDef], list[str | None]]:
+    """For operators through which no gradient goes."""
     return [], [None] * len(definition.input)
-
-
-NO_GRADIENT: GradientMaker = _no_gradient  # type: ignore[assignment]
 
 
 def _shape(arguments: Arguments) -> Callable[[tuple[Tensor, ...]], list[int]]:
@@ -40,7 +40,7 @@ def _shape(arguments: Arguments) -> Callable[[tuple[Tensor, ...]], list[int]]:
             return given + extra
         if not holds:
             return [*inputs[0].shape, *extra]
-        if inputs[0].dim() != 1 or inputs[0].dtype != torch.int64:
+        if not isinstance(inputs[0], Tensor) or inputs[0].dim() != 1 or inputs[0].dtype != torch.int64:
             raise RuntimeError(
                 "When input_as_shape is true, the input must be a 1D tensor of data type int64_t"
             )
@@ -58,36 +58,26 @@ def _strings(values: Sequence[bytes], shape: list[int]) -> Array:
     return array.reshape(shape)
 
 
-@operator("ConstantFill", inputs=(0, 2), dtypes=(None,), in_place=None, gradient=NO_GRADIENT)
+@operator("ConstantFill", inputs=(0, 2), dtypes=(None,), in_place=None, gradient=no_gradient)
 def constant_fill(arguments: Arguments) -> Kernel:
-    """`value` everywhere. Without `dtype` an integer value makes int64 and anything else float."""
+    """`value` everywhere. Without `dtype` an integer value makes int64, a number or no value float."""
     shape = _shape(arguments)
-    value_field = next((field for field in "ifs" if "value" in arguments and _has(arguments, field)), "f")
-    default = DataType.INT64 if value_field == "i" else DataType.FLOAT
+    default = DataType.INT64 if arguments.has("value", "i") else DataType.FLOAT
     data_type = arguments.integer("dtype", default)
     if data_type == DataType.STRING:
         text = arguments.content("value", b"")
         return lambda *inputs: _strings([text] * math.prod(shape(inputs)), shape(inputs))
-    try:
-        dtype = dtype_of(data_type)
-    except KeyError:
-        dtype = torch.float16
-    if dtype in (torch.float16, torch.uint16, torch.int8, torch.int16):
+    if data_type not in FILLED:
         raise RuntimeError(f"Unexpected 'dtype' argument value: {data_type}")
-    value: float | int = (
+    dtype = dtype_of(data_type)
+    value: float = (
         arguments.number("value", 0.0) if dtype.is_floating_point else arguments.integer("value", 0)
     )
-    if dtype not in (torch.bool, torch.float32, torch.float64) and not (
-        torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max
-    ):
-        raise RuntimeError(
-            f"Value {value} of argument value cannot be represented correctly in a target type"
-        )
+    if dtype == torch.bool:
+        value = bool(value)
+    elif not dtype.is_floating_point and not torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max:
+        raise RuntimeError(f"Value {value} of argument value cannot be represented correctly in {dtype}")
     return lambda *inputs: torch.full(shape(inputs), value, dtype=dtype, device=_device(arguments))
-
-
-def _has(arguments: Arguments, field: str) -> bool:
-    return any(one.name == "value" and one.HasField(field) for one in arguments.operator.arg)
 
 
 def _device(arguments: Arguments) -> torch.device:
@@ -113,7 +103,7 @@ def _given(name: str, field: str, dtype: torch.dtype | None) -> None:
 
         return kernel
 
-    operator(name, inputs=(0, 1), dtypes=(None,), in_place=None, gradient=NO_GRADIENT)(make)
+    operator(name, inputs=(0, 1), dtypes=(None,), in_place=None, gradient=no_gradient)(make)
 
 
 _given("GivenTensorFill", "floats", torch.float32)
@@ -124,57 +114,49 @@ _given("GivenTensorInt64Fill", "ints", torch.int64)
 _given("GivenTensorStringFill", "strings", None)
 
 
-def _random(name: str, draw: Callable[[Tensor, Arguments], object]) -> None:
+def _random(name: str, draw: Callable[[Tensor, Arguments, torch.Generator | None], object]) -> None:
     """A fill of random numbers, drawn by torch: another sequence than the original's, the same distribution.
 
-    A `random_seed` of the device option makes its own generator, otherwise torch's is used.
+    A `random_seed` of the device option makes a generator for the operator, otherwise torch's own is used.
     """
 
     def make(arguments: Arguments) -> Kernel:
-        shape = _shape(arguments)
-        draw(torch.empty(0), arguments)  # a wrong argument is an error now
-        seeded = arguments.operator.device_option.HasField("random_seed")
+        shape, device = _shape(arguments), _device(arguments)
+        option = arguments.operator.device_option
+        generator = None
+        if option.HasField("random_seed") and device.type != "meta":
+            generator = torch.Generator(device).manual_seed(option.random_seed)
+        draw(torch.empty(0, 0, device=device), arguments, generator)  # a wrong argument is an error now
 
         def kernel(*inputs: Tensor) -> Tensor:
-            device = _device(arguments)
             filled = torch.empty(shape(inputs), device=device)
-            if not seeded:
-                draw(filled, arguments)
-                return filled
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(arguments.operator.device_option.random_seed)
-                draw(filled, arguments)
+            draw(filled, arguments, generator)
             return filled
 
         return kernel
 
-    operator(
-        name,
-        inputs=(0, MANY if name == "UniformFill" else 1),
-        dtypes=(None,),
-        in_place=None,
-        gradient=NO_GRADIENT,
-    )(make)
+    operator(name, inputs=(0, 1), dtypes=(None,), in_place=None, gradient=no_gradient)(make)
 
 
-def _uniform(filled: Tensor, arguments: Arguments) -> None:
-    filled.uniform_(arguments.number("min", 0.0), arguments.number("max", 1.0))
+def _uniform(filled: Tensor, arguments: Arguments, generator: torch.Generator | None) -> None:
+    filled.uniform_(arguments.number("min", 0.0), arguments.number("max", 1.0), generator=generator)
 
 
-def _gaussian(filled: Tensor, arguments: Arguments) -> None:
-    filled.normal_(arguments.number("mean", 0.0), arguments.number("std", 1.0))
+def _gaussian(filled: Tensor, arguments: Arguments, generator: torch.Generator | None) -> None:
+    filled.normal_(arguments.number("mean", 0.0), arguments.number("std", 1.0), generator=generator)
 
 
-def _xavier(filled: Tensor, _: Arguments) -> None:
+def _xavier(filled: Tensor, _: Arguments, generator: torch.Generator | None) -> None:
     if filled.numel():
         bound = math.sqrt(3 * filled.shape[0] / filled.numel())
-        filled.uniform_(-bound, bound)
+        filled.uniform_(-bound, bound, generator=generator)
 
 
-def _msra(filled: Tensor, _: Arguments) -> None:
+def _msra(filled: Tensor, _: Arguments, generator: torch.Generator | None) -> None:
+    if filled.dim() < 2:
+        raise RuntimeError("Dimension out of range: MSRAFill wants at least two dimensions")
     if filled.numel():
-        channels = filled.shape[1] if filled.dim() > 1 else 1
-        filled.normal_(0.0, math.sqrt(2 * channels / filled.numel()))
+        filled.normal_(0.0, math.sqrt(2 * filled.shape[1] / filled.numel()), generator=generator)
 
 
 _random("UniformFill", _uniform)
@@ -189,6 +171,6 @@ def _passed_on(_: Arguments) -> Kernel:
 
 operator("Copy", dtypes=(None,), gradient=gradient_of("CopyOnDeviceLike", "dY0 X0", "dX0"))(_passed_on)
 operator("CopyOnDeviceLike", inputs=2, dtypes=(None,))(lambda _: lambda value, like: value.to(like.device))
-operator("StopGradient", dtypes=(None,), in_place=[(0, 0)], gradient=NO_GRADIENT)(
+operator("StopGradient", dtypes=(None,), in_place=[(0, 0)], gradient=no_gradient)(
     lambda _: lambda value: value.detach() if isinstance(value, Tensor) else value
 )

@@ -17,7 +17,7 @@ def _register(
         _check_sizes(name, x, cotangent)
         return gradient(x, cotangent.reshape(x.shape))
 
-    operator(f"{name}Gradient", inputs=2)(lambda _: kernel)
+    operator(f"{name}Gradient", inputs=2, dispatched=True)(lambda _: kernel)
 
 
 def _check_sizes(name: str, x: Tensor, cotangent: Tensor) -> None:
