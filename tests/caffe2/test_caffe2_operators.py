@@ -143,3 +143,60 @@ def test_the_check_of_gradients_finds_a_wrong_one(wrong, monkeypatch):
     finally:
         OPERATORS["CosGradient"] = right
     check_gradient("Cos", [np.full(3, 0.7, dtype=np.float32)], 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "mean", "deviation", "bound"),
+    [
+        ("UniformFill", {"min": 1.0, "max": 3.0}, 2.0, 3**-0.5, 3.0),
+        ("GaussianFill", {"mean": 1.0, "std": 2.0}, 1.0, 2.0, 15.0),
+        ("XavierFill", {}, 0.0, (1 / 300) ** 0.5, 0.1),  # uniform up to sqrt(3 / fan-in)
+        ("MSRAFill", {}, 0.0, (2 / 200) ** 0.5, 1.0),  # sqrt(2 / fan-out)
+    ],
+)
+def test_random_fills(kind, arguments, mean, deviation, bound):
+    def filled(**seed):
+        workspace.RunOperatorOnce(core.CreateOperator(kind, [], "X", shape=[200, 300], **arguments, **seed))
+        return workspace.FetchBlob("X")
+
+    x = filled()
+    assert (x.dtype, x.shape) == (np.float32, (200, 300))
+    assert x.mean() == pytest.approx(mean, abs=0.03)
+    assert x.std() == pytest.approx(deviation, rel=0.02)
+    assert np.abs(x).max() <= bound
+    assert not np.array_equal(filled(), x)
+    np.testing.assert_array_equal(filled(random_seed=3), filled(random_seed=3))
+    assert not np.array_equal(filled(random_seed=3), filled(random_seed=4))
+    with pytest.raises(RuntimeError, match="schema checking"):
+        workspace.RunOperatorOnce(core.CreateOperator(kind, ["X", "X"], "Y"))
+
+
+def test_gradients_of_products_along_other_axes():
+    """Caffe2's own fail, for they take 1 for every axis."""
+    random = np.random.default_rng(0)
+    for trans_a, trans_b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        a, b = random.normal(size=(2, 3, 4)), random.normal(size=(2, 2, 5))
+        a_matrix, b_matrix = a.reshape(6, 4), b.reshape(4, 5)
+        if trans_a:
+            a = random.normal(size=(2, 2, 6))
+            a_matrix = a.reshape(4, 6).T
+        if trans_b:
+            b = random.normal(size=(5, 2, 2))
+            b_matrix = b.reshape(5, 4).T
+        axes = {"axis_a": 2, "axis_b": 1 if trans_b else 2, "trans_a": trans_a, "trans_b": trans_b}
+        cotangent = random.normal(size=(6, 5))
+        for name, array in (("A", a), ("B", b), ("dC", cotangent)):
+            workspace.FeedBlob(name, array.astype(np.float32))
+        net = core.Net("axes")
+        net.AddExternalInput("dC")
+        net.MatMul(["A", "B"], "C", **axes)
+        net.AddGradientOperators({"C": "dC"})
+        workspace.RunNetOnce(net)
+        of_a, of_b = cotangent @ b_matrix.T, a_matrix.T @ cotangent
+        expected = {
+            "C": a_matrix @ b_matrix,
+            "A_grad": (of_a.T if trans_a else of_a).reshape(a.shape),
+            "B_grad": (of_b.T if trans_b else of_b).reshape(b.shape),
+        }
+        for name, array in expected.items():
+            np.testing.assert_allclose(workspace.FetchBlob(name), array, rtol=1e-4, atol=1e-5)

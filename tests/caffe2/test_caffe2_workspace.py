@@ -232,6 +232,34 @@ def test_a_short_gradient_is_refused(kind):
         workspace.RunOperatorOnce(core.CreateOperator(f"{kind}Gradient", ["X", "dY"], "dX"))
 
 
+def test_a_gradient_of_the_criterion_of_another_size_is_refused():
+    for name, array in (("S", ONE), ("Y", np.ones(2, dtype=np.int32)), ("dL", np.ones(1, dtype=np.float32))):
+        workspace.FeedBlob(name, array)
+    operator = core.CreateOperator("CosineEmbeddingCriterionGradient", ["S", "Y", "dL"], "dS")
+    with pytest.raises(RuntimeError, match="the gradient of the loss should have the same size"):
+        workspace.RunOperatorOnce(operator)
+
+
+def test_blobs_that_hold_nothing_are_passed_on_by_no_operator():
+    workspace.CreateBlob("X")
+    for kind in ("Copy", "StopGradient", "ConstantFill"):
+        with pytest.raises(RuntimeError, match="nullptr"):
+            workspace.RunOperatorOnce(core.CreateOperator(kind, "X", "Y"))
+    workspace.FeedBlob("X", np.array(["text"]))
+    with pytest.raises(RuntimeError, match="the input must be a 1D tensor"):
+        workspace.RunOperatorOnce(core.CreateOperator("ConstantFill", "X", "Y", input_as_shape=1))
+
+
+def test_arguments_of_one_name():
+    workspace.FeedBlob("X", ONE)
+    operator = core.CreateOperator("Scale", "X", "Y", scale=2.0)
+    operator.arg.add(name="scale", f=2.0)
+    assert workspace.RunOperatorOnce(operator)
+    operator.arg.add(name="scale", f=3.0)
+    with pytest.raises(RuntimeError, match=r"Duplicated argument name \[scale\]"):
+        workspace.RunOperatorOnce(operator)
+
+
 def test_norms_of_one_leave_zeros():
     """The original leaves the rows of zeros unwritten."""
     workspace.FeedBlob("X", np.array([[0, 0], [1, -3]], dtype=np.float32))

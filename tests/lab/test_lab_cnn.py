@@ -137,6 +137,17 @@ def test_the_network_is_the_papers():
     assert model(torch.rand(2, 3, 24, 24)).shape == (2, 10)
 
 
+def test_convolutions_are_followed_by_relu_and_pooling():
+    """In that order, as the paper's network has them."""
+    network = cnn((3, 9, 7), (4, 5), (6,), 10, "baseline", init_std=0.5).double()
+    x = torch.randn(8, 3, 9, 7, dtype=torch.float64)
+    first, second, hidden = network.hidden
+    expected = F.max_pool2d(first(x).relu(), 3, stride=2, padding=1)
+    expected = F.max_pool2d(second(expected).relu(), 3, stride=2, padding=1)
+    expected = network.output(hidden(expected.flatten(1)).relu())
+    torch.testing.assert_close(network(x), expected)
+
+
 def test_every_method_begins_with_the_same_weights():
     first = trained_weights(cnn((3, 24, 24), (4,), (5,), 3, "baseline", seed=3))
     for method in METHODS:
