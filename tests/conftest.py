@@ -1,10 +1,14 @@
 """What every test runs under: one seed, and uninitialized memory that is NaN: nothing works by luck."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch.utils import deterministic
+
+# Triton's kernels run in its interpreter, unless a GPU is asked for (make test-gpu).
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Scripts that make golden files want packages that the tests do not.
 collect_ignore_glob = ["*_oracle/*"]

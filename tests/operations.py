@@ -1,14 +1,17 @@
 """Every public operation with inputs and its plain formula: what the tests of the contract run over."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import pytest
 import reference
 import torch
 from torch import Tensor
 
 from cosnorm import functional
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Operation:
     y_shape: tuple[int, ...]
     centered: bool
     is_conv: bool = False
+    dtypes: tuple[torch.dtype, ...] = DTYPES
 
     def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -86,6 +90,30 @@ def _operations() -> list[Operation]:
 
 
 OPERATIONS = _operations()
+
+
+# The same by the Triton kernels, in their interpreter; that of convolutions is slow and has tests of its own.
+KERNELS = [
+    replace(
+        operation,
+        name=f"{operation.name}-triton",
+        call=partial(operation.call, impl="triton"),
+        dtypes=DTYPES[1:],
+    )
+    for operation in OPERATIONS
+    if operation.name.startswith("linear")
+]
+
+
+def _name(value: object) -> str:
+    return value.name if isinstance(value, Operation) else str(value).removeprefix("torch.")
+
+
+every_operation = pytest.mark.parametrize("operation", [*OPERATIONS, *KERNELS], ids=_name)
+every_operation_in_float64 = pytest.mark.parametrize("operation", OPERATIONS, ids=_name)
+every_operation_and_dtype = pytest.mark.parametrize(
+    ("operation", "dtype"), [(o, dtype) for o in (*OPERATIONS, *KERNELS) for dtype in o.dtypes], ids=_name
+)
 each_operation = [(operation.name, operation) for operation in OPERATIONS]
 
 

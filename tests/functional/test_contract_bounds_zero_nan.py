@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from operations import OPERATIONS, Operation, value_and_gradients
+from operations import DTYPES, Operation, every_operation, every_operation_and_dtype, value_and_gradients
 
 from cosnorm import functional
-
-every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -31,8 +28,7 @@ def test_a_hundred_thousand_self_pairs(dtype: torch.dtype, centered: bool, size:
     assert torch.equal(opposite, -same)
 
 
-@every_operation
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_operation_and_dtype
 def test_results_lie_in_the_unit_interval(operation: Operation, dtype: torch.dtype):
     for seed in range(3):
         output = operation.call(*operation.inputs(seed, dtype))
@@ -51,8 +47,7 @@ def test_a_field_equal_to_its_filter_gives_one(dtype: torch.dtype, centered: boo
     assert matrix.diagonal().min() >= 1 - 4 * torch.finfo(dtype).eps
 
 
-@every_operation
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_operation_and_dtype
 def test_zero_rows_give_zero_and_receive_zero(operation: Operation, dtype: torch.dtype):
     x, y = operation.inputs(dtype=dtype)
     x[2] = 0
@@ -112,10 +107,9 @@ def test_with_augment_zero_vectors_are_like_any_other(augment: float, centered: 
     torch.testing.assert_close(fields.squeeze(-1), output, rtol=0, atol=3e-7)
 
 
-@every_operation
+@every_operation_and_dtype
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("where", ["x", "y"])
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_and_inf_stay_in_their_row(operation: Operation, bad: float, where: str, dtype: torch.dtype):
     x, y = operation.inputs(dtype=dtype)
     clean = operation.call(x, y)
@@ -151,7 +145,7 @@ def test_finite_input_and_cotangents_never_give_nan(operation: Operation):
         values = (tensor.double() * 10.0 ** exponents.double()).clamp(-limit, limit).float()
         return values * torch.randint(0, 3, tensor.shape, generator=generator).clamp(max=1)
 
-    for _ in range(30):
+    for _ in range(30 if torch.float64 in operation.dtypes else 5):  # the interpreter takes its time
         x, y = operation.inputs()
         results = value_and_gradients(operation.call, wild(x), wild(y), lambda o: wild(torch.randn_like(o)))
         for tensor in results:

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from operations import OPERATIONS, Operation, value_and_gradients
+from operations import Operation, every_operation, every_operation_in_float64, value_and_gradients
 from torch.func import grad, jacrev, vmap
 
 from cosnorm import functional
-
-every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 
 
 @every_operation
@@ -60,7 +58,7 @@ def _small(operation: Operation) -> tuple[torch.Tensor, torch.Tensor]:
     return x.clone().requires_grad_(), y.clone().requires_grad_()
 
 
-@every_operation
+@every_operation_in_float64
 def test_gradcheck_and_gradgradcheck(operation: Operation):
     inputs = _small(operation)
     assert torch.autograd.gradcheck(operation.call, inputs)

@@ -3,17 +3,13 @@
 import pytest
 import reference
 import torch
-from operations import OPERATIONS, Operation
+from operations import DTYPES, Operation, every_operation_and_dtype
 from torch.nn import functional as F
 
 from cosnorm import functional
 
-every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
-
-@every_operation
-@pytest.mark.parametrize("dtype", DTYPES)
+@every_operation_and_dtype
 def test_the_dtype_stays(operation: Operation, dtype: torch.dtype):
     x, y = (tensor.requires_grad_() for tensor in operation.inputs(dtype=dtype))
     output = operation.call(x, y)

@@ -3,11 +3,9 @@
 import pytest
 import reference
 import torch
-from operations import OPERATIONS, Operation, value_and_gradients
+from operations import Operation, every_operation, every_operation_and_dtype, value_and_gradients
 
 from cosnorm import functional
-
-every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 
 
 def _spread(operation: Operation, x: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -125,9 +123,10 @@ def test_a_power_of_two_changes_no_bit(operation: Operation):
     assert torch.equal(operation.call(x, y), operation.call(x * 2.0**20, y * 2.0**-9))
 
 
-@every_operation
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@every_operation_and_dtype
 def test_gradients_beyond_the_range_saturate(operation: Operation, dtype: torch.dtype):
+    if dtype == torch.float16:
+        pytest.skip("float16 goes to inf: the next test")
     x, y = operation.inputs(dtype=dtype)
     tiny = torch.finfo(dtype).smallest_normal
     _, gradient, _ = value_and_gradients(operation.call, x * tiny, y, lambda o: 1e6 * operation.cotangent(o))

@@ -5,12 +5,11 @@ import pytest
 import reference
 import torch
 from hypothesis import strategies as st
-from operations import OPERATIONS, Operation, value_and_gradients
+from operations import Operation, every_operation, value_and_gradients
 from torch.nn import functional as F
 
 from cosnorm import functional
 
-every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 some_examples = hypothesis.settings(max_examples=80, deadline=None, derandomize=True)
 
 

@@ -19,10 +19,12 @@ from cosnorm.functional.contrastive_inputs import (
     mask_self,
     pair_positives,
 )
+from cosnorm.functional.contrastive_kernels import kernel_problem, partners
+from cosnorm.functional.implementation import choose
 from cosnorm.functional.norms import accumulation_dtype
 from cosnorm.functional.once import records_gradient
 from cosnorm.functional.opaque import opaque
-from cosnorm.functional.positives import LabelPositives, Positives
+from cosnorm.functional.positives import LabelPositives, PairPositives, Positives
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -45,6 +47,7 @@ def contrastive_cross_entropy(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of a softmax over the cosines of each query with all keys, a tile at a time.
 
@@ -81,6 +84,8 @@ def contrastive_cross_entropy(
             embeddings is the number of processes times that of the whole batch: what
             DistributedDataParallel's average wants. With "none" each gets the losses of its own queries, and
             gradients without that factor. `exclude` has shape (N, all M).
+        impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
+            GPU), or "auto", which takes torch's. A named one computes or raises.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the queries. NumPy arrays give NumPy.
@@ -93,6 +98,7 @@ def contrastive_cross_entropy(
         TypeError: not tensors, wrong dtypes.
         ValueError: shapes that do not fit, two devices, a temperature that is not positive, options that
             exclude each other.
+        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning", arXiv 2002.05709, eq. 1; Khosla et
         al.,
@@ -107,7 +113,7 @@ def contrastive_cross_entropy(
     if torch.compiler.is_compiling() and group is None:
         pair = (labels, None) if isinstance(labels, Tensor) else (None, None) if labels is None else labels
         known = check_temperature_type(WHERE, temperature)
-        options = (decoupled, bidirectional, exclude_self, exclude_same_label, reduction, chunk_size)
+        options = (decoupled, bidirectional, exclude_self, exclude_same_label, reduction, chunk_size, impl)
         return _compiled(queries, keys, extra_keys, known, positives, *pair, exclude, extra_labels, *options)
     for name, flag in (
         ("decoupled", decoupled),
@@ -140,6 +146,7 @@ def contrastive_cross_entropy(
         "exclude_same_label": exclude_same_label,
         "reduction": reduction,
         "chunk_size": chunk_size,
+        "impl": impl,
     }
     if group is not None:
         check_group(WHERE, group)
@@ -165,11 +172,15 @@ def contrastive_cross_entropy(
         found: Positives = LabelPositives(*batch.labels, batch.offset if exclude_self else None)
     else:
         found = pair_positives(positives, queries, batch, bidirectional)
+    kernels = choose(WHERE, impl, queries, batch.keys)
     masks: list[Mask] = []
+    left_out: dict[str, Any] = {}  # the same for the kernels
     if exclude is not None:
-        masks.append(partial(mask_given, check_exclude(exclude, queries, batch.keys)))
+        left_out["mask"] = check_exclude(exclude, queries, batch.keys)
+        masks.append(partial(mask_given, left_out["mask"]))
         symmetric = False
     if exclude_self:
+        left_out["offset"] = batch.offset
         masks.append(partial(mask_self, batch.offset))
     if exclude_same_label and batch.labels is not None:
         if bool((found.counts > 1).any()):
@@ -177,8 +188,13 @@ def contrastive_cross_entropy(
                 f"{WHERE}: exclude_same_label takes at most one positive for each query, got "
                 f"{int(found.counts.max())}; leave some out"
             )
+        left_out["labels"] = batch.labels
         masks.append(LabelPositives(*batch.labels, None).exclude_)
     elif decoupled:
+        if isinstance(found, PairPositives) and kernels:
+            left_out["partner"] = partners(WHERE, found)
+        elif kernels:
+            left_out["labels"] = batch.labels
         masks.append(found.exclude_)
         symmetric = symmetric and (by_label or is_involution(positives))
     problem = Problem(
@@ -191,6 +207,7 @@ def contrastive_cross_entropy(
         tile=chunk_size,
         unit_keys=batch.unit,
         keep_gradients=records_gradient(queries, batch.keys, temperature),
+        kernels=kernel_problem(queries.dtype, **left_out) if kernels else None,
     )
     loss, count = contrastive(queries, batch.keys, temperature, problem)
     if group is not None and reduction != "none":
@@ -214,6 +231,7 @@ def _eager(
     exclude_same_label: bool,
     reduction: Any,
     chunk_size: int | None,
+    impl: str,
 ) -> Tensor:
     labels: Any = query_labels if key_labels is None else (query_labels, key_labels)
     loss: Tensor = contrastive_cross_entropy(
@@ -231,12 +249,13 @@ def _eager(
         extra_labels=extra_labels,
         reduction=reduction,
         chunk_size=chunk_size,
+        impl=impl,
     )
     return loss
 
 
 def _fake(queries: Tensor, *values: Any) -> Tensor:
-    shape = queries.shape[:1] if values[-2] == "none" else ()
+    shape = queries.shape[:1] if values[-3] == "none" else ()
     return queries.new_empty(shape, dtype=accumulation_dtype(queries.dtype))
 
 
@@ -244,7 +263,8 @@ _compiled = opaque(
     "contrastive_cross_entropy",
     "Tensor queries, Tensor? keys, Tensor? extra_keys, Tensor temperature, Tensor? positives, "
     "Tensor? query_labels, Tensor? key_labels, Tensor? exclude, Tensor? extra_labels, bool decoupled, "
-    "bool bidirectional, bool? exclude_self, bool exclude_same_label, str reduction, int? chunk_size",
+    "bool bidirectional, bool? exclude_self, bool exclude_same_label, str reduction, int? chunk_size, "
+    "str impl",
     _eager,
     _fake,
     differentiable=4,

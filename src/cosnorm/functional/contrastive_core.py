@@ -17,6 +17,12 @@ import torch
 from torch import Tensor
 
 from cosnorm.functional.autocast import without_autocast
+from cosnorm.functional.contrastive_kernels import (
+    KernelProblem,
+    kernel_gradients,
+    kernel_log_sums,
+    kernel_normalized,
+)
 from cosnorm.functional.norms import (
     UnitRows,
     finish_gradient,
@@ -51,6 +57,7 @@ class Problem:
         tile: rows of a block; None chooses.
         unit_keys: the keys are unit rows, or zero, already; their gradient is that in the unit rows.
         keep_gradients: make the gradients in the forward pass where that saves a pass over the tiles.
+        kernels: the same masks for the Triton kernels, which then compute; None: torch computes.
     """
 
     positives: Positives
@@ -62,6 +69,7 @@ class Problem:
     tile: int | None = None
     unit_keys: bool = False
     keep_gradients: bool = False
+    kernels: KernelProblem | None = None
 
     def exclude(self, logits: Tensor, rows: slice, columns: slice) -> None:
         """Put −inf at the logits that take no part in the sums."""
@@ -71,7 +79,7 @@ class Problem:
     def keeps(self, num_keys: int) -> bool:
         """Whether the forward pass makes the gradients, too."""
         fits = self.symmetric or self.bidirectional or whole_rows_fit(num_keys)
-        return self.keep_gradients and not self.separate and fits
+        return self.keep_gradients and not self.separate and fits and self.kernels is None
 
 
 def contrastive(
@@ -86,13 +94,14 @@ def contrastive(
 
 
 def _units(queries: Tensor, keys: Tensor, problem: Problem) -> tuple[UnitRows, UnitRows]:
-    unit_x = normalized(queries)
+    normalize = normalized if problem.kernels is None else kernel_normalized
+    unit_x = normalize(queries)
     if problem.symmetric:
         return unit_x, unit_x
     if problem.unit_keys:
         nothing = keys.new_zeros(1, 1)
         return unit_x, UnitRows(keys, None, nothing + 1, nothing.long())
-    return unit_x, normalized(keys)
+    return unit_x, normalize(keys)
 
 
 def _without_extra(unit: UnitRows) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,16 +125,19 @@ def _sums(
     x: Tensor, y: Tensor, positive: Tensor, scale: float, kept: list[Tensor] | None, problem: Problem
 ) -> list[Tensor]:
     """Log sums of the rows and, if bidirectional, of the columns."""
-    rows, columns = log_sums(
-        x,
-        y,
-        scale,
-        problem.exclude,
-        symmetric=problem.symmetric,
-        columns=problem.bidirectional,
-        tile=problem.tile,
-        kept=kept,
-    )
+    if problem.kernels is None:
+        rows, columns = log_sums(
+            x,
+            y,
+            scale,
+            problem.exclude,
+            symmetric=problem.symmetric,
+            columns=problem.bidirectional,
+            tile=problem.tile,
+            kept=kept,
+        )
+    else:
+        rows, columns = kernel_log_sums(x, y, scale, problem.kernels, columns=problem.bidirectional)
     sums = [rows] if columns is None else [rows, columns]
     return [torch.logaddexp(one, positive) for one in sums] if problem.own else sums
 
@@ -159,19 +171,26 @@ def _gradients(
     x, y = unit_x.values, unit_y.values
     weights = weights / len(sums)
     second = (weights, sums[1]) if len(sums) == 2 else ()
-    gradient_x, gradient_y = gradients(
-        x,
-        y,
-        scale,
-        problem.exclude,
-        weights,
-        sums[0],
-        *second,
-        symmetric=problem.symmetric,
-        into_y=into_keys,
-        tile=problem.tile,
-        kept=kept,
-    )
+    if problem.kernels is None:
+        gradient_x, gradient_y = gradients(
+            x,
+            y,
+            scale,
+            problem.exclude,
+            weights,
+            sums[0],
+            *second,
+            symmetric=problem.symmetric,
+            into_y=into_keys,
+            tile=problem.tile,
+            kept=kept,
+        )
+    else:
+        if problem.symmetric:
+            second = (weights, sums[0])
+        gradient_x, gradient_y = kernel_gradients(
+            x, y, scale, problem.kernels, weights, sums[0], *second, into_y=into_keys, chunk=problem.tile
+        )
     means = problem.positives.means(y)
     pulls = -weights * len(sums)
     if problem.own:

@@ -9,6 +9,8 @@ from cosnorm.functional.autocast import autocast_tensors
 from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
 from cosnorm.functional.cosine_fields import cosine_fields
 from cosnorm.functional.fields import Geometry
+from cosnorm.functional.fields_kernels import kernel_fields
+from cosnorm.functional.implementation import choose
 
 Size = int | Sequence[int]
 
@@ -23,6 +25,7 @@ def cosine_conv1d(
     *,
     centered: bool = False,
     augment: float = 0.0,
+    impl: str = "auto",
 ) -> Tensor:
     """`cosine_conv2d` in one dimension: (N, C, L), (O, C/groups, K) → (N, O, L').
 
@@ -33,7 +36,8 @@ def cosine_conv1d(
         >>> cosine_conv1d(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[1e20, 0.0]]]))
         tensor([[[0.6000, 1.0000]]])
     """
-    return _cosine_conv("cosine_conv1d", 1, x, weight, stride, padding, dilation, groups, centered, augment)
+    options = stride, padding, dilation, groups, centered, augment, impl
+    return _cosine_conv("cosine_conv1d", 1, x, weight, *options)
 
 
 def cosine_conv2d(
@@ -46,6 +50,7 @@ def cosine_conv2d(
     *,
     centered: bool = False,
     augment: float = 0.0,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Cosine similarity of each receptive field with each filter.
 
@@ -68,19 +73,22 @@ def cosine_conv2d(
         centered: subtract the means first.
         augment: the constant component that the paper appends to each field and each filter, after
             centering (the paper uses 1e-4). At 0 the result is exact at every scale.
+        impl: "torch" (its operators), "triton" (kernels, for float32 and half types on a GPU, not centered),
+            or "auto", which takes torch's. A named one computes or raises.
 
     Returns:
         (N, O, H', W'), the shape of torch's convolution. Under autocast its dtype is that of torch's, too.
 
     A zero field or filter (centered: one with max|x − μ| ≤ 4·eps·|μ|) has similarity 0 with everything and
     receives gradient 0 through it. NaN or inf makes the outputs of the fields that hold it NaN, and no other.
-    On a CPU float32 and half fields are exact each for itself; float64 fields, and all fields on an
-    accelerator, are exact beside the largest value of their sample. The gradient is the closed form of
-    eqs. 9-12; second derivatives are right, too.
+    On a CPU, and by the kernels, float32 and half fields are exact each for itself; float64 fields, and those
+    of torch's operators on an accelerator, are exact beside the largest value of their sample. The gradient
+    is the closed form of eqs. 9-12; second derivatives are right, too.
 
     Raises:
         TypeError: not tensors, not floating point, or of two dtypes; options of a wrong type.
         ValueError: shapes or options that do not fit, two devices, a negative `augment`.
+        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
 
     Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
 
@@ -91,7 +99,8 @@ def cosine_conv2d(
         tensor([[[[0.7071, 0.5000],
                   [0.5000, 0.7071]]]])
     """
-    return _cosine_conv("cosine_conv2d", 2, x, weight, stride, padding, dilation, groups, centered, augment)
+    options = stride, padding, dilation, groups, centered, augment, impl
+    return _cosine_conv("cosine_conv2d", 2, x, weight, *options)
 
 
 def cosine_conv3d(
@@ -104,6 +113,7 @@ def cosine_conv3d(
     *,
     centered: bool = False,
     augment: float = 0.0,
+    impl: str = "auto",
 ) -> Tensor:
     """`cosine_conv2d` in three dimensions: (N, C, D, H, W), (O, C/groups, *K) → (N, O, D', H', W').
 
@@ -114,7 +124,8 @@ def cosine_conv3d(
         >>> cosine_conv3d(torch.ones(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)).squeeze()
         tensor(1.0000)
     """
-    return _cosine_conv("cosine_conv3d", 3, x, weight, stride, padding, dilation, groups, centered, augment)
+    options = stride, padding, dilation, groups, centered, augment, impl
+    return _cosine_conv("cosine_conv3d", 3, x, weight, *options)
 
 
 def _same_padding(
@@ -138,6 +149,7 @@ def _cosine_conv(
     groups: int,
     centered: bool,
     augment: float,
+    impl: str,
 ) -> Tensor:
     check_tensors(where, x=x)
     check_tensors(where, weight=weight)
@@ -192,5 +204,12 @@ def _cosine_conv(
             )
     geometry = Geometry(kernel, strides, paddings, dilations, groups)
     batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
-    output = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
+    if choose(where, impl, x):
+        if centered:
+            raise RuntimeError(
+                f'{where}: impl="triton" has no kernel for centered convolutions; use impl="torch"'
+            )
+        output = kernel_fields(batched, weight, geometry, augment=augment)
+    else:
+        output = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
     return output if x.ndim == rank + 2 else output.squeeze(0)

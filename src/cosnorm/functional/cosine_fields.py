@@ -166,7 +166,7 @@ def _backward(
             and plain_cotangent(cotangent, (1, *others), (0, *others))
         )
         if not plain:
-            return _wide_gradients(cotangent, x, weight, geometry, centered, augment, needs_x, needs_w)
+            return wide_gradients(cotangent, x, weight, geometry, centered, augment, needs_x, needs_w)
         if centered:
             filters = plain_rows(weight.flatten(1), centered=True, augment=augment)
             fields = plain_fields(x, geometry, centered=True, augment=augment)
@@ -217,7 +217,7 @@ def _filter_sums(h: Tensor, fields: Fields, shape: torch.Size, centered: bool) -
     return sums - sums.mean(-1, keepdim=True) if centered else sums
 
 
-def _wide_gradients(
+def wide_gradients(
     cotangent: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -347,7 +347,7 @@ class _CosineFields(torch.autograd.Function):
             # A second derivative, or a function transform, may follow.
             *places, centered, augment = ctx.options
             geometry = _geometry(weight, *places)
-            gradients = _wide_gradients(cotangent, x, weight, geometry, centered, augment, *needs)
+            gradients = wide_gradients(cotangent, x, weight, geometry, centered, augment, *needs)
         else:
             gradients = _backward(cotangent, x, weight, *saved, *ctx.options, *needs)
         found = [gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)]

@@ -152,7 +152,7 @@ def _backward(
             return _plain_gradients(
                 cotangent, x, y, products, factor_x, factor_y, centered, augment, needs_x, needs_y
             )
-        return _unit_gradients(cotangent, x, y, centered, augment, needs_x, needs_y)
+        return unit_gradients(cotangent, x, y, centered, augment, needs_x, needs_y)
 
 
 def _plain_gradients(
@@ -206,7 +206,7 @@ def _less_mean(gradient: Tensor, centered: bool) -> Tensor:
     return gradient.sub_(gradient.mean(-1, keepdim=True)) if centered else gradient
 
 
-def _unit_gradients(
+def unit_gradients(
     cotangent: Tensor, x: Tensor, y: Tensor, centered: bool, augment: float, needs_x: bool, needs_y: bool
 ) -> tuple[Tensor, Tensor]:
     """The same for any input and cotangent; differentiable, so that second derivatives come from it."""
@@ -301,7 +301,7 @@ class _Cosine(torch.autograd.Function):
             gradients = _backward_op(cotangent, x, y, *saved, *options)
         elif torch.is_grad_enabled():
             # A second derivative, or a function transform, may follow.
-            gradients = _unit_gradients(cotangent, x, y, *options)
+            gradients = unit_gradients(cotangent, x, y, *options)
         else:
             gradients = _backward(cotangent, x, y, *saved, *options)
         return gradients[0] if needs_x else None, gradients[1] if needs_y else None, None, None

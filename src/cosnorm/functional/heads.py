@@ -10,6 +10,7 @@ from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import check_count, check_indices, check_tensors
 from cosnorm.functional.heads_core import margin_softmax
 from cosnorm.functional.heads_target import Head
+from cosnorm.functional.implementation import choose
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
 from cosnorm.functional.norms import accumulation_dtype
 from cosnorm.functional.once import records_gradient
@@ -33,6 +34,7 @@ def margin_cross_entropy(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of a softmax over the cosines of each embedding with the weights of all classes.
 
@@ -64,6 +66,8 @@ def margin_cross_entropy(
             DistributedDataParallel's average wants; that in its weights is exact, for a parameter that is
             *not* averaged. With "none" each gets the losses of its own embeddings, and gradients without that
             factor.
+        impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
+            GPU), or "auto", which takes torch's. A named one computes or raises.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the embeddings. NumPy arrays give NumPy.
@@ -75,6 +79,7 @@ def margin_cross_entropy(
     Raises:
         TypeError: not tensors, wrong dtypes.
         ValueError: shapes that do not fit, labels out of range, a scale that is not positive.
+        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
 
     Source: Wang et al., "Additive Margin Softmax", arXiv 1801.05599, eq. 6; Deng et al., "ArcFace", arXiv
         1801.07698,
@@ -90,7 +95,15 @@ def margin_cross_entropy(
     """
     if torch.compiler.is_compiling() and group is None and (margin is None or type(margin) in _MARGINS):
         kind = _MARGINS.index(type(margin or NoMargin()))
-        options = (kind, getattr(margin, "margin", 0.0), float(scale), sub_centers, reduction, chunk_size)
+        options = (
+            kind,
+            getattr(margin, "margin", 0.0),
+            float(scale),
+            sub_centers,
+            reduction,
+            chunk_size,
+            impl,
+        )
         return _compiled(embeddings, weight, labels, classes, *options)
     check_rows_of_classes(_WHERE, embeddings=embeddings, weight=weight)
     check_count(_WHERE, "sub_centers", sub_centers)
@@ -112,6 +125,9 @@ def margin_cross_entropy(
             f"{_WHERE}: margin must be a function such as AdditiveCosine({margin!r}), "
             f"got {type(margin).__name__}"
         )
+    kernels = choose(_WHERE, impl, embeddings, weight)
+    if kernels and sub_centers > 1:
+        raise RuntimeError(f'{_WHERE}: impl="triton" has no kernel for sub-centers; use impl="torch"')
     number, offset, total = len(weight) // sub_centers, 0, len(weight) // sub_centers
     rows, own = embeddings, slice(None)
     if group is not None:
@@ -134,6 +150,7 @@ def margin_cross_entropy(
         block=chunk_size,
         keep_gradients=records_gradient(rows, weight),
         group=group,
+        kernels=min(embeddings.dtype, weight.dtype, key=lambda dtype: dtype.itemsize) if kernels else None,
     )
     loss = margin_softmax(rows, weight, labels.long(), head)
     if reduction == "none":
@@ -255,6 +272,7 @@ def _eager(
     sub_centers: int,
     reduction: Any,
     chunk_size: int | None,
+    impl: str,
 ) -> Tensor:
     chosen: Any = NoMargin() if kind == 0 else (AdditiveCosine, AdditiveAngle)[kind - 1](margin)
     loss: Tensor = margin_cross_entropy(
@@ -267,19 +285,20 @@ def _eager(
         classes=classes,
         reduction=reduction,
         chunk_size=chunk_size,
+        impl=impl,
     )
     return loss
 
 
 def _fake(embeddings: Tensor, *values: Any) -> Tensor:
-    shape = embeddings.shape[:1] if values[-2] == "none" else ()
+    shape = embeddings.shape[:1] if values[-3] == "none" else ()
     return embeddings.new_empty(shape, dtype=accumulation_dtype(embeddings.dtype))
 
 
 _compiled = opaque(
     "margin_cross_entropy",
     "Tensor embeddings, Tensor weight, Tensor labels, Tensor? classes, int kind, float margin, float scale, "
-    "int sub_centers, str reduction, int? chunk_size",
+    "int sub_centers, str reduction, int? chunk_size, str impl",
     _eager,
     _fake,
     differentiable=2,

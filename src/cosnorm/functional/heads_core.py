@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cosnorm.distributed import log_sum_over
 from cosnorm.functional.autocast import without_autocast
-from cosnorm.functional.heads_blocks import Classes, Passes, finish_weight
+from cosnorm.functional.heads_blocks import Classes, finish_weight, passes_for
 from cosnorm.functional.heads_target import Head, find_target
 from cosnorm.functional.norms import finish_gradient, normalized, project_out_, split_exponent
 from cosnorm.functional.once import first_derivative_only
@@ -35,7 +35,7 @@ class _MarginSoftmax(torch.autograd.Function):
             unit = normalized(embeddings)
             x = unit.values
             target = find_target(embeddings, weight, labels, head, x.dtype)
-            passes = Passes(x, weight, labels, head)
+            passes = passes_for(x, weight, labels, head)
             kept: list[Any] | None = [] if head.keeps(embeddings, weight) else None
             sums = torch.logaddexp(passes.log_sums(kept), target.logits)
             own = target.logits
@@ -83,7 +83,7 @@ class _MarginSoftmax(torch.autograd.Function):
             unit = normalized(embeddings)
             x = unit.values
             target = find_target(embeddings, weight, labels, head, x.dtype)
-            passes = Passes(x, weight, labels, head)
+            passes = passes_for(x, weight, labels, head)
             into_w = None
             finish = None
             if ctx.needs_input_grad[1]:

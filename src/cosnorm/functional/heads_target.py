@@ -16,6 +16,8 @@ from cosnorm.functional.norms import unit_rows
 
 # Logits of a block, 2 MiB of float32; and of all blocks together where they are kept, 32 MiB.
 _BLOCK, _KEPT = 2**19, 2**23
+# Softmax values of a block between two kernels, 128 MiB of bfloat16.
+_KERNEL_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Head:
         block: classes of a block; None chooses.
         keep_gradients: make the gradients in the forward pass where that saves a matrix product.
         group: processes that have the other classes; labels of theirs are out of range here.
+        kernels: the dtype in which the Triton kernels compute; None: torch computes.
     """
 
     margin: Margin
@@ -41,11 +44,13 @@ class Head:
     block: int | None = None
     keep_gradients: bool = False
     group: Group | None = None
+    kernels: torch.dtype | None = None
 
     def blocks(self, embeddings: Tensor, weight: Tensor) -> list[slice]:
         """The classes that take part, in blocks."""
         number = self.number(weight)
-        size = self.block or max(64, _BLOCK // max(1, len(embeddings) * self.sub_centers))
+        logits = _BLOCK if self.kernels is None else _KERNEL_BLOCK
+        size = self.block or max(64, logits // max(1, len(embeddings) * self.sub_centers))
         return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
     def number(self, weight: Tensor) -> int:
@@ -55,7 +60,7 @@ class Head:
     def keeps(self, embeddings: Tensor, weight: Tensor) -> bool:
         """Whether the logits of all blocks are kept until the gradients are made, in the forward pass."""
         numbers = len(embeddings) * self.number(weight) * self.sub_centers
-        return self.keep_gradients and not self.separate and numbers <= _KEPT
+        return self.keep_gradients and not self.separate and numbers <= _KEPT and self.kernels is None
 
     def rows(self, block: slice) -> slice | Tensor:
         """The rows of the weight that belong to a block of classes."""

@@ -5,11 +5,22 @@ from torch import Tensor
 
 from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_augment, check_flag, check_tensors
+from cosnorm.functional.cosine_kernels import kernel_cosine
 from cosnorm.functional.cosine_rows import cosine_rows
+from cosnorm.functional.fp8 import fp8_cosine
+from cosnorm.functional.implementation import check_impl, check_precision, choose
 from cosnorm.functional.sparse_rows import sparse_cosine
 
 
-def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
+def cosine_linear(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    centered: bool = False,
+    augment: float = 0.0,
+    impl: str = "auto",
+    precision: str | None = None,
+) -> Tensor:
     r"""Cosine similarity of each input vector with each row of the weight.
 
     .. math:: y_j = \frac{w_j \cdot x + a^2}{\sqrt{|w_j|^2 + a^2}\,\sqrt{|x|^2 + a^2}}
@@ -25,6 +36,12 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
         augment: the constant component that the paper appends to x and to each row of the weight, after
             centering, so that no vector is zero (the paper uses 1e-4). At 0 the result is exact at every
             scale: no eps is added anywhere.
+        impl: "torch" (its operators), "triton" (kernels, for float32 and the half types on a GPU), or "auto",
+            which takes torch's. A named one computes or raises.
+        precision: "fp8" rounds each row, divided by its largest element, to 8 bits (e4m3) before the product:
+            for N(0, 1) rows of size D the error has a standard deviation of about 0.037/√D. GPUs from compute
+            capability 8.9 on have units for it; elsewhere the same numbers are computed in float32. The
+            gradient is that of the rows as they are. None: the dtype of x.
 
     Returns:
         Shape (*, out_features). Under autocast its dtype is that of `torch.nn.functional.linear`.
@@ -36,7 +53,8 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
 
     Raises:
         TypeError: not tensors, not floating point, or of two dtypes.
-        ValueError: shapes that do not fit, two devices, or a negative `augment`.
+        ValueError: shapes that do not fit, two devices, a negative `augment`, or an unknown `impl`.
+        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
 
     Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
 
@@ -50,6 +68,11 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
     """
     where = "cosine_linear"
     if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
+        if precision is not None:
+            raise ValueError(f"{where}: a sparse x has no precision but its own, got precision={precision!r}")
+        if impl == "triton":
+            raise RuntimeError(f'{where}: impl="triton" has no kernel for a sparse x; use impl="torch"')
+        check_impl(where, impl)
         return _sparse(where, x, weight, centered, augment)
     check_tensors(where, x=x)
     check_tensors(where, weight=weight)
@@ -66,8 +89,15 @@ def cosine_linear(x: Tensor, weight: Tensor, *, centered: bool = False, augment:
             f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
             f"{tuple(x.shape)}; transpose x, or give a weight of shape (out_features, in_features)"
         )
-    rows = x.flatten(0, -2).unsqueeze(1) if x.ndim > 1 else x.reshape(1, 1, -1)
-    output = cosine_rows(rows, weight, centered=centered, augment=augment)
+    check_precision(where, precision)
+    rows = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
+    kernels = choose(where, impl, x)
+    if precision == "fp8":
+        output = fp8_cosine(rows, weight, centered=centered, augment=augment, kernels=kernels)
+    elif kernels:
+        output = kernel_cosine(rows, weight, centered=centered, augment=augment)
+    else:
+        output = cosine_rows(rows.unsqueeze(1), weight, centered=centered, augment=augment)
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -21,6 +21,7 @@ def clip_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """The mean of two cross-entropies: each image's text among all texts, each text's image among all images.
 
@@ -31,6 +32,7 @@ def clip_loss(
         reduction: "mean", "sum", or "none": shape (N,).
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+        impl: as in `contrastive_cross_entropy`.
 
     Returns:
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
@@ -51,6 +53,7 @@ def clip_loss(
         reduction=reduction,
         chunk_size=chunk_size,
         group=group,
+        impl=impl,
     )
 
 
@@ -65,6 +68,7 @@ class CLIPLoss(nn.Module):
         reduction: "mean", "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
+        impl: "auto", "torch" or "triton".
 
     Attributes:
         logit_scale: log 1/τ, of shape (), as in OpenAI's and OpenCLIP's checkpoints.
@@ -86,6 +90,7 @@ class CLIPLoss(nn.Module):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         if not 0 < 1 / max_scale <= temperature:
@@ -98,7 +103,7 @@ class CLIPLoss(nn.Module):
         else:
             self.register_buffer("logit_scale", scale)
         self.max_scale, self.reduction = max_scale, reduction
-        self.chunk_size, self.group = chunk_size, group
+        self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
         """The loss of images and their texts (N, D); see `clip_loss`."""
@@ -109,6 +114,7 @@ class CLIPLoss(nn.Module):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group,
+            impl=self.impl,
         )
 
     def extra_repr(self) -> str:

@@ -27,6 +27,7 @@ class CosineSoftmaxLoss(nn.Module):
             this process's share of the classes. Keep such a head out of DistributedDataParallel, and let each
             process's optimizer have its share. `state_dict` gathers the whole weight, so call it on every
             process; it loads on any number of processes.
+        impl: "auto", "torch" or "triton", see `margin_cross_entropy`.
         device: of the weight.
         dtype: of the weight.
 
@@ -49,6 +50,7 @@ class CosineSoftmaxLoss(nn.Module):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        impl: str = "auto",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -68,7 +70,7 @@ class CosineSoftmaxLoss(nn.Module):
             raise ValueError(f"{where}: scale must be positive, got {scale}")
         self.num_classes, self.embedding_size, self.sub_centers = num_classes, embedding_size, sub_centers
         self.margin, self.scale, self.num_sampled = margin, float(scale), num_sampled
-        self.reduction, self.chunk_size, self.group = reduction, chunk_size, group
+        self.reduction, self.chunk_size, self.group, self.impl = reduction, chunk_size, group, impl
         self.own = slice(0, num_classes)  # this process's classes
         if group is not None:
             check_group(where, group)
@@ -97,6 +99,7 @@ class CosineSoftmaxLoss(nn.Module):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group,
+            impl=self.impl,
         )
 
     def _sample(self, labels: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class NormFaceLoss(CosineSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -162,7 +165,7 @@ class CosFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m, a cosine.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -200,7 +203,7 @@ class ArcFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m in radians.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).

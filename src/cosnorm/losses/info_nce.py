@@ -9,6 +9,7 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import check_count, check_indices, check_pair, check_tensors
 from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.implementation import check_impl
 from cosnorm.functional.picked import picked_cosines
 from cosnorm.functional.similarity import pairwise_cosine
 from cosnorm.losses.temperature import Temperature
@@ -25,6 +26,7 @@ def info_nce_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of each query's own key among the keys of all queries, or among K negatives of its own.
 
@@ -41,6 +43,7 @@ def info_nce_loss(
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`; not with
             `negatives`, which need no other process.
+        impl: as in `contrastive_cross_entropy`; there is no kernel for `negatives`.
 
     Returns:
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`. Negatives given as rows of
@@ -68,11 +71,15 @@ def info_nce_loss(
             reduction=reduction,
             chunk_size=chunk_size,
             group=group,
+            impl=impl,
         )
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if extra_keys is not None or group is not None:
         raise ValueError(f"{where}: negatives replace extra_keys and group; leave one of them out")
+    if impl == "triton":
+        raise RuntimeError(f'{where}: impl="triton" has no kernel for negatives; use impl="torch"')
+    check_impl(where, impl)
     number = len(queries)
     if isinstance(negatives, Tensor) and not negatives.is_floating_point():
         check_indices(where, "negatives", negatives, keys.device)
@@ -155,6 +162,7 @@ class InfoNCELoss(nn.Module):
         reduction: "mean", "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
+        impl: "auto", "torch" or "triton".
 
     Example:
         >>> import torch
@@ -171,13 +179,14 @@ class InfoNCELoss(nn.Module):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         if num_negatives is not None:
             check_count("InfoNCELoss", "num_negatives", num_negatives)
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.num_negatives, self.reduction = num_negatives, reduction
-        self.chunk_size, self.group = chunk_size, group
+        self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(
         self, queries: Tensor, keys: Tensor, negatives: Tensor | None = None, extra_keys: Tensor | None = None
@@ -195,6 +204,7 @@ class InfoNCELoss(nn.Module):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group,
+            impl=self.impl,
         )
 
     def extra_repr(self) -> str:

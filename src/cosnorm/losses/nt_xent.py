@@ -21,6 +21,7 @@ def nt_xent_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Normalized temperature-scaled cross-entropy of two views of the same things (SimCLR).
 
@@ -37,6 +38,7 @@ def nt_xent_loss(
         reduction: "mean" or "sum" over the 2N, or "none": shape (2N,), view1's first.
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+        impl: as in `contrastive_cross_entropy`.
 
     Returns:
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
@@ -63,6 +65,7 @@ def nt_xent_loss(
         reduction=reduction,
         chunk_size=chunk_size,
         group=group,
+        impl=impl,
     )
 
 
@@ -76,6 +79,7 @@ class NTXentLoss(nn.Module):
         reduction: "mean", "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
+        impl: "auto", "torch" or "triton".
 
     Example:
         >>> import torch
@@ -92,11 +96,12 @@ class NTXentLoss(nn.Module):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.decoupled, self.reduction = decoupled, reduction
-        self.chunk_size, self.group = chunk_size, group
+        self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(self, view1: Tensor, view2: Tensor, extra_keys: Tensor | None = None) -> Tensor:
         """The loss of two views (N, D); see `nt_xent_loss`."""
@@ -109,6 +114,7 @@ class NTXentLoss(nn.Module):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group,
+            impl=self.impl,
         )
 
     def extra_repr(self) -> str:

@@ -20,6 +20,7 @@ def sup_con_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     r"""Supervised contrastive loss: every other embedding of the same label is a positive.
 
@@ -36,6 +37,7 @@ def sup_con_loss(
         reduction: "mean" over the embeddings that have a positive, "sum", or "none": shape (N,).
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
+        impl: as in `contrastive_cross_entropy`.
 
     Returns:
         The loss; an embedding alone with its label has loss 0 and does not count. At zero, with NaN, and for
@@ -58,6 +60,7 @@ def sup_con_loss(
         reduction=reduction,
         chunk_size=chunk_size,
         group=group,
+        impl=impl,
     )
 
 
@@ -71,6 +74,7 @@ class SupConLoss(nn.Module):
         reduction: "mean", "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
+        impl: "auto", "torch" or "triton".
 
     Example:
         >>> import torch
@@ -87,11 +91,12 @@ class SupConLoss(nn.Module):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.decoupled, self.reduction = decoupled, reduction
-        self.chunk_size, self.group = chunk_size, group
+        self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(
         self,
@@ -111,6 +116,7 @@ class SupConLoss(nn.Module):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group,
+            impl=self.impl,
         )
 
     def extra_repr(self) -> str:

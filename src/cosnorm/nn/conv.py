@@ -15,6 +15,7 @@ from cosnorm.functional.checks import (
     check_numbers,
     check_tensors,
 )
+from cosnorm.functional.implementation import check_impl
 from cosnorm.nn.scale import Scale
 
 Size = int | tuple[int, ...]
@@ -47,6 +48,7 @@ class _CosineConv(_ConvNd):
         centered: bool = False,
         augment: float = 0.0,
         scale: float | str | None = None,
+        impl: str = "auto",
     ) -> None:
         name = type(self).__name__
         check_count(name, "in_channels", in_channels)
@@ -77,6 +79,8 @@ class _CosineConv(_ConvNd):
         self.centered = centered
         self.augment = float(augment)
         self.scale = Scale(scale, name, device, dtype)
+        check_impl(name, impl)
+        self.impl = impl
 
     def reset_parameters(self) -> None:
         """Initialize as torch's layer does, and set a learned scale back to its first value."""
@@ -101,6 +105,7 @@ class _CosineConv(_ConvNd):
                 self.groups,
                 centered=self.centered,
                 augment=self.augment,
+                impl=self.impl,
             )
         )
         if self.bias is None:
@@ -160,6 +165,7 @@ class CosineConv2d(_CosineConv, nn.Conv2d):
         centered: subtract the mean of each filter and of each receptive field first (eq. 17).
         augment: the paper's constant extra component, appended after centering; the paper uses 1e-4.
         scale: None, a positive number, or "learned": the exponential of a parameter that begins at log 10.
+        impl: as in `cosnorm.functional.cosine_conv2d`.
 
     Shape: (N, C, H, W) or (C, H, W) → (N, O, H', W').
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
 from cosnorm.functional.checks import check_augment, check_count, check_dtype, check_flag
+from cosnorm.functional.implementation import check_impl, check_precision
 from cosnorm.nn.scale import Scale
 
 
@@ -26,6 +27,8 @@ class CosineLinear(nn.Linear):
         augment: the paper's constant extra component, appended after centering; the paper uses 1e-4. At 0
             the layer is exact at every scale.
         scale: None, a positive number, or "learned": the exponential of a parameter that begins at log 10.
+        impl: as in `cosnorm.functional.cosine_linear`.
+        precision: None, or "fp8" for 8-bit products, as in `cosnorm.functional.cosine_linear`.
 
     Shape: (*, in_features) → (*, out_features).
 
@@ -59,6 +62,8 @@ class CosineLinear(nn.Linear):
         centered: bool = False,
         augment: float = 0.0,
         scale: float | str | None = None,
+        impl: str = "auto",
+        precision: str | None = None,
     ) -> None:
         check_count("CosineLinear", "in_features", in_features, 0)
         check_count("CosineLinear", "out_features", out_features, 0)
@@ -69,6 +74,9 @@ class CosineLinear(nn.Linear):
         self.centered = centered
         self.augment = check_augment("CosineLinear", augment)
         self.scale = Scale(scale, "CosineLinear", device, dtype)
+        check_impl("CosineLinear", impl)
+        check_precision("CosineLinear", precision)
+        self.impl, self.precision = impl, precision
 
     def reset_parameters(self) -> None:
         """Initialize as torch's layer does, and set a learned scale back to its first value."""
@@ -79,10 +87,18 @@ class CosineLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
         output: Tensor = self.scale(
-            cosine_linear(input, self.weight, centered=self.centered, augment=self.augment)
+            cosine_linear(
+                input,
+                self.weight,
+                centered=self.centered,
+                augment=self.augment,
+                impl=self.impl,
+                precision=self.precision,
+            )
         )
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def extra_repr(self) -> str:
         """Torch's text and our options."""
-        return f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"
+        text = f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"
+        return text if self.precision is None else f"{text}, precision={self.precision!r}"

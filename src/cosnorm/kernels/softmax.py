@@ -1,0 +1,403 @@
+"""Softmax over the products of two sets of rows: the kernel form of `cosnorm.functional.tiles`.
+
+With unit rows x (N, D), y (M, D) and logits z_ij = scale · x_i·y_j, `log_sums` makes the log of each row's
+sum of exp, tile after tile, and no logit ever leaves the chip. `gradients` makes the tiles again and writes
+
+    W_ij = a_i exp(z_ij − ℓ_i) + b_j exp(z_ij − ℓ'_j)
+
+for a chunk of rows, in the dtype of the rows, for the two products W y and Wᵀ x of the vendor's library. What
+is excluded has W = 0 and takes no part in the sums.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cosnorm.kernels.launch import interpreting, product, readable, writable
+
+# Bytes of W that are held at a time.
+_CHUNK = 2**27
+_EMPTY = float("-inf")
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """The pairs (i, j) that are left out: where any of these says so.
+
+    Attributes:
+        offset: those with i + offset = j.
+        partner: those with partner[i] = j, (N,) int64.
+        labels: those with equal labels, (N,) and (M,) int64.
+        mask: those where it is True, (N, M), of any strides.
+    """
+
+    offset: int | None = None
+    partner: Tensor | None = None
+    labels: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
+
+    def transposed(self, columns: int) -> "Exclusion":
+        """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
+        partner = self.partner
+        if partner is not None:
+            known = (partner >= 0).nonzero().squeeze(1)
+            partner = partner.new_full((columns,), -1).index_put_((partner[known],), known)
+        return Exclusion(
+            None if self.offset is None else -self.offset,
+            partner,
+            None if self.labels is None else (self.labels[1], self.labels[0]),
+            None if self.mask is None else self.mask.mT,
+        )
+
+    def arguments(self, start: int, like: Tensor) -> dict[str, object]:
+        """What the kernels take, for rows from `start` on."""
+        labels = self.labels or (like, like)
+        mask = like if self.mask is None else self.mask.view(torch.uint8)
+        return {
+            "offset": start + (self.offset or 0),
+            "partner_pointer": like if self.partner is None else self.partner[start:],
+            "row_label_pointer": labels[0] if self.labels is None else labels[0][start:],
+            "column_label_pointer": labels[1],
+            "mask_pointer": mask if self.mask is None else mask[start:],
+            "mask_stride": 0 if self.mask is None else mask.stride(0),
+            "mask_stride_column": 0 if self.mask is None else mask.stride(1),
+            "SELF": self.offset is not None,
+            "PARTNER": self.partner is not None,
+            "LABELS": self.labels is not None,
+            "MASK": self.mask is not None,
+        }
+
+
+@triton.jit
+def _excluded_logits(
+    x_pointer,
+    y_pointer,
+    i,
+    j,
+    rows,
+    columns,
+    size,
+    scale,
+    offset,
+    partner_pointer,
+    row_label_pointer,
+    column_label_pointer,
+    mask_pointer,
+    mask_stride,
+    mask_stride_column,
+    SELF: tl.constexpr,
+    PARTNER: tl.constexpr,
+    LABELS: tl.constexpr,
+    MASK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """The logits of a tile; −inf where a pair is excluded or outside."""
+    products = tl.zeros([TILE_I, TILE_J], tl.float32)
+    for start in range(0, size, DEPTH):
+        d = start + tl.arange(0, DEPTH)
+        x = tl.load(
+            x_pointer + i[:, None] * size + d[None, :],
+            mask=(i < rows)[:, None] & (d < size)[None, :],
+            other=0.0,
+        )
+        y = tl.load(
+            y_pointer + j[None, :] * size + d[:, None],
+            mask=(j < columns)[None, :] & (d < size)[:, None],
+            other=0.0,
+        )
+        products = tl.dot(x, y, products, input_precision=PRECISION)
+    kept = (i < rows)[:, None] & (j < columns)[None, :]
+    if SELF:
+        kept = kept & ((i + offset)[:, None] != j[None, :])
+    if PARTNER:
+        partner = tl.load(partner_pointer + i, mask=i < rows, other=-1)
+        kept = kept & (partner[:, None] != j[None, :])
+    if LABELS:
+        own = tl.load(row_label_pointer + i, mask=i < rows, other=-1)
+        other = tl.load(column_label_pointer + j, mask=j < columns, other=-2)
+        kept = kept & (own[:, None] != other[None, :])
+    if MASK:
+        place = i[:, None] * mask_stride + j[None, :] * mask_stride_column
+        kept = kept & (tl.load(mask_pointer + place, mask=kept, other=1) == 0)
+    return tl.where(kept, products * scale, float("-inf"))
+
+
+@triton.jit
+def _log_sums(
+    x_pointer,
+    y_pointer,
+    sums_pointer,
+    rows,
+    columns,
+    size,
+    scale,
+    offset,
+    partner_pointer,
+    row_label_pointer,
+    column_label_pointer,
+    mask_pointer,
+    mask_stride,
+    mask_stride_column,
+    SELF: tl.constexpr,
+    PARTNER: tl.constexpr,
+    LABELS: tl.constexpr,
+    MASK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
+    largest = tl.full([TILE_I], float("-inf"), tl.float32)
+    total = tl.zeros([TILE_I], tl.float32)
+    for left in range(0, columns, TILE_J):
+        j = left + tl.arange(0, TILE_J).to(tl.int64)
+        logits = _excluded_logits(
+            x_pointer,
+            y_pointer,
+            i,
+            j,
+            rows,
+            columns,
+            size,
+            scale,
+            offset,
+            partner_pointer,
+            row_label_pointer,
+            column_label_pointer,
+            mask_pointer,
+            mask_stride,
+            mask_stride_column,
+            SELF,
+            PARTNER,
+            LABELS,
+            MASK,
+            PRECISION,
+            TILE_I,
+            TILE_J,
+            DEPTH,
+        )
+        before = largest
+        largest = tl.maximum(largest, tl.max(logits, 1))
+        # Rows of which all is excluded so far: exp(−inf − 0) is 0, exp(−inf + inf) is not.
+        shift = tl.where(largest == float("-inf"), 0.0, largest)
+        total = total * tl.exp(before - shift) + tl.sum(tl.exp(logits - shift[:, None]), 1)
+    shift = tl.where(largest == float("-inf"), 0.0, largest)
+    empty = total == 0
+    sums = tl.where(empty, float("-inf"), shift + tl.log(tl.where(empty, 1.0, total)))
+    tl.store(sums_pointer + i, sums, mask=i < rows)
+
+
+@triton.jit
+def _weights(
+    x_pointer,
+    y_pointer,
+    weights_pointer,
+    row_weight_pointer,
+    row_sum_pointer,
+    column_weight_pointer,
+    column_sum_pointer,
+    rows,
+    columns,
+    size,
+    scale,
+    offset,
+    partner_pointer,
+    row_label_pointer,
+    column_label_pointer,
+    mask_pointer,
+    mask_stride,
+    mask_stride_column,
+    SELF: tl.constexpr,
+    PARTNER: tl.constexpr,
+    LABELS: tl.constexpr,
+    MASK: tl.constexpr,
+    BOTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
+    j = tl.program_id(1).to(tl.int64) * TILE_J + tl.arange(0, TILE_J)
+    logits = _excluded_logits(
+        x_pointer,
+        y_pointer,
+        i,
+        j,
+        rows,
+        columns,
+        size,
+        scale,
+        offset,
+        partner_pointer,
+        row_label_pointer,
+        column_label_pointer,
+        mask_pointer,
+        mask_stride,
+        mask_stride_column,
+        SELF,
+        PARTNER,
+        LABELS,
+        MASK,
+        PRECISION,
+        TILE_I,
+        TILE_J,
+        DEPTH,
+    )
+    weight = tl.load(row_weight_pointer + i, mask=i < rows, other=0.0)
+    sums = tl.load(row_sum_pointer + i, mask=i < rows, other=0.0)
+    found = weight[:, None] * tl.exp(logits - sums[:, None])
+    if BOTH:
+        weight = tl.load(column_weight_pointer + j, mask=j < columns, other=0.0)
+        sums = tl.load(column_sum_pointer + j, mask=j < columns, other=0.0)
+        found += weight[None, :] * tl.exp(logits - sums[None, :])
+    inside = (i < rows)[:, None] & (j < columns)[None, :]
+    tl.store(weights_pointer + i[:, None] * columns + j[None, :], found, mask=inside)
+
+
+def _tiles(rows: int, columns: int, size: int) -> dict[str, int]:
+    def power(number: int, most: int) -> int:
+        return max(16, min(most, triton.next_power_of_2(number)))
+
+    return {"TILE_I": power(rows, 128), "TILE_J": power(columns, 128), "DEPTH": power(size, 64)}
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """That of float32 products which the user has allowed torch, too."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
+    return "tf32" if allowed else "ieee"
+
+
+def log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor:
+    """Log of the sum of exp of the logits of each row, (N,) float32; −inf for an empty sum.
+
+    Args:
+        x: unit rows (N, D).
+        y: unit rows (M, D).
+        scale: what the products are multiplied by.
+        exclusion: the pairs that take no part.
+    """
+    precision = _precision(x.dtype)
+    x, y = readable(x), readable(y)
+    sums = torch.full((len(x),), _EMPTY, dtype=torch.float32, device=x.device)
+    if len(x) and len(y):
+        tiles = _tiles(len(x), len(y), x.shape[1])
+        _log_sums[(triton.cdiv(len(x), tiles["TILE_I"]),)](
+            x,
+            y,
+            sums,
+            len(x),
+            len(y),
+            x.shape[1],
+            scale,
+            **exclusion.arguments(0, x),
+            PRECISION=precision,
+            **tiles,
+        )
+    return sums
+
+
+def gradients(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclusion: Exclusion,
+    row_weights: Tensor,
+    row_sums: Tensor,
+    column_weights: Tensor | None = None,
+    column_sums: Tensor | None = None,
+    *,
+    into_y: bool = True,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Give scale · W y (N, D) and, where wanted, scale · Wᵀ x (M, D), both in float32.
+
+    Args:
+        x: unit rows (N, D).
+        y: unit rows (M, D).
+        scale: what the products are multiplied by.
+        exclusion: the pairs that take no part.
+        row_weights: a, (N,).
+        row_sums: ℓ, (N,), finite where a is not 0.
+        column_weights: b, (M,), for the second direction.
+        column_sums: ℓ', (M,).
+        into_y: whether the second is wanted.
+        chunk: rows of W that are held at a time; None chooses.
+    """
+    rows, columns, size = len(x), len(y), x.shape[1]
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    gradient_x = torch.zeros((rows, size), dtype=torch.float32, device=x.device)
+    gradient_y = torch.zeros((columns, size), dtype=torch.float32, device=x.device) if into_y else None
+    chunk = chunk or max(128, _CHUNK // max(1, columns * x.element_size()))
+    for start in range(0, rows if columns else 0, chunk):
+        part = slice(start, min(start + chunk, rows))
+        weights = softmax_weights(
+            x[part],
+            y,
+            scale,
+            exclusion,
+            row_weights[part],
+            row_sums[part],
+            column_weights,
+            column_sums,
+            start=start,
+        )
+        gradient_x[part] = product(weights, y)
+        if gradient_y is not None:
+            gradient_y.add_(product(weights.mT, x[part]))
+    gradient_x *= scale
+    return gradient_x, None if gradient_y is None else gradient_y.mul_(scale)
+
+
+def softmax_weights(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclusion: Exclusion,
+    row_weights: Tensor,
+    row_sums: Tensor,
+    column_weights: Tensor | None = None,
+    column_sums: Tensor | None = None,
+    *,
+    start: int = 0,
+) -> Tensor:
+    """W of the module's formula, (N, M), in the dtype of x; `start` is the number of the first row of x."""
+    dtype, precision = x.dtype, _precision(x.dtype)
+    x, y = readable(x), readable(y)
+    by_row = _finite(row_weights, row_sums)
+    by_column = by_row
+    if column_weights is not None and column_sums is not None:
+        by_column = _finite(column_weights, column_sums)
+    weights = writable((len(x), len(y)), dtype, x.device)
+    tiles = _tiles(len(x), len(y), x.shape[1])
+    if weights.numel():
+        _weights[(triton.cdiv(len(x), tiles["TILE_I"]), triton.cdiv(len(y), tiles["TILE_J"]))](
+            x,
+            y,
+            weights,
+            *by_row,
+            *by_column,
+            len(x),
+            len(y),
+            x.shape[1],
+            scale,
+            **exclusion.arguments(start, x),
+            BOTH=column_weights is not None,
+            PRECISION=precision,
+            **tiles,
+        )
+    return weights.to(dtype)
+
+
+def _finite(weights: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight 0 for an empty sum, whose log is set to 0."""
+    part = sums != _EMPTY
+    zero = sums.new_zeros(())
+    return weights.to(sums.dtype).where(part, zero).contiguous(), sums.where(part, zero).contiguous()

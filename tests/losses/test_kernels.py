@@ -1,0 +1,119 @@
+"""Losses by the Triton kernels, in their interpreter, against torch's operators."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from cosnorm.functional import (
+    AdditiveAngle,
+    AdditiveCosine,
+    contrastive_cross_entropy,
+    margin_cross_entropy,
+)
+from cosnorm.losses import ArcFaceLoss, CLIPLoss, InfoNCELoss, NTXentLoss, SupConLoss
+
+N, D = 21, 19
+LABELS = torch.arange(N) % 6
+CASES = {
+    "queries and keys": {},
+    "bidirectional": {"bidirectional": True},
+    "extra keys": {"extra_keys": torch.randn(9, D)},
+    "a mask": {"exclude": torch.rand(N, N).lt(0.2)},
+    "same labels stay out": {"labels": (LABELS, LABELS), "exclude_same_label": True},
+    "positives by label": {"labels": (LABELS, LABELS)},
+    "decoupled": {"decoupled": True},
+    "decoupled by label": {"labels": (LABELS, LABELS), "decoupled": True},
+    "each loss": {"reduction": "none"},
+    "a small chunk": {"chunk_size": 8},
+    "a cold temperature": {"temperature": 0.005},
+}
+
+
+def _both(call, *tensors, tolerance=2e-6):
+    """The loss and its gradients, by kernels and by torch."""
+    found = []
+    for impl in ("triton", "torch"):
+        leaves = [t.detach().clone().requires_grad_() for t in tensors]
+        loss = call(*leaves, impl)
+        gradients = torch.autograd.grad(
+            (loss * torch.arange(1.0, 1 + loss.numel()).view_as(loss)).sum(), leaves
+        )
+        found.append((loss, *gradients))
+    for own, other in zip(*found, strict=True):
+        assert own.dtype == other.dtype
+        torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance * other.abs().max().item())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_contrastive_cross_entropy(case: str):
+    options = CASES[case]
+    x, y = torch.randn(N, D), torch.randn(N, D)
+    if case != "a cold temperature":
+        x[3] = 0
+        x[4] *= 1e-30
+    _both(lambda x, y, impl: contrastive_cross_entropy(x, y, impl=impl, **options), x, y, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_set_with_itself(decoupled: bool):
+    views = torch.randn(N, D), torch.randn(N, D)
+    losses = {impl: NTXentLoss(decoupled=decoupled, impl=impl) for impl in ("triton", "torch")}
+    _both(lambda x, y, impl: losses[impl](x, y), *views, tolerance=1e-5)
+
+
+def test_the_other_losses_and_a_learned_temperature():
+    x, y = torch.randn(N, D), torch.randn(N, D)
+    for make, call in (
+        (CLIPLoss, lambda loss, x, y: loss(x, y)),
+        (InfoNCELoss, lambda loss, x, y: loss(x, y)),
+        (SupConLoss, lambda loss, x, y: loss(x + y, LABELS)),
+    ):
+        losses = {impl: make(learn_temperature=True, impl=impl) for impl in ("triton", "torch")}
+        _both(lambda x, y, impl, losses=losses, call=call: call(losses[impl], x, y), x, y, tolerance=1e-5)
+        into = [
+            next(iter(torch.autograd.grad(call(losses[i], x, y), losses[i].parameters()))) for i in losses
+        ]
+        torch.testing.assert_close(*into, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types(dtype: torch.dtype):
+    x, y = torch.randn(N, D).to(dtype), torch.randn(N, D).to(dtype)
+    _both(lambda x, y, impl: contrastive_cross_entropy(x, y, impl=impl), x, y, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("margin", [None, AdditiveCosine(0.35), AdditiveAngle(0.5)])
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_size": 10}, {"reduction": "none"}, {"classes": torch.arange(0, 40, 3)}]
+)
+def test_heads(margin, options):
+    x, weight = torch.randn(N, D), torch.randn(43, D)
+    labels = torch.arange(N) % 13 * 3
+    weight[5], x[2] = 0, 0
+    _both(
+        lambda x, w, impl: margin_cross_entropy(
+            x, w, labels, margin=margin, scale=20.0, impl=impl, **options
+        ),
+        x,
+        weight,
+        tolerance=1e-5,
+    )
+
+
+def test_a_head_in_half_precision():
+    x, weight, labels = torch.randn(N, D).bfloat16(), torch.randn(43, D), torch.arange(N)
+    _both(lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl), x, weight, tolerance=3e-2)
+
+
+def test_what_has_no_kernel():
+    x = torch.randn(4, 3)
+    pairs = torch.tensor([[0, 1], [0, 2], [1, 0]])
+    with pytest.raises(RuntimeError, match="takes one positive for each query where decoupled, got 2"):
+        contrastive_cross_entropy(x, positives=pairs, decoupled=True, impl="triton")
+    with pytest.raises(RuntimeError, match="no kernel for negatives"):
+        InfoNCELoss(impl="triton")(x, x, torch.tensor([[1], [2], [3], [0]]))
+    with pytest.raises(RuntimeError, match="float64"):
+        NTXentLoss(impl="triton")(x.double(), x.double())
+    with pytest.raises(RuntimeError, match="no kernel for sub-centers"):
+        ArcFaceLoss(2, 3, sub_centers=2, impl="triton")(x, torch.tensor([0, 1, 0, 1]))
