@@ -43,17 +43,17 @@ def _run(predict: Path, init: Path | None, feeds: list[str], fetches: list[str],
     import numpy as np
 
     from cosnorm.caffe2 import load_net
-    from cosnorm.caffe2.runtime import CreatedNet, Workspace
-    from cosnorm.caffe2.tensors import from_array, to_array
+    from cosnorm.caffe2.runtime import Workspace
+    from cosnorm.caffe2.tensors import from_array
 
     arrays = dict(_fed(text) for text in feeds)
     net, before = load_net(predict), load_net(init) if init else None
     workspace = Workspace()
     if before is not None:
-        CreatedNet(workspace, before).run()
+        workspace.run_net_once(before)
     for name, array in arrays.items():
         workspace.create_blob(name).value = from_array(array)
-    CreatedNet(workspace, net).run()
+    workspace.run_net_once(net)
     names = fetches or list(net.external_output)
     if not names:
         raise LabError(f"{predict} declares no outputs; name what to write: --fetch BLOB")
@@ -62,27 +62,52 @@ def _run(predict: Path, init: Path | None, feeds: list[str], fetches: list[str],
         value = workspace.find_blob(name).value
         if value is None:
             raise LabError(f"{name} holds nothing after the run")
-        values[name] = np.array(value) if isinstance(value, bytes) else to_array(value)
+        values[name] = _array(name, value)
     for name, array in values.items():
         # A blob may be called "tower/Y" or "../Y"; its file lies in the folder all the same.
         path = out / f"{quote(name, safe='')}.npy"
         content = io.BytesIO()
-        np.save(content, array.astype("S") if array.dtype == object else array, allow_pickle=False)
+        np.save(content, array, allow_pickle=False)
         write_whole(path, content.getvalue())
-        typer.echo(f"{name}: {array.dtype} {list(array.shape)} is in {path}")
+        typer.echo(f"{_shown(name)}: {array.dtype} {list(array.shape)} is in {path}")
+
+
+def _array(name: str, value: Any) -> Any:
+    """A blob's value as an array without objects."""
+    import numpy as np
+
+    from cosnorm.caffe2.tensors import to_array
+
+    array = np.array(value, dtype=object) if isinstance(value, bytes) else to_array(value)
+    if array.dtype != object:
+        return array
+    if any(text.endswith(b"\0") for text in array.flat):
+        raise LabError(
+            f"{name}: strings of a .npy file lose the zero bytes at their end; fetch it in Python, with "
+            "cosnorm.caffe2.workspace.FetchBlob"
+        )
+    return array.astype("S")
 
 
 def _fed(text: str) -> tuple[str, Any]:
-    """The blob's name and the array of "BLOB=FILE"."""
+    """The name and the array of "BLOB=FILE": of several "=" the last one behind which there is a file."""
     import numpy as np
 
-    name, separator, file = text.rpartition("=")
-    if not separator or not name:
+    places = [place for place, letter in enumerate(text) if place and letter == "="]
+    if not places:
         raise LabError(f"--feed wants BLOB=FILE, such as X=x.npy; got {text!r}")
+    place = next((one for one in reversed(places) if Path(text[one + 1 :]).is_file()), places[0])
+    name, file = text[:place], text[place + 1 :]
     try:
-        return name, np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy's reader of headers lets through whatever Python's own parser raises
         raise LabError(f"{file}: no array of numbers can be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise LabError(f"{file}: is an archive of arrays; give the .npy file of one")
+    return name, array
 
 
 @app.command()
@@ -130,19 +155,25 @@ def _show(path: Path, init: Path | None, given: dict[str, tuple[list[int], int]]
         lines = []
         for name in names:
             dims, kind = shapes.get(name, (None, 0))
-            lines.append(name if dims is None else f"{name} {kinds.Name(kind)} {dims}")
+            lines.append(_shown(name) if dims is None else f"{_shown(name)} {kinds.Name(kind)} {dims}")
         return Text("\n".join(lines))
 
     table = Table("", "Operator", "Inputs", "Outputs", "Arguments")
     for number, operator in enumerate(net.op):
-        known = operator.type if operator.type in OPERATORS else f"{operator.type} (unknown)"
-        arguments = Text("\n".join(f"{one.name}={_value(one)}" for one in operator.arg))
+        known = _shown(operator.type) + " (unknown)" * (operator.type not in OPERATORS)
+        arguments = Text("\n".join(f"{_shown(one.name)}={_value(one)}" for one in operator.arg))
         table.add_row(str(number), Text(known), blobs(operator.input), blobs(operator.output), arguments)
     console = Console()
-    console.print(Text(f"net {net.name}: {len(net.op)} operators"))
-    console.print(Text(f"inputs: {', '.join(net.external_input) or 'none declared'}"))
-    console.print(Text(f"outputs: {', '.join(net.external_output) or 'none declared'}"))
+    console.print(Text(f"net {_shown(net.name)}: {len(net.op)} operators"))
+    console.print(Text(f"inputs: {', '.join(map(_shown, net.external_input)) or 'none declared'}"))
+    console.print(Text(f"outputs: {', '.join(map(_shown, net.external_output)) or 'none declared'}"))
     console.print(table)
+
+
+def _shown(name: str | bytes) -> str:
+    """A name of a file that anyone may have written: what is no UTF-8 or cannot be printed is escaped."""
+    text = name if isinstance(name, str) else name.decode(errors="backslashreplace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _value(argument: Any, most: int = 4) -> str:
@@ -156,7 +187,7 @@ def _value(argument: Any, most: int = 4) -> str:
             return f"[{', '.join(str(value) for value in values[:most])}{more}]" + f" ({len(values)})" * bool(
                 more
             )
-    return "[]" if not argument.HasField("n") else f"net {argument.n.name}"
+    return "[]" if not argument.HasField("n") else f"net {_shown(argument.n.name)}"
 
 
 @contextmanager

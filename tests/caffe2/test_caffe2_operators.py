@@ -5,24 +5,16 @@ Its tolerances: values within 1e-4 of NumPy's; gradients of ½ Σ y² by differe
 
 import numpy as np
 import pytest
+import torch
 from fresh_workspace import fresh_workspace  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numeric_gradient import STEP, check_gradient, run
 
 from cosnorm.caffe2 import core, workspace
 
-STEP, THRESHOLD = 0.05, 0.005
 few = settings(max_examples=15, deadline=None)
-
-
-def run(kind, inputs, **arguments):
-    """The output of an operator."""
-    names = [f"I{i}" for i in range(len(inputs))]
-    for name, array in zip(names, inputs, strict=True):
-        workspace.FeedBlob(name, array)
-    workspace.RunOperatorOnce(core.CreateOperator(kind, names, "O", **arguments))
-    return workspace.FetchBlob("O")
 
 
 def check_reference(kind, inputs, reference, **arguments):
@@ -36,25 +28,6 @@ def check_reference(kind, inputs, reference, **arguments):
     shapes, _ = workspace.InferShapesAndTypes([net])
     if kind != "CosineEmbeddingCriterion":  # Caffe2 infers nothing for it
         assert shapes["O"] == list(np.shape(expected))
-
-
-def check_gradient(kind, inputs, place, **arguments):
-    """The gradient of ½ Σ y² in input `place`, against differences of the operator's own output."""
-    output = run(kind, inputs, **arguments)
-    names = [f"I{i}" for i in range(len(inputs))]
-    operator = core.CreateOperator(kind, names, "O", **arguments)
-    made, gradients = core.GradientRegistry.GetGradientForOp(operator, ["O_grad"])
-    workspace.FeedBlob("O_grad", output)  # the derivative of ½ Σ y²
-    workspace.RunOperatorsOnce(made)
-    gradient = workspace.FetchBlob(gradients[place])
-    assert gradient.shape == inputs[place].shape
-    for index in np.ndindex(inputs[place].shape):
-        halves = []
-        for side in (STEP / 2, -STEP / 2):
-            moved = [x.copy() for x in inputs]
-            moved[place][index] += side
-            halves.append(0.5 * np.square(run(kind, moved, **arguments).astype(np.float64)).sum())
-        assert gradient[index] == pytest.approx((halves[0] - halves[1]) / STEP, abs=THRESHOLD)
 
 
 def tensors(shape, low=-1.0, high=1.0):
@@ -169,6 +142,40 @@ def test_random_fills(kind, arguments, mean, deviation, bound):
     assert not np.array_equal(filled(random_seed=3), filled(random_seed=4))
     with pytest.raises(RuntimeError, match="schema checking"):
         workspace.RunOperatorOnce(core.CreateOperator(kind, ["X", "X"], "Y"))
+
+
+@pytest.mark.parametrize("kind", ["UniformFill", "GaussianFill", "XavierFill", "MSRAFill"])
+def test_random_fills_are_float_whatever_torch_makes_by_default(kind):
+    torch.set_default_dtype(torch.float64)
+    try:
+        workspace.RunOperatorOnce(core.CreateOperator(kind, [], "X", shape=[2, 3]))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert workspace.FetchBlob("X").dtype == np.float32
+
+
+def test_a_uniform_fill_between_what_blobs_hold():
+    for name, array in (("like", np.zeros((200, 300))), ("low", np.ones(1)), ("high", np.full(1, 3.0))):
+        workspace.FeedBlob(name, array.astype(np.float32))
+    workspace.RunOperatorOnce(core.CreateOperator("UniformFill", ["like", "low", "high"], "X"))
+    x = workspace.FetchBlob("X")
+    assert x.shape == (200, 300)
+    assert x.mean() == pytest.approx(2.0, abs=0.03)
+    assert (x.min(), x.max()) == pytest.approx((1.0, 3.0), abs=0.001)
+    workspace.FeedBlob("number", np.zeros((), dtype=np.float32))
+    with pytest.raises(RuntimeError, match="a single number cannot be empty"):
+        workspace.RunOperatorOnce(core.CreateOperator("UniformFill", ["number", "high", "low"], "X"))
+
+
+@pytest.mark.parametrize("kind", ["Copy", "CopyOnDeviceLike", "StopGradient", "ConstantFill"])
+def test_text_is_no_tensor(kind):
+    workspace.FeedBlob("text", "text")
+    workspace.FeedBlob("X", np.ones(1, dtype=np.float32))
+    inputs = ["text", "X"] if kind == "CopyOnDeviceLike" else ["text"]
+    with pytest.raises(RuntimeError, match=r"wrong type for the Blob instance\. Blob contains std::string"):
+        workspace.RunOperatorOnce(core.CreateOperator(kind, inputs, "Y"))
+    workspace.RunOperatorOnce(core.CreateOperator("CopyOnDeviceLike", ["X", "text"], "Y"))
+    assert workspace.FetchBlob("Y").tolist() == [1]
 
 
 def test_gradients_of_products_along_other_axes():

@@ -35,10 +35,45 @@ MESSAGES = (
     r"output->numel\(\) == values_\.numel\(\)\. \d+ vs \d+",
     r"Unexpected 'dtype' argument value: \d+",
     r"weight\d\.numel\(\) == 1\. \d+ vs 1",
+    r"OutputSize\(\) == output_size\. \d vs \d",
+    r"cur_X\.numel\(\) == size\. \d+ vs \d+",
+    r"A\.dim\(\) >= B\.dim\(\)\. \d+ vs \d+",
+    r"axis >= 0 && axis <= A\.dim\(\) - B\.dim\(\)\. .* but axis = -?\d+",
+    r"Args axis and axis_str cannot be used simultaneously\.",
+    r"In-place is allowed only with the first tensor when legacy-broadcasting",
+    r"Max value should be bigger than min value\.",
+    r"Cannot set \w+ when there is no input",
+    r"Cannot set both min arg and min input blob",
+    r"\w+ blob must be scalar",
+    r"An input must be given if input_as_shape is true",
+    r"Fill 'shape' argument was a scalar, list expected",
+    r"constant fill string from tensor is not supported",
+    r"value vector must have 1 element",
 )
 # Where Caffe2's inference is not what Caffe2 then makes: rows without elements, the shape of a third input, a
-# vector of probabilities, an integer value, an extra shape.
-INFERRED_WRONGLY = {"DotProduct-4", "MatMul-10", "LabelCrossEntropy-9", "ConstantFill-3", "ConstantFill-51"}
+# vector of probabilities, an integer value, a dtype that is not looked at, a divisor that was broadcast, an
+# extra shape.
+INFERRED_WRONGLY = {
+    "DotProduct-4",
+    "MatMul-10",
+    "LabelCrossEntropy-9",
+    "ConstantFill-3",
+    "GivenTensorIntFill-3",
+}
+INFERRED_WRONGLY |= {
+    "DivGradient-36",
+    "DivGradient-37",
+    "DivGradient-38",
+    "ConstantFill-51",
+    "UniformFill-24",
+}
+INFERRED_WRONGLY |= {"GaussianFill-9", "XavierFill-7", "MSRAFill-8"}
+# A least value above the greatest one makes nothing, which no shape foretells.
+NOT_INFERRED = {"UniformFill-4"}
+# Wrong definitions of operators without a gradient: ours are found wrong only when they are made.
+WRONG_WITHOUT_GRADIENT = {"UniformFill-8", "GivenTensorFill-20", "GivenTensorIntFill-5"}
+WRONG_WITHOUT_GRADIENT |= {f"GivenTensor{kind}Fill-3" for kind in ("Double", "Bool", "Int64", "String")}
+RANDOM = {"UniformFill", "GaussianFill", "XavierFill", "MSRAFill"}
 # MatMul with an axis that is not 1: Caffe2's gradient operators have 1 all the same, and fail.
 WRONG_AXIS = {"MatMul-7", "MatMul-9"}
 
@@ -81,7 +116,7 @@ every_case = pytest.mark.parametrize("number", range(len(META["cases"])), ids=NA
 def test_the_file_is_of_the_script_that_is_there():
     assert META["script"] == hashlib.sha256((FOLDER / "make_golden.py").read_bytes()).hexdigest()
     assert META["torch"].startswith("1.8.1")
-    assert len(META["cases"]) > 700
+    assert len(META["cases"]) > 1100
 
 
 @every_case
@@ -100,8 +135,10 @@ def test_an_operator(number: int):
         return
     assert workspace.RunOperatorOnce(operator) is True
     for name in case["outputs"]:
-        expected = stored(f"{number}/{name}!")
-        same(workspace.FetchBlob(name), expected)
+        found, expected = workspace.FetchBlob(name), stored(f"{number}/{name}!")
+        if operator.type in RANDOM:  # other numbers of the same shape and type
+            found, expected = np.zeros_like(found), np.zeros_like(expected)
+        same(found, expected)
 
 
 @every_case
@@ -109,11 +146,14 @@ def test_gradient_operators(number: int):
     case = META["cases"][number]
     operator = decoded(case["operator"])
     of_outputs = [f"{name}_grad" for name in operator.output]
-    if case["gradient"] is None:
+    if case["gradient"] is None and NAMES[number] not in WRONG_WITHOUT_GRADIENT:
         with pytest.raises(Exception, match="Exception when creating gradient"):
             core.GradientRegistry.GetGradientForOp(operator, of_outputs)
         return
     made, names = core.GradientRegistry.GetGradientForOp(operator, of_outputs)
+    if case["gradient"] is None:
+        assert made == []
+        return
     assert (made == [decoded(text) for text in case["gradient"]["operators"]]) == (
         NAMES[number] not in WRONG_AXIS
     )
@@ -139,7 +179,7 @@ def test_inferred_shapes(number: int):
     # Where Caffe2 infers nothing, as of most gradient operators, ours is what the outputs are.
     assert found or not OPERATORS[decoded(case["operator"]).type].inferred or not case["inferred"]
     for name, (shape, _) in found.items():
-        assert shape == list(stored(f"{number}/{name}!").shape)
+        assert NAMES[number] in NOT_INFERRED or shape == list(stored(f"{number}/{name}!").shape)
 
 
 @pytest.mark.parametrize("net", META["nets"], ids=lambda net: net["name"])

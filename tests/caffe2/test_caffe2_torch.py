@@ -1,5 +1,9 @@
 """Nets as torch modules: the same output, training, compiling, exporting."""
 
+import copy
+import io
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +150,62 @@ def test_names_that_meet():
     module = to_torch(counts, {"one": np.ones(1, dtype=np.int64), "unused": np.ones(9)})
     assert [name for name, _ in module.named_buffers()] == ["one"]
     assert module(torch.tensor([2, 3])).tolist() == [3, 4]
+
+
+def test_outputs_are_the_last_versions_that_nothing_reads():
+    net = core.Net("in place")
+    net.FC(["X", "w", "b"], "Y")
+    net.Relu("Y", "Y")
+    parameters = {"w": np.eye(2, dtype=np.float32), "b": np.zeros(2, np.float32)}
+    module = to_torch(net, parameters)
+    assert module.outputs == ["Y"]
+    assert module(torch.tensor([[-1.0, 2.0]])).tolist() == [[0, 2]]
+    net.Cos("Y", "Z")
+    net.Scale("Z", "Z", scale=2.0)
+    net.Cos("X", "Q")
+    assert to_torch(net, parameters).outputs == ["Z", "Q"]
+    with pytest.raises(RuntimeError, match="the net has no output; give outputs"):
+        to_torch(core.Net("empty"))
+
+
+def test_it_is_copied_and_pickled_with_its_state():
+    init, net = classifier("pickled")
+    module = to_torch(net, init).eval()
+    with torch.no_grad():
+        module.b += 1
+    expected = module(*data())
+    saved = io.BytesIO()
+    torch.save(module, saved)
+    saved.seek(0)
+    net.Proto().op[0].type = "MatMul"  # what becomes of the net later is nothing to the module
+    loaded = torch.load(saved, weights_only=False)
+    for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module), loaded):
+        assert not other.operations[0].training
+        for found, value in zip(other(*data()), expected, strict=True):
+            torch.testing.assert_close(found, value, rtol=0, atol=0)
+        assert other.b.data_ptr() != module.b.data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["Copy", "StopGradient", "Sum"])
+def test_what_is_passed_on_is_a_copy(kind):
+    net = core.Net("passed on")
+    getattr(net, kind)(["X"], "Y")
+    net.Cos("Y", "Z")
+    module = to_torch(net, outputs=["Y"])
+    x = torch.ones(2)
+    torch._dynamo.reset()
+    for run in (module, torch.compile(module, backend="aot_eager", fullgraph=True)):
+        run(x).add_(1)
+        assert x.tolist() == [1, 1]
+    torch.export.export(module, (x,)).module()(x).add_(1)
+    assert x.tolist() == [1, 1]
+
+
+def test_a_parameter_that_the_net_overwrites_begins_anew_with_each_call():
+    net = core.Net("overwriting")
+    net.Scale("w", "w", scale=2.0)
+    module = to_torch(net, {"w": np.ones(1, np.float32)})
+    assert (module().item(), module().item(), module.w.item()) == (2, 2, 1)
 
 
 def test_what_cannot_be_made():

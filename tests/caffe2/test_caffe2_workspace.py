@@ -1,11 +1,15 @@
 """The workspace, as the executable original behaved: feeding, fetching, nets, errors."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from fresh_workspace import fresh_workspace  # noqa: F401
 
-from cosnorm.caffe2 import core, workspace
+from cosnorm.caffe2 import core, scope, workspace
+from cosnorm.caffe2.current import current
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.tensors import to_proto
 
@@ -227,7 +231,7 @@ def test_a_short_gradient_is_refused(kind):
     workspace.FeedBlob("X", np.zeros(3, dtype=np.float32))
     workspace.FeedBlob("dY", np.ones(1, dtype=np.float32))
     with pytest.raises(
-        RuntimeError, match=r"must have the elements of X, which has shape \(3,\), got \(1,\)"
+        RuntimeError, match=r"must have the elements of the output, which has shape \[3\], got \[1\]"
     ):
         workspace.RunOperatorOnce(core.CreateOperator(f"{kind}Gradient", ["X", "dY"], "dX"))
 
@@ -236,7 +240,7 @@ def test_a_gradient_of_the_criterion_of_another_size_is_refused():
     for name, array in (("S", ONE), ("Y", np.ones(2, dtype=np.int32)), ("dL", np.ones(1, dtype=np.float32))):
         workspace.FeedBlob(name, array)
     operator = core.CreateOperator("CosineEmbeddingCriterionGradient", ["S", "Y", "dL"], "dS")
-    with pytest.raises(RuntimeError, match="the gradient of the loss should have the same size"):
+    with pytest.raises(RuntimeError, match="must have the elements of the output"):
         workspace.RunOperatorOnce(operator)
 
 
@@ -323,6 +327,74 @@ def test_a_net_sees_blobs_that_are_fed_and_removed_after_it_was_created():
     workspace.RemoveBlob("Y")
     workspace.RunNet(net)
     assert workspace.FetchBlob("Y").tolist() == [-1, -1, -1]
+
+
+@pytest.fixture
+def no_collection():
+    """What is freed in such a test is freed at once, not when Python looks for cycles."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def run_cos_net(name):
+    workspace.FeedBlob("X", ONE)
+    net = cos_net(name)
+    workspace.CreateNet(net)
+    workspace.RunNet(net)
+    return [weakref.ref(current().blobs[blob].value) for blob in "XY"]
+
+
+def test_the_memory_of_removed_blobs_is_free(no_collection):
+    values = run_cos_net("removed")
+    workspace.RemoveBlob("X")
+    assert (values[0](), values[1]() is None) == (None, False)
+    workspace.RemoveBlob("Y")
+    assert values[1]() is None
+
+
+def test_the_memory_of_a_reset_workspace_is_free(no_collection):
+    values = run_cos_net("reset")
+    workspace.ResetWorkspace()
+    assert [value() for value in values] == [None, None]
+
+
+def test_seeded_fills_go_on_after_another_blob_was_removed():
+    drawn = {}
+    for removing in (False, True):
+        net = core.Net("seeded")
+        net.UniformFill([], "R", shape=[4], random_seed=3)
+        workspace.CreateNet(net)
+        drawn[removing] = []
+        for _ in range(3):
+            workspace.RunNet(net)
+            drawn[removing].append(workspace.FetchBlob("R").tolist())
+            workspace.CreateBlob("unrelated")
+            if removing:
+                workspace.RemoveBlob("unrelated")
+    assert drawn[True] == drawn[False]
+    assert drawn[True][0] != drawn[True][1] != drawn[True][2]
+
+
+def test_what_scripts_begin_with():
+    assert workspace.GlobalInit(["caffe2", "--caffe2_log_level=0"]) is None
+    assert core.GlobalInit(["caffe2"]) is None
+    with core.NameScope("tower"):
+        assert workspace.GetNameScope() == scope.CurrentNameScope() == "tower/"
+    net = cos_net("bytes")
+    assert workspace.StringifyProto(net) == net.Proto().SerializeToString()
+    assert workspace.StringifyProto(net.Proto()) == net.Proto().SerializeToString()
+    assert (workspace.StringifyProto("text"), workspace.StringifyProto(b"bytes")) == ("text", b"bytes")
+    with pytest.raises(ValueError, match="Unexpected argument to StringifyProto of type int"):
+        workspace.StringifyProto(3)
+
+
+def test_outputs_are_made_before_arguments_are_read():
+    workspace.FeedBlob("X", ONE)
+    with pytest.raises(RuntimeError, match="expected field i"):
+        workspace.RunOperatorOnce(core.CreateOperator("Normalize", "X", "Y", axis=1.5))
+    assert workspace.Blobs() == ["X", "Y"]
 
 
 def test_declared_inputs_and_outputs():

@@ -378,6 +378,153 @@ def fills():
         case(kind, [normal(2)], ["I0"])
 
 
+def broadcasts():
+    """Sizes of 1 at the ends under `broadcast=1`; gradients of every dtype, of equal size, in place."""
+    for kind in ("Add", "Sub", "Mul", "Div"):
+        gradient, extra = kind + "Gradient", [normal(2, 3, 2)] if kind == "Div" else []
+        for b, options in (
+            ((3, 1), {}),
+            ((3, 1), {"axis": 1}),
+            ((1, 3), {"axis": 0}),
+            ((1, 3, 1), {"axis": 0}),
+            ((1, 1, 1, 1), {}),
+            ((1, 1), {"axis": 5}),
+            ((1, 3, 1), {"axis": 1}),
+            ((1, 2), {"axis": 2}),
+            ((1, 1, 1, 2), {}),
+            ((2, 1, 2), {}),
+            ((3,), {"axis": -2}),
+            ((1, 0), {}),
+            ((3,), {"axis_str": "C"}),
+            ((3,), {"axis_str": "X"}),
+            ((3,), {"axis_str": "CN"}),
+            ((3,), {"axis": 1, "axis_str": "C"}),
+        ):
+            case(kind, [normal(2, 3, 2), normal(*b)], broadcast=1, **options)
+            inputs = [normal(2, 3, 2), normal(2, 3, 2), normal(*b)]
+            case(gradient, inputs + extra, 2, broadcast=1, **options)
+        case(kind, [normal(2, 3, 4, 5), normal(1, 3, 1, 1)], broadcast=1)
+        case(kind, [normal(2, 3), normal(2, 3)], ["I1"], broadcast=1)
+        case(kind, [normal(2, 3), normal(3)], ["I0"], broadcast=1)
+        extra = [normal(2, 3)] if kind == "Div" else []
+        for shape in ((6,), (3, 2), (1, 2, 3)):
+            case(gradient, [normal(*shape), normal(2, 3), normal(3)] + extra, 2)
+        case(gradient, [np.ones((2, 3)), normal(2, 3), normal(3)] + extra, 2)
+        for outputs in (["O0", "I0"], ["I1", "O1"], ["O0", "I1"], ["I2", "O1"]):
+            case(gradient, [normal(2, 3), normal(2, 3), normal(2, 3)] + extra, outputs)
+        if kind != "Mul":  # which overwrites dY before it reads it again
+            case(gradient, [normal(2, 3), normal(2, 3), normal(2, 3)] + extra, ["I0", "O1"])
+        for dtype in (np.int32, np.int64, np.float64):
+            numbers = [random.randint(1, 9, size) for size in ((2, 3), (2, 3), (3,), (2, 3))]
+            case(gradient, [one.astype(dtype) for one in numbers][: 3 + len(extra)], 2)
+    for b, options in (((2, 3), {}), ((3,), {}), ((2, 1), {}), ((2,), {"broadcast": 1, "axis": 0})):
+        case("DivGradient", [normal(*b), normal(2, 3), normal(2, 3)], 2, **options)
+    case("DivGradient", [normal(2, 3), normal(2, 3), normal(2, 3)], ["I0", "O1"])
+    case("DivGradient", [ints(2, 3), ints(7, 8), ints(9, -7)], 2)
+    for shape in ((6,), (3, 2)):
+        case("NormalizeGradient", [normal(2, 3), normal(*shape)])
+    case("SoftmaxGradient", [normal(2, 3), normal(2, 3)], ["I0"])
+    case("SoftmaxGradient", [normal(2, 3), normal(2, 3)], ["I1"])
+
+
+def weighted_sums():
+    for count in (1, 2):
+        pairs = [one for _ in range(count) for one in (normal(2, 3), normal(1))]
+        for grad_on_w in (0, 1):
+            case("WeightedSum", pairs, grad_on_w=grad_on_w)
+            for outputs in (1, 2, 3, 4):
+                case("WeightedSumGradient", [normal(2, 3)] + pairs, outputs, grad_on_w=grad_on_w)
+    case("WeightedSum", [normal(0, 3), normal(1)])
+    kind = "WeightedSumGradient"
+    case(kind, [normal(2, 3)])
+    case(kind, [normal(2, 3), normal(2, 3), normal(1), normal(2, 3)], 2)
+    case(kind, [normal(2, 3), normal(2, 3), normal(2)])
+    case(kind, [normal(2, 3), normal(2, 3), normal()])
+    case(kind, [normal(2, 3), normal(5), normal(1)])
+    case(kind, [normal(2, 3), normal(5), normal(1)], 2, grad_on_w=1)
+    case(kind, [normal(2, 3), normal(6), normal(1)], 2, grad_on_w=1)
+    case(kind, [normal(0, 3), normal(0), normal(1)], 2, grad_on_w=1)
+    case(kind, [normal(2, 3), normal(2, 3), normal(1)], ["I0"])
+    case(kind, [np.ones(2), normal(2), normal(1)])
+
+
+def infinities():
+    """Where a factor of 0 meets NaN or infinity, and where infinities are equal."""
+    nan, inf = np.nan, np.inf
+    kind, labels = "CosineEmbeddingCriterion", ints(1, 0)
+    for margin in (inf, -inf, nan, 0.0):
+        for similarity in (inf, -inf, nan, 0.5):
+            pair = np.array([similarity, similarity], float32)
+            case(kind, [pair, labels], margin=margin)
+            for cotangent in (nan, inf, 1):
+                case(kind + "Gradient", [pair, labels, np.full(2, cotangent, float32)], margin=margin)
+    x = np.array([[1, 2, nan, inf, inf, -inf, 1, 1e-12, 1.01e-12, -1.01e-12]], float32)
+    y = np.array([[1, 1, 1, inf, 1, 1, nan, 0, 0, 0]], float32)
+    for cotangent in (nan, inf, -inf, 2):
+        case("L1DistanceGradient", [x, y, np.array([cotangent], float32)], 2)
+
+
+def more_fills():
+    shape, value = normal(2, 3), np.array([7], float32)
+    for inputs, options in (
+        ([shape, value], {"value": 1.0}),
+        ([shape, value.reshape(1, 1)], {}),
+        ([shape, ints(7)], {"dtype": 2, "value": 1}),
+        ([shape, value], {"dtype": 2, "value": 1}),
+        ([shape, normal(2)], {}),
+        ([shape, value], {"dtype": 4, "value": b"a"}),
+        ([], {"shape": [2], "extra_shape": [3]}),
+        ([], {"shape": [2], "input_as_shape": 1}),
+        ([], {"shape": 2}),
+        ([], {"shape": [2.0]}),
+        ([np.zeros(0, np.int64)], {"input_as_shape": 1}),
+        ([np.array([[1, 2]])], {"input_as_shape": 1}),
+        ([ints(1, 2)], {"input_as_shape": 1}),
+        ([np.array([2, 3])], {"input_as_shape": 1, "extra_shape": [2]}),
+    ):
+        case("ConstantFill", inputs, **options)
+    case("ConstantFill", [shape, value], ["I1"])
+    for dtype, values in ((1, [1.0, 2.0]), (13, [1.0, 2.0]), (4, [b"a", b""])):
+        case("GivenTensorFill", [], shape=[2], dtype=dtype, values=values)
+    for dtype in (0, 2, 3, 5, 6, 7, 8, 9, 10, 12):
+        case("GivenTensorFill", [], shape=[2], dtype=dtype, values=[1, 0])
+    case("GivenTensorFill", [], shape=[2], dtype=2, values=[1.0, 0.0])
+    case("GivenTensorIntFill", [], shape=[2], dtype=1, values=[1, 0])
+    case("GivenTensorIntFill", [], shape=[1], values=[2**40])
+    case("GivenTensorFill", [], shape=[2], values=[1, 2])
+    case("GivenTensorFill", [], shape=[0], values=[])
+    case("GivenTensorFill", [normal(2)], ["I0"], values=[1.0, 2.0])
+    for kind in ("", "Double", "Bool", "Int", "Int64", "String"):
+        case("GivenTensor%sFill" % kind, [], shape=[0])
+    low, high = np.array([2], float32), np.array([3], float32)
+    for inputs in (
+        [shape, low, high],
+        [shape, low, low],
+        [shape, high, low],
+        [shape, low[0], high.reshape(1, 1)],
+        [shape, normal(2), high],
+        [shape, ints(1), high],
+        [shape, low],
+    ):
+        case("UniformFill", inputs)
+    case("UniformFill", [shape, low, high], ["I0"])
+    case("UniformFill", [low, low, high], ["I1"])
+    case("UniformFill", [shape, low, high], min=1.0)
+    case("UniformFill", [np.array([3, 2]), low, high], input_as_shape=1)
+    for bounds in ((3.0, 1.0), (1.0, 1.0), (2.0, None), (np.nan, 1.0), (0.0, 2.0)):
+        case("UniformFill", [], shape=[2], min=bounds[0], max=bounds[1])
+    case("GaussianFill", [], shape=[2], mean=3.0, std=0.0)
+    case("GaussianFill", [], shape=[2], std=-1.0)
+    for kind in ("UniformFill", "GaussianFill", "XavierFill", "MSRAFill"):
+        for size in ([], [3], [2, 3], [4, 3, 2]):
+            case(kind, [], shape=size)
+        case(kind, [normal(2, 3)])
+        case(kind, [normal(2, 3)], ["I0"])
+        case(kind, [normal(2, 3)], extra_shape=[2])
+        case(kind, [np.array([4, 3])], input_as_shape=1)
+        case(kind, [normal(2, 3)], shape=[2])
+
+
 def small_nets():
     """Three nets: a cosine loss, shared blobs whose gradients are summed, and a small classifier."""
     loss = core.Net("pairs")
@@ -480,6 +627,8 @@ def saved_by_us():
 
 if __name__ == "__main__":
     for part in (elementwise, criterion, distances, normalized, arithmetic, dense, fills):
+        part()
+    for part in (broadcasts, weighted_sums, infinities, more_fills):
         part()
     with open(__file__, "rb") as script:
         digest = hashlib.sha256(script.read()).hexdigest()

@@ -79,9 +79,9 @@ class Arguments:
                     f"Duplicated argument name [{argument.name}] found in operator def: {operator}"
                 )
 
-    def has(self, name: str, field: str) -> bool:
-        """Whether there is such an argument with a value in the field "f", "i" or "s"."""
-        return name in self._arguments and self._arguments[name].HasField(field)
+    def has(self, name: str, field: str | None = None) -> bool:
+        """Whether there is such an argument, with a value in the field "f", "i" or "s" if one is named."""
+        return name in self._arguments and (field is None or self._arguments[name].HasField(field))
 
     def _single(self, name: str, field: str, default: Any) -> Any:
         if name not in self._arguments:

@@ -11,6 +11,9 @@ Example:
     BlobReference("X_grad")
 """
 
+from collections.abc import Sequence
+
+from cosnorm.caffe2 import scope, utils, workspace
 from cosnorm.caffe2.blobs import (
     BlobReference,
     CreateOperator,
@@ -31,31 +34,26 @@ __all__ = [
     "DeviceScope",
     "EmptyDeviceScope",
     "EmptyNameScope",
+    "GlobalInit",
     "GradientRegistry",
     "IsOperator",
     "NameScope",
     "Net",
     "ScopedBlobReference",
     "ScopedName",
+    "scope",
+    "utils",
+    "workspace",
 ]
 
 
-class DataType:
-    """The data types of tensors, such as `DataType.FLOAT`."""
+# The data types of tensors, such as DataType.FLOAT.
+DataType = caffe2_pb2.TensorProto.DataType
 
-    UNDEFINED = caffe2_pb2.TensorProto.UNDEFINED
-    FLOAT = caffe2_pb2.TensorProto.FLOAT
-    INT32 = caffe2_pb2.TensorProto.INT32
-    BYTE = caffe2_pb2.TensorProto.BYTE
-    STRING = caffe2_pb2.TensorProto.STRING
-    BOOL = caffe2_pb2.TensorProto.BOOL
-    UINT8 = caffe2_pb2.TensorProto.UINT8
-    INT8 = caffe2_pb2.TensorProto.INT8
-    UINT16 = caffe2_pb2.TensorProto.UINT16
-    INT16 = caffe2_pb2.TensorProto.INT16
-    INT64 = caffe2_pb2.TensorProto.INT64
-    FLOAT16 = caffe2_pb2.TensorProto.FLOAT16
-    DOUBLE = caffe2_pb2.TensorProto.DOUBLE
+
+def GlobalInit(args: Sequence[str]) -> None:
+    """Does nothing: Caffe2's library had to be initialized, with the arguments of its command line."""
+    workspace.GlobalInit(args)
 
 
 def DeviceOption(
@@ -64,6 +62,7 @@ def DeviceOption(
     random_seed: int | None = None,
     node_name: str | None = None,
     numa_node_id: int | None = None,
+    extra_info: Sequence[str] | None = None,
 ) -> caffe2_pb2.DeviceOption:
     """The message of a device: `caffe2_pb2.CPU` or `caffe2_pb2.CUDA`, and its number."""
     option = caffe2_pb2.DeviceOption(device_type=device_type, device_id=device_id)
@@ -74,6 +73,7 @@ def DeviceOption(
     if numa_node_id is not None:
         assert device_type == caffe2_pb2.PROTO_CPU, "numa_node_id is for the CPU"
         option.numa_node_id = numa_node_id
+    option.extra_info.extend(extra_info or ())
     return option
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from google.protobuf.message import DecodeError
 
+from cosnorm.caffe2.messages import parse
 from cosnorm.caffe2.proto import caffe2_pb2
 
 TEXT = (".pbtxt", ".prototxt", ".txt")
@@ -30,16 +30,23 @@ def load_net(path: str | Path) -> caffe2_pb2.NetDef:
     """
     path = Path(path)
     content = path.read_bytes()
-    net = caffe2_pb2.NetDef()
     try:
-        if path.suffix in TEXT:
-            text_format.Parse(content.decode(), net)
-        else:
-            net.ParseFromString(content)
-    except (DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        raise RuntimeError(f"{path}: no NetDef can be read from its {len(content)} bytes: {error}") from error
+        net = _from_text(content) if path.suffix in TEXT else parse(content, caffe2_pb2.NetDef)
+    except RuntimeError as error:
+        raise RuntimeError(f"{path}: no NetDef can be read: {error}") from error
     if content and not net.op and not net.name:
         raise RuntimeError(f"{path}: holds neither operators nor a name; is it a NetDef?")
+    return net
+
+
+def _from_text(content: bytes) -> caffe2_pb2.NetDef:
+    net = caffe2_pb2.NetDef()
+    try:
+        text_format.Parse(content.decode(), net)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise RuntimeError(str(error)) from error
+    except RecursionError as error:
+        raise RuntimeError("messages within messages, more than can be followed") from error
     return net
 
 

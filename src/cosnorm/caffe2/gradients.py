@@ -49,14 +49,17 @@ class GradientRegistry:
         """
         try:
             maker: Any = find(op).gradient if op.type in OPERATORS else None
-            maker = maker or cls._registered.get(op.type)
             if maker is None:
                 raise RuntimeError(f"no gradient is registered for {op.type}")
             operators, names = maker(op, list(g_output))
         except Exception as error:
-            raise Exception(
-                f"Exception when creating gradient for [{op.type}]:{error}.\nOp: \n{op}"
-            ) from error
+            # A gradient in Python is tried last, and its own exceptions are raised as they are.
+            own = cls._registered.get(op.type)
+            if own is None:
+                raise Exception(
+                    f"Exception when creating gradient for [{op.type}]:{error}.\nOp: \n{op}"
+                ) from error
+            operators, names = own(op, list(g_output))
         if operators is None:
             operators = []
         return operators if isinstance(operators, list) else [operators], list(names)

@@ -45,6 +45,12 @@ class Net:
         self._net.name = Net._free_name(str(name))
         self._reserved: set[str] = set()
         self._next_numbers: dict[str, int] = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        """Whoever has the message may change it: what is defined is looked up anew."""
+        self._defined: set[str] = set()
+        self._looked_at = 0, 0  # operators and external inputs
 
     @staticmethod
     def _free_name(base: str) -> str:
@@ -64,6 +70,7 @@ class Net:
 
     def Proto(self) -> caffe2_pb2.NetDef:
         """The net's message itself, not a copy."""
+        self._forget()
         return self._net
 
     def _outputs(self) -> set[str]:
@@ -71,7 +78,12 @@ class Net:
 
     def BlobIsDefined(self, blob: Any) -> bool:
         """Whether an operator of the net makes the blob, or it is an external input."""
-        return str(blob) in self._net.external_input or any(str(blob) in one.output for one in self._net.op)
+        operators, inputs = self._looked_at
+        self._defined.update(self._net.external_input[inputs:])
+        for one in self._net.op[operators:]:
+            self._defined.update(one.output)
+        self._looked_at = len(self._net.op), len(self._net.external_input)
+        return str(blob) in self._defined
 
     def UsesBlob(self, blob: Any) -> bool:
         """Whether an operator reads the blob, or it is an external input."""
@@ -227,6 +239,8 @@ class Net:
         name: str,
         blob_remap: Mapping[Any, Any] | None = None,
         op_id_mask: Iterable[int] | None = None,
+        remap_funcs: Mapping[str, Callable[..., Any]] | None = None,
+        keep_schema: bool = True,
     ) -> "Net":
         """A copy under another name.
 
@@ -234,7 +248,11 @@ class Net:
             name: of the copy.
             blob_remap: new names of blobs.
             op_id_mask: the numbers of the operators to keep; by default all.
+            remap_funcs: by the type of an operator, what receives each such operator of the copy, the copy's
+                name with a slash and `blob_remap`, to rename what the arguments name.
+            keep_schema: not looked at: nets have no schemas here.
         """
+        del keep_schema
         renamed = {str(old): str(new) for old, new in (blob_remap or {}).items()}
         copy = caffe2_pb2.NetDef()
         copy.CopyFrom(self._net)
@@ -246,6 +264,9 @@ class Net:
         lists: list[Any] = [copy.external_input, copy.external_output]
         for names in [*lists, *(part for one in copy.op for part in (one.input, one.output))]:
             names[:] = [renamed.get(one, one) for one in names]
+        for one in copy.op:
+            if remap_funcs and one.type in remap_funcs:
+                remap_funcs[one.type](one, f"{name}/" if name else "", blob_remap or {})
         return Net(copy)
 
     def RunAllOnGPU(self, gpu_id: int = 0, use_cudnn: bool = False) -> None:

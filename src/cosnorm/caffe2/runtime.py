@@ -8,10 +8,13 @@ import torch
 from cosnorm.caffe2 import operators  # noqa: F401  (registers the operators)
 from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.proto import caffe2_pb2
-from cosnorm.caffe2.registry import find
+from cosnorm.caffe2.registry import Kernel, find
 from cosnorm.caffe2.tensors import Value
 
 Step = Callable[[], None]
+# What Caffe2 knows, in whatever order it then runs the operators; here they run in theirs.
+NET_TYPES = {"", "simple", "simple_refcount", "dag", "prof_dag", "parallel", "rnn"}
+NET_TYPES |= {"async_dag", "async_polling", "async_scheduling", "async_simple"}
 
 
 class Blob:
@@ -52,50 +55,28 @@ class Workspace:
 
     def remove_blob(self, name: str) -> bool:
         """Whether there was one."""
-        found = self.blobs.pop(name, None) is not None
-        self.removals += found
-        return found
-
-    def step(self, definition: caffe2_pb2.OperatorDef) -> Step:
-        """What runs one operator. Its inputs must be there; its outputs are created."""
-        found = find(definition)
-        for name in (*definition.input, *definition.output):
-            if not isinstance(name, str):
-                raise RuntimeError(f"op {definition.type}: the name of a blob is no UTF-8: {name!r}")
-        for name in definition.input:
-            if name not in self.blobs:
-                raise RuntimeError(f"op {definition.type}: Encountered a non-existing input blob: {name}")
-        kernel = found.make(Arguments(definition))
-        sources = [self.blobs[name] for name in definition.input]
-        targets = [self.create_blob(name) for name in definition.output]
-        check = found.check_dtypes
-        if len(sources) == len(targets) == 1 and found.dtypes == ((torch.float32,),):
-            return _unary(definition, kernel, check, sources[0], targets[0])
-
-        def run() -> None:
-            values = [blob.value for blob in sources]
-            try:
-                check(values)
-                results = kernel(*values)
-            except RuntimeError as error:
-                raise failed(error, definition) from error
-            if len(targets) == 1:
-                targets[0].value = results
-            else:
-                for target, result in zip(targets, results, strict=True):
-                    target.value = result
-
-        return run
+        blob = self.blobs.pop(name, None)
+        if blob is None:
+            return False
+        blob.value = None  # nets know the place still; its memory is free
+        self.removals += 1
+        return True
 
     def run_operator(self, definition: caffe2_pb2.OperatorDef, times: int = 1) -> None:
         """Makes an operator and runs it so many times."""
-        step = self.step(definition)
+        step = Prepared(definition).bind(self)
         with torch.no_grad():
             for _ in range(times):
                 step()
 
     def create_net(self, definition: caffe2_pb2.NetDef, overwrite: bool = False) -> None:
-        """Raises a RuntimeError for a name that is taken, unless `overwrite`, and as `CreatedNet` does."""
+        """Binds a net to the blobs, to run it by its name.
+
+        Raises:
+            RuntimeError: the net has no name, or one that is taken without `overwrite`; a declared input or
+                output that is none, an input that is missing, or an operator that is wrong, as `CreatedNet`
+                says.
+        """
         if not definition.name:
             raise RuntimeError("A net must have a name")
         if definition.name in self.nets and not overwrite:
@@ -109,7 +90,52 @@ class Workspace:
         """Raises a RuntimeError if no such net was created."""
         if name not in self.nets:
             raise RuntimeError(f"Can't find net {name}")
-        self.nets[name].run(times)
+        self.nets[name].run(self, times)
+
+    def run_net_once(self, definition: caffe2_pb2.NetDef) -> None:
+        """Runs a net without keeping it. Raises a RuntimeError as `CreatedNet` does."""
+        CreatedNet(self, definition).run(self)
+
+
+class Prepared:
+    """An operator that can be bound to blobs again: its kernel is made once, so that seeds go on."""
+
+    def __init__(self, definition: caffe2_pb2.OperatorDef) -> None:
+        self.definition = definition
+        self._kernel: Kernel | None = None
+
+    def bind(self, workspace: Workspace) -> Step:
+        """What runs the operator. Its inputs must be there; its outputs are created."""
+        definition = self.definition
+        found = find(definition)
+        for name in (*definition.input, *definition.output):
+            if not isinstance(name, str):
+                raise RuntimeError(f"op {definition.type}: the name of a blob is no UTF-8: {name!r}")
+        for name in definition.input:
+            if name not in workspace.blobs:
+                raise RuntimeError(f"op {definition.type}: Encountered a non-existing input blob: {name}")
+        sources = [workspace.blobs[name] for name in definition.input]
+        targets = [workspace.create_blob(name) for name in definition.output]
+        if self._kernel is None:
+            self._kernel = found.make(Arguments(definition))
+        kernel, check = self._kernel, found.check_dtypes
+        if len(sources) == len(targets) == 1 and found.dtypes == ((torch.float32,),):
+            return _unary(definition, kernel, check, sources[0], targets[0])
+
+        def run() -> None:
+            values = [blob.value for blob in sources]
+            try:
+                check(values)
+                results = kernel(*values)
+                made = results if isinstance(results, tuple) else (results,)
+                if len(made) != len(targets):
+                    raise RuntimeError(f"{len(made)} values were made for {len(targets)} outputs")
+            except RuntimeError as error:
+                raise failed(error, definition) from error
+            for target, result in zip(targets, made, strict=True):
+                target.value = result
+
+        return run
 
 
 def _unary(definition: Any, kernel: Any, check: Any, source: Blob, target: Blob) -> Step:
@@ -120,7 +146,10 @@ def _unary(definition: Any, kernel: Any, check: Any, source: Blob, target: Blob)
         try:
             if value.__class__ is not torch.Tensor or value.dtype is not torch.float32:  # type: ignore[union-attr]
                 check([value])
-            target.value = kernel(value)
+            result = kernel(value)
+            if result.__class__ is tuple:
+                raise RuntimeError(f"{len(result)} values were made for 1 outputs")
+            target.value = result
         except RuntimeError as error:
             raise failed(error, definition) from error
 
@@ -136,16 +165,27 @@ class CreatedNet:
     """A net whose operators are bound to the blobs of a workspace; they run in their order.
 
     Raises:
-        RuntimeError: an input that neither the net's inputs nor earlier operators give (as in a cycle), an
-            output that no operator gives, or as for each of the operators.
+        RuntimeError: a type that Caffe2 has not, an input that neither the net's inputs nor earlier operators
+            give (as in a cycle), an output that no operator gives, or as for each of the operators.
     """
 
     def __init__(self, workspace: Workspace, definition: caffe2_pb2.NetDef) -> None:
-        self.workspace = workspace
         self.definition = caffe2_pb2.NetDef()
         self.definition.CopyFrom(definition)
+        if definition.type not in NET_TYPES:
+            raise RuntimeError(f"Could not create net: {definition.name} of type {definition.type}")
         self._check_sources()
-        self._bind()
+        self._operators = [Prepared(self._placed(operator)) for operator in self.definition.op]
+        self._bind(workspace)
+
+    def _placed(self, operator: caffe2_pb2.OperatorDef) -> caffe2_pb2.OperatorDef:
+        """The operator with the net's device, unless it has its own."""
+        if operator.HasField("device_option") or not self.definition.HasField("device_option"):
+            return operator
+        own = caffe2_pb2.OperatorDef()
+        own.CopyFrom(operator)
+        own.device_option.CopyFrom(self.definition.device_option)
+        return own
 
     def _check_sources(self) -> None:
         definition = self.definition
@@ -166,22 +206,18 @@ class CreatedNet:
                 f"the first one is {missing_names[0]}"
             )
 
-    def _bind(self) -> None:
-        device = self.definition.device_option if self.definition.HasField("device_option") else None
-        self._steps = []
-        for operator in self.definition.op:
-            if device is not None and not operator.HasField("device_option"):
-                own = caffe2_pb2.OperatorDef()
-                own.CopyFrom(operator)
-                own.device_option.CopyFrom(device)
-                operator = own
-            self._steps.append(self.workspace.step(operator))
-        self._removals = self.workspace.removals
+    def _bind(self, workspace: Workspace) -> None:
+        self._steps = [operator.bind(workspace) for operator in self._operators]
+        self._removals = workspace.removals
 
-    def run(self, times: int = 1) -> None:
-        """Runs the operators, so many times."""
-        if self._removals != self.workspace.removals:
-            self._bind()
+    def run(self, workspace: Workspace, times: int = 1) -> None:
+        """Runs the operators, so many times, in the workspace that the net was made for.
+
+        It is given each time: a net that knew its workspace, which knows its nets, would keep all blobs in
+        memory until Python looks for cycles.
+        """
+        if self._removals != workspace.removals:
+            self._bind(workspace)
         with torch.no_grad():
             for _ in range(times):
                 for step in self._steps:

@@ -9,7 +9,7 @@ from cosnorm.caffe2 import operators  # noqa: F401  (registers the operators)
 from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import find
-from cosnorm.caffe2.tensors import Array, data_type_of, dtype_of
+from cosnorm.caffe2.tensors import Array, checked_shape, data_type_of, dtype_of
 
 Known = Mapping[str, tuple[list[int], int]]
 Hollow = torch.Tensor | Array  # a tensor on the meta device, or strings that take no memory
@@ -20,9 +20,16 @@ def infer(nets: Iterable[caffe2_pb2.NetDef], known: Known) -> dict[str, tuple[li
 
     An operator whose inputs are unknown, that Caffe2 infers nothing for, or that fails on such shapes leaves
     its outputs unknown.
+
+    Raises:
+        RuntimeError: a known shape that no tensor has.
     """
     found: dict[str, Hollow] = {}
     for name, (dims, kind) in known.items():
+        try:
+            checked_shape(dims, most=2**63 - 1)
+        except RuntimeError as error:
+            raise RuntimeError(f"{name}: {error}") from error
         try:
             if kind == caffe2_pb2.TensorProto.STRING:
                 found[name] = np.broadcast_to(np.empty((), dtype=object), dims)
@@ -52,4 +59,5 @@ def _outputs(definition: caffe2_pb2.OperatorDef, found: Mapping[str, Hollow]) ->
             results = operator.make(Arguments(definition))(*inputs)
     except RuntimeError:
         return {}
-    return dict(zip(definition.output, results if isinstance(results, tuple) else (results,), strict=True))
+    made = results if isinstance(results, tuple) else (results,)
+    return dict(zip(definition.output, made, strict=True)) if len(made) == len(definition.output) else {}

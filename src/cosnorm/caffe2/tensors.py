@@ -12,6 +12,10 @@ from torch import Tensor
 from cosnorm.caffe2.proto import caffe2_pb2
 
 DataType = caffe2_pb2.TensorProto
+MOST_DIMENSIONS = 64  # of NumPy's arrays
+MOST_ELEMENTS = 2**31  # of what a message asks for; a broken one may ask for more than any machine has
+MOST_BYTES = 2**31 - 1  # of a message
+_AT_ONCE = 2**16  # numbers, for as Python's they take eight times the memory
 # What a blob holds: a tensor, an array of byte strings, one byte string, or nothing yet.
 Array = np.ndarray[Any, Any]
 Value = Tensor | Array | bytes | None
@@ -43,6 +47,40 @@ def data_type_of(value: Value) -> int:
     if isinstance(value, Tensor):
         return _OF_DTYPE.get(value.dtype, DataType.UNDEFINED)
     return DataType.STRING if isinstance(value, np.ndarray) else DataType.UNDEFINED
+
+
+def checked_shape(dims: Sequence[int], most: int = MOST_ELEMENTS) -> list[int]:
+    """Sizes that came from outside, if there can be such a tensor.
+
+    Args:
+        dims: the sizes.
+        most: elements. A size of 0 counts as 1, for strides are the products of the others.
+
+    Raises:
+        RuntimeError: too many dimensions or elements, or a negative size.
+    """
+    if len(dims) > MOST_DIMENSIONS:
+        raise RuntimeError(f"a shape has at most {MOST_DIMENSIONS} dimensions, got {len(dims)}")
+    elements = 1
+    for size in dims:
+        if size < 0:
+            raise RuntimeError(f"sizes of a shape must be at least 0, got {list(dims)}")
+        elements *= max(size, 1)
+        if elements > most:
+            raise RuntimeError(f"a shape has at most {most} elements, got {list(dims)}")
+    return [int(size) for size in dims]
+
+
+def device_of(option: caffe2_pb2.DeviceOption, blob: str) -> torch.device:
+    """Where a device option puts a blob. Raises a RuntimeError where torch has no such device."""
+    if option.device_type != caffe2_pb2.PROTO_CUDA:
+        return torch.device("cpu")
+    if not 0 <= option.device_id < torch.cuda.device_count():
+        raise RuntimeError(
+            f"Blob {blob} is to lie on the device cuda:{option.device_id}, which torch does not find; it "
+            f"finds {torch.cuda.device_count()} such devices. Leave the device option out for the CPU."
+        )
+    return torch.device("cuda", option.device_id)
 
 
 def from_array(array: Array) -> Tensor | Array:
@@ -77,64 +115,79 @@ def to_array(value: Tensor | Array) -> Array:
 
 def to_proto(value: Tensor | Array, name: str = "") -> caffe2_pb2.TensorProto:
     """The message of a tensor or of an array of strings, with the fields that Caffe2 writes."""
-    proto = caffe2_pb2.TensorProto(dims=list(value.shape), data_type=data_type_of(value))  # type: ignore[arg-type]
+    proto = caffe2_pb2.TensorProto()
+    _write(proto, value, name)
+    return proto
+
+
+def _write(proto: caffe2_pb2.TensorProto, value: Tensor | Array, name: str) -> None:
+    proto.dims.extend(value.shape)
+    proto.data_type = data_type_of(value)  # type: ignore[assignment]
     if isinstance(value, np.ndarray):
         proto.string_data.extend(value.ravel().tolist())
+        count = value.size
     else:
-        array = value.detach().cpu().contiguous().numpy().ravel()
-        if value.dtype == torch.float16:
-            array = array.view(np.uint16)
-        elif value.dtype == torch.bool:
-            array = array.view(np.uint8)
-        getattr(proto, _TYPES[data_type_of(value)][2]).extend(array.tolist())
+        count = value.numel()
+        if count * value.element_size() > MOST_BYTES:
+            raise RuntimeError(f"a message holds less than 2 GiB; blob {name} has shape {list(value.shape)}")
+        _write_numbers(proto, value.detach().cpu().contiguous().numpy().ravel())
     if name:
         proto.name = name
     proto.device_detail.device_type = caffe2_pb2.PROTO_CPU
-    proto.segment.begin, proto.segment.end = 0, math.prod(value.shape)
-    return proto
+    proto.segment.begin, proto.segment.end = 0, count
+
+
+def _write_numbers(proto: caffe2_pb2.TensorProto, array: Array) -> None:
+    if array.dtype == np.float16:
+        array = array.view(np.uint16)
+    elif array.dtype == np.bool_:
+        array = array.view(np.uint8)
+    numbers = getattr(proto, _TYPES[proto.data_type][2])
+    for start in range(0, array.size, _AT_ONCE):
+        numbers.extend(array[start : start + _AT_ONCE].data)
 
 
 def from_proto(proto: caffe2_pb2.TensorProto) -> Tensor | Array:
     """The tensor, or the array of byte strings, of a message.
 
     Raises:
-        RuntimeError: an unknown data type, a negative size, or another number of elements than the sizes say.
-            Memory is taken for the elements that are there, not for those that the sizes promise.
+        RuntimeError: an unknown data type, sizes that no tensor has, or another number of elements than the
+            sizes say. Memory is taken for the elements that are there, not for those that the sizes promise.
     """
-    shape = tuple(proto.dims)
-    if any(size < 0 for size in shape):
-        raise RuntimeError(f"TensorProto {proto.name!r}: sizes must be at least 0, got {list(shape)}")
     if proto.data_type == DataType.STRING:
         strings = np.empty(len(proto.string_data), dtype=object)
         strings[:] = list(proto.string_data)
-        return strings.reshape(_checked(proto, shape, len(strings)))
+        return strings.reshape(_shape(proto, len(strings)))
     if proto.data_type == DataType.BYTE:
         array = np.frombuffer(proto.byte_data, dtype=np.uint8)
     elif proto.data_type not in _TYPES:
         raise RuntimeError(f"TensorProto {proto.name!r}: data type {proto.data_type} is not supported")
     else:
         _, dtype, field = _TYPES[proto.data_type]
-        if proto.HasField("raw_data"):
-            if len(proto.raw_data) % np.dtype(dtype).itemsize:
-                raise RuntimeError(
-                    f"TensorProto {proto.name!r}: {len(proto.raw_data)} bytes are no whole elements"
-                )
-            array = np.frombuffer(proto.raw_data, dtype=np.dtype(dtype).newbyteorder("<"))
-        elif field == "int32_data" and not proto.int32_data and proto.byte_data:
-            array = np.frombuffer(proto.byte_data, dtype=dtype)  # some versions write single bytes so
+        content = proto.raw_data if proto.HasField("raw_data") else None
+        if content is None and field == "int32_data" and not proto.int32_data and proto.byte_data:
+            content = proto.byte_data  # some versions write small numbers so
+        if content is not None:
+            if len(content) % np.dtype(dtype).itemsize:
+                raise RuntimeError(f"TensorProto {proto.name!r}: {len(content)} bytes are no whole elements")
+            array = np.frombuffer(content, dtype=np.dtype(dtype).newbyteorder("<"))
         elif proto.data_type == DataType.FLOAT16:
             array = np.array(proto.int32_data, dtype=np.int64).astype(np.uint16).view(np.float16)
         else:
             wide = np.float64 if dtype in (np.float32, np.float64) else np.int64
             with np.errstate(all="ignore"):  # what float32 cannot hold was no float32 before
                 array = np.array(getattr(proto, field), dtype=wide).astype(dtype)
-    return from_array(array.reshape(_checked(proto, shape, array.size)))
+    return from_array(array.reshape(_shape(proto, array.size)))
 
 
-def _checked(proto: caffe2_pb2.TensorProto, shape: Sequence[int], count: int) -> Sequence[int]:
+def _shape(proto: caffe2_pb2.TensorProto, count: int) -> list[int]:
+    try:
+        shape = checked_shape(proto.dims)
+    except RuntimeError as error:
+        raise RuntimeError(f"TensorProto {proto.name!r}: {error}") from error
     if math.prod(shape) != count:
         raise RuntimeError(
-            f"TensorProto {proto.name!r}: {list(shape)} are {math.prod(shape)} elements, {count} are there"
+            f"TensorProto {proto.name!r}: {shape} are {math.prod(shape)} elements, {count} are there"
         )
     return shape
 
@@ -148,7 +201,7 @@ def serialize(name: str, value: Value) -> bytes:
         raise RuntimeError(f"No known serializer for nullptr (uninitialized): blob {name} holds nothing yet")
     else:
         blob.type = "Tensor"
-        blob.tensor.CopyFrom(to_proto(value, name))
+        _write(blob.tensor, value, name)
     return blob.SerializeToString()
 
 

@@ -12,7 +12,7 @@ from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import find
-from cosnorm.caffe2.runtime import CreatedNet, Workspace
+from cosnorm.caffe2.runtime import Workspace
 from cosnorm.caffe2.tensors import from_array
 
 
@@ -23,14 +23,33 @@ class Operation(nn.Module):
         super().__init__()
         self.kind = definition.type
         self.inputs, self.outputs = list(definition.input), list(definition.output)
-        self._operator = find(definition)
-        self._kernel = self._operator.make(Arguments(definition))
+        self._definition = caffe2_pb2.OperatorDef()
+        self._definition.CopyFrom(definition)
+        self._make()
+
+    def _make(self) -> None:
+        self._operator = find(self._definition)
+        self._kernel = self._operator.make(Arguments(self._definition))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: kernels are functions within functions, and are made again."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_operator", "_kernel")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make()
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The values of the outputs."""
         self._operator.check_dtypes(values)
         results = self._kernel(*values)
-        return results if isinstance(results, tuple) else (results,)
+        made = results if isinstance(results, tuple) else (results,)
+        return tuple(self._own(result, values) for result in made)
+
+    def _own(self, result: Any, values: Sequence[Any]) -> Any:
+        """A copy of what a kernel passes on, as Copy's does: who changes that must not change the input."""
+        passed_on = self.kind == "StopGradient" or any(result is value for value in values)
+        return result.clone() if passed_on and isinstance(result, Tensor) else result
 
     def extra_repr(self) -> str:
         """The names of the blobs."""
@@ -104,7 +123,10 @@ def to_torch(
     inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> TorchNet:
-    """A module that computes what a net computes, and that trains, compiles and exports.
+    """A module that computes what a net computes, and that trains, compiles, exports and pickles.
+
+    Operators that overwrite a parameter, as those that train a net do, do so within one call of the module:
+    each call begins with the module's parameters, which are for an optimizer of torch to change.
 
     Args:
         net: the net, without gradient operators.
@@ -112,8 +134,8 @@ def to_torch(
             become parameters of the module, others buffers.
         inputs: names of `forward`'s arguments; by default the blobs that nothing else gives, in the order of
             the net's external inputs.
-        outputs: names of what it returns; by default the net's external outputs, or else what no operator
-            reads.
+        outputs: names of what it returns; by default the net's external outputs, or else what no later
+            operator reads.
 
     Raises:
         RuntimeError: an unknown operator, or a blob that neither `init`, the inputs nor an operator gives.
@@ -131,12 +153,15 @@ def to_torch(
     made: set[str] = set(parameters)
     free: dict[str, None] = {}
     read: set[str] = set()
+    last: dict[str, None] = {}  # what no later operator reads
     for operator in definition.op:
         for name in operator.input:
             read.add(name)
+            last.pop(name, None)
             if name not in made:
                 free[name] = None
         made.update(operator.output)
+        last.update(dict.fromkeys(operator.output))
     in_order = [name for name in definition.external_input if name in free]
     wanted = (
         list(inputs) if inputs is not None else [*in_order, *(name for name in free if name not in in_order)]
@@ -144,15 +169,12 @@ def to_torch(
     missing = [name for name in free if name not in wanted]
     if missing:
         raise RuntimeError(f"the net reads {', '.join(missing)}, which neither init nor inputs give")
-    last = [name for operator in definition.op for name in operator.output if name not in read]
-    returned = (
-        list(outputs)
-        if outputs is not None
-        else list(definition.external_output) or list(dict.fromkeys(last))
-    )
+    returned = list(outputs) if outputs is not None else list(definition.external_output) or list(last)
     unknown = [name for name in returned if name not in made and name not in wanted]
-    if unknown or not returned:
+    if unknown:
         raise RuntimeError(f"no operator makes the outputs {', '.join(unknown)}; give outputs that are made")
+    if not returned:
+        raise RuntimeError("the net has no output; give outputs")
     used = {name: tensor for name, tensor in parameters.items() if name in read or name in returned}
     return TorchNet(definition, used, wanted, returned)
 
@@ -164,7 +186,7 @@ def _parameters(init: Any) -> dict[str, Tensor]:
         given = {str(name): value for name, value in init.items()}
     else:
         workspace = Workspace()
-        CreatedNet(workspace, init.Proto() if isinstance(init, Net) else init).run()
+        workspace.run_net_once(init.Proto() if isinstance(init, Net) else init)
         given = {name: blob.value for name, blob in workspace.blobs.items()}
     values = {name: from_array(one) if isinstance(one, np.ndarray) else one for name, one in given.items()}
     return {name: one.detach().clone() for name, one in values.items() if isinstance(one, torch.Tensor)}

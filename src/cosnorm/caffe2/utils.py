@@ -13,7 +13,10 @@ __all__ = ["Caffe2TensorToNumpyArray", "MakeArgument", "NumpyArrayToCaffe2Tensor
 
 def NumpyArrayToCaffe2Tensor(arr: np.ndarray[Any, Any], name: str | None = None) -> caffe2_pb2.TensorProto:
     """The message of an array. Raises a RuntimeError for a dtype that Caffe2 has not."""
-    return to_proto(from_array(arr), name or "")
+    message = to_proto(from_array(arr), name or "")
+    for field in ("device_detail", "segment"):  # Caffe2 writes them with blobs alone
+        message.ClearField(field)
+    return message
 
 
 def Caffe2TensorToNumpyArray(tensor: caffe2_pb2.TensorProto) -> np.ndarray[Any, Any]:

@@ -15,18 +15,25 @@ Example:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from cosnorm.caffe2 import scope, tensors
+from cosnorm.caffe2.current import (
+    CurrentWorkspace,
+    ResetWorkspace,
+    RootFolder,
+    SwitchWorkspace,
+    Workspaces,
+    current,
+)
 from cosnorm.caffe2.messages import message_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
-from cosnorm.caffe2.runtime import CreatedNet, Workspace
 from cosnorm.caffe2.shapes import infer
+from cosnorm.caffe2.stringify import StringifyBlobName, StringifyNetName, StringifyProto
 
 __all__ = [
     "Blobs",
@@ -37,6 +44,8 @@ __all__ = [
     "FeedBlob",
     "FetchBlob",
     "FetchBlobs",
+    "GetNameScope",
+    "GlobalInit",
     "HasBlob",
     "InferShapesAndTypes",
     "RegisteredOperators",
@@ -52,79 +61,26 @@ __all__ = [
     "SerializeBlob",
     "StringifyBlobName",
     "StringifyNetName",
+    "StringifyProto",
     "SwitchWorkspace",
     "Workspaces",
     "blobs",
 ]
 
-_workspaces: dict[str, Workspace] = {"default": Workspace()}
-_current = "default"
+
+def GlobalInit(args: Sequence[str]) -> None:
+    """Does nothing: Caffe2's library had to be initialized, with the arguments of its command line."""
+    del args
 
 
-def _now() -> Workspace:
-    return _workspaces[_current]
-
-
-def CurrentWorkspace() -> str:
-    """The name of the current workspace."""
-    return _current
-
-
-def Workspaces() -> list[str]:
-    """The names of all workspaces, sorted."""
-    return sorted(_workspaces)
-
-
-def SwitchWorkspace(name: str, create_if_missing: bool | None = None) -> None:
-    """Makes another workspace the current one. Raises a RuntimeError for one that is missing."""
-    global _current
-    if name not in _workspaces:
-        if not create_if_missing:
-            raise RuntimeError(
-                f"create_if_missing. There is no workspace {name!r}; pass create_if_missing=True to make it"
-            )
-        _workspaces[name] = Workspace()
-    _current = name
-
-
-def ResetWorkspace(root_folder: str | None = None) -> bool:
-    """Empties the current workspace of blobs and nets; a missing root folder is made. Deletes no file."""
-    if root_folder is None:
-        root_folder = RootFolder()
-    else:
-        Path(root_folder).mkdir(parents=True, exist_ok=True)
-    _workspaces[_current] = Workspace(root_folder)
-    return True
-
-
-def RootFolder() -> str:
-    """The root folder of the current workspace; "." at first."""
-    return _now().root_folder
+def GetNameScope() -> str:
+    """The prefix that plain blob names receive, such as "layer1/"; empty outside every scope."""
+    return scope.CurrentNameScope()
 
 
 def RegisteredOperators() -> list[str]:
     """The types of all operators."""
     return sorted(OPERATORS)
-
-
-def _text(name: Any, kind: str) -> str:
-    """The text of a name, or of an object of the class `kind`."""
-    if isinstance(name, bytes):
-        return name.decode()
-    if isinstance(name, str):
-        return name
-    assert type(name).__name__ == kind, f"Expected a string or {kind}"
-    return str(name)
-
-
-def StringifyBlobName(name: Any) -> str:
-    """The name of a blob given as str, bytes or BlobReference. Raises an AssertionError for anything else."""
-    return _text(name, "BlobReference")
-
-
-def StringifyNetName(name: Any) -> str:
-    """The name of a net given as str, bytes or Net. Raises an AssertionError for anything else."""
-    return _text(name, "Net")
 
 
 def FeedBlob(name: Any, arr: Any, device_option: caffe2_pb2.DeviceOption | None = None) -> bool:
@@ -139,7 +95,8 @@ def FeedBlob(name: Any, arr: Any, device_option: caffe2_pb2.DeviceOption | None 
         True.
 
     Raises:
-        RuntimeError: a value of another type (a list, a number), or of a dtype that Caffe2 has not.
+        RuntimeError: a value of another type (a list, a number), a dtype that Caffe2 has not, or a device
+            that torch does not find.
         AssertionError: a name of another type.
     """
     text = StringifyBlobName(name)
@@ -162,8 +119,8 @@ def FeedBlob(name: Any, arr: Any, device_option: caffe2_pb2.DeviceOption | None 
         )
     option = device_option if device_option is not None else scope.CurrentDeviceScope()
     if isinstance(value, torch.Tensor) and option is not None and option.device_type == caffe2_pb2.PROTO_CUDA:
-        value = value.to(torch.device("cuda", option.device_id))
-    _now().create_blob(text).value = value
+        value = value.to(tensors.device_of(option, text))
+    current().create_blob(text).value = value
     return True
 
 
@@ -175,7 +132,7 @@ def FetchBlob(name: Any) -> Any:
         AssertionError: a name that is no str, bytes or BlobReference.
     """
     text = StringifyBlobName(name)
-    value = _now().find_blob(text).value
+    value = current().find_blob(text).value
     if value is None:
         return f"{text}, a C++ native class of type nullptr (uninitialized).".encode()
     return value if isinstance(value, bytes) else tensors.to_array(value)
@@ -188,28 +145,28 @@ def FetchBlobs(names: Iterable[Any]) -> list[Any]:
 
 def HasBlob(name: Any) -> bool:
     """Whether there is such a blob."""
-    return StringifyBlobName(name) in _now().blobs
+    return StringifyBlobName(name) in current().blobs
 
 
 def Blobs() -> list[str]:
     """The names of all blobs, sorted."""
-    return sorted(_now().blobs)
+    return sorted(current().blobs)
 
 
 def CreateBlob(name: Any) -> bool:
     """Makes a blob that holds nothing; one that is there stays as it is."""
-    _now().create_blob(StringifyBlobName(name))
+    current().create_blob(StringifyBlobName(name))
     return True
 
 
 def ResetBlob(name: Any) -> None:
     """Empties a blob and keeps its name. Raises a RuntimeError if there is none."""
-    _now().find_blob(StringifyBlobName(name)).value = None
+    current().find_blob(StringifyBlobName(name)).value = None
 
 
 def RemoveBlob(name: Any) -> bool:
     """Removes a blob; says whether there was one."""
-    return _now().remove_blob(StringifyBlobName(name))
+    return current().remove_blob(StringifyBlobName(name))
 
 
 class _Blobs:
@@ -226,7 +183,7 @@ class _Blobs:
             raise RuntimeError(f"Can't find blob: {name}")
 
     def __len__(self) -> int:
-        return len(_now().blobs)
+        return len(current().blobs)
 
     def __iter__(self) -> Iterator[str]:
         return iter(Blobs())
@@ -240,13 +197,13 @@ blobs = _Blobs()
 
 def RunOperatorOnce(operator: Any) -> bool:
     """Runs one operator, given as an OperatorDef or its bytes."""
-    _now().run_operator(message_of(operator, caffe2_pb2.OperatorDef))
+    current().run_operator(message_of(operator, caffe2_pb2.OperatorDef))
     return True
 
 
 def RunOperatorMultiple(operator: Any, num_runs: int) -> bool:
     """Runs one operator so many times."""
-    _now().run_operator(message_of(operator, caffe2_pb2.OperatorDef), num_runs)
+    current().run_operator(message_of(operator, caffe2_pb2.OperatorDef), num_runs)
     return True
 
 
@@ -263,7 +220,7 @@ def CreateNet(net: Any, overwrite: bool = False, input_blobs: Sequence[Any] | No
     """
     for name in input_blobs or ():
         CreateBlob(name)
-    _now().create_net(message_of(net, caffe2_pb2.NetDef), overwrite)
+    current().create_net(message_of(net, caffe2_pb2.NetDef), overwrite)
     return True
 
 
@@ -275,26 +232,26 @@ def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
             raised with `allow_fail`, too.
     """
     del allow_fail
-    _now().run_net(StringifyNetName(name), num_iter)
+    current().run_net(StringifyNetName(name), num_iter)
     return True
 
 
 def RunNetOnce(net: Any) -> bool:
     """Runs a net without keeping it."""
-    CreatedNet(_now(), message_of(net, caffe2_pb2.NetDef)).run()
+    current().run_net_once(message_of(net, caffe2_pb2.NetDef))
     return True
 
 
 def SerializeBlob(name: Any) -> bytes:
     """The bytes of a BlobProto with the blob's name and value. Raises a RuntimeError if it holds nothing."""
     text = StringifyBlobName(name)
-    return tensors.serialize(text, _now().find_blob(text).value)
+    return tensors.serialize(text, current().find_blob(text).value)
 
 
 def DeserializeBlob(name: Any, content: bytes) -> None:
     """Fills a blob with the value of such bytes. Raises a RuntimeError for bytes that are none."""
     value = tensors.deserialize(content)
-    _now().create_blob(StringifyBlobName(name)).value = value
+    current().create_blob(StringifyBlobName(name)).value = value
 
 
 def InferShapesAndTypes(
@@ -319,7 +276,7 @@ def InferShapesAndTypes(
     known = {}
     if blob_dimensions is None:
         assert blob_types is None
-        for name, blob in _now().blobs.items():
+        for name, blob in current().blobs.items():
             if isinstance(blob.value, torch.Tensor | np.ndarray):
                 known[name] = (list(blob.value.shape), tensors.data_type_of(blob.value))
     else:

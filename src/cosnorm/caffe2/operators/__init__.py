@@ -2,13 +2,26 @@
 
 from cosnorm.caffe2.operators import (
     arithmetic,
+    binary,
     criterion,
     dense,
     distances,
     fill,
     normalize,
+    random_fill,
     reduce,
     trigonometry,
 )
 
-__all__ = ["arithmetic", "criterion", "dense", "distances", "fill", "normalize", "reduce", "trigonometry"]
+__all__ = [
+    "arithmetic",
+    "binary",
+    "criterion",
+    "dense",
+    "distances",
+    "fill",
+    "normalize",
+    "random_fill",
+    "reduce",
+    "trigonometry",
+]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.operators.common import shaped
 from cosnorm.caffe2.registry import FLOAT, Kernel, gradient_of, operator
 
 DTYPES = (FLOAT, (torch.int32,), FLOAT)
@@ -22,8 +23,9 @@ def criterion(arguments: Arguments) -> Kernel:
 
     def kernel(similarity: Tensor, labels: Tensor) -> Tensor:
         same = _same(similarity, labels)
+        beyond = similarity - margin
         # Ties count as beyond the margin, so that torch's gradient of this is the gradient operator's.
-        hinge = torch.where(similarity >= margin, similarity - margin, torch.zeros_like(similarity))
+        hinge = torch.where(beyond >= 0, beyond, torch.zeros_like(beyond))
         return torch.where(same, 1 - similarity, hinge)
 
     return kernel
@@ -31,19 +33,14 @@ def criterion(arguments: Arguments) -> Kernel:
 
 @operator("CosineEmbeddingCriterionGradient", inputs=3, dtypes=DTYPES, inferred=False)
 def criterion_gradient(arguments: Arguments) -> Kernel:
-    """DY times −1 where Y is 1, else times [S ≥ margin]."""
+    """The gradient times −1 where Y is 1, else times [S ≥ margin]; NaN times 0 is NaN."""
     margin = arguments.number("margin", 0.0)
 
     def kernel(similarity: Tensor, labels: Tensor, cotangent: Tensor) -> Tensor:
         same = _same(similarity, labels)
-        if cotangent.numel() != similarity.numel():
-            raise RuntimeError(
-                "The embedding and the gradient of the loss should have the same size, got "
-                f"{tuple(similarity.shape)} and {tuple(cotangent.shape)}"
-            )
-        cotangent = cotangent.reshape(similarity.shape)
-        beyond = torch.where(similarity >= margin, cotangent, torch.zeros_like(cotangent))
-        return torch.where(same, -cotangent, beyond)
+        cotangent = shaped(cotangent, similarity.shape, "CosineEmbeddingCriterionGradient")
+        beyond = (similarity >= margin).to(cotangent.dtype)
+        return cotangent * torch.where(same, -torch.ones_like(beyond), beyond)
 
     return kernel
 

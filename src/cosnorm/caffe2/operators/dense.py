@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments, MakeArgument
-from cosnorm.caffe2.operators.normalize import axis_of
+from cosnorm.caffe2.operators.common import Made, as_column, axis_of, shaped
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import FLOAT, Kernel, gradient_of, input_gradients, new_operator, operator
 
@@ -18,13 +18,6 @@ def _matrix(x: Tensor, axis: int) -> Tensor:
     """Dimensions before the axis as rows, the others as columns."""
     place = axis_of(axis, x.dim())
     return x.reshape(math.prod(x.shape[:place]), math.prod(x.shape[place:]))
-
-
-def _check_elements(name: str, y: Tensor, cotangent: Tensor) -> None:
-    if y.numel() != cotangent.numel():
-        raise RuntimeError(
-            f"{name}: dY must have the elements of Y, {list(y.shape)}, got {list(cotangent.shape)}"
-        )
 
 
 @operator("FC", inputs=3, gradient=gradient_of("FCGradient", "X0 X1 dY0", "dX1 dX2 dX0"))
@@ -52,21 +45,14 @@ def fully_connected_gradient(arguments: Arguments) -> Kernel:
 
     def kernel(x: Tensor, weight: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         rows, filters = _matrix(x, axis), _matrix(weight, axis_w)
-        if cotangent.numel() != rows.shape[0] * filters.shape[0]:
-            raise RuntimeError(
-                f"FCGradient: dY must have {rows.shape[0]} x {filters.shape[0]} elements, "
-                f"got {list(cotangent.shape)}"
-            )
-        cotangent = cotangent.reshape(rows.shape[0], filters.shape[0])
+        cotangent = shaped(cotangent, (rows.shape[0], filters.shape[0]), "FCGradient")
         gradients = (cotangent.t() @ rows).reshape(weight.shape), cotangent.sum(0)
         return (*gradients, (cotangent @ filters).reshape(x.shape)) if with_input else gradients
 
     return kernel
 
 
-def _matmul_gradient(
-    definition: caffe2_pb2.OperatorDef, gradients: Sequence[str | None]
-) -> tuple[list[caffe2_pb2.OperatorDef], list[str | None]]:
+def _matmul_gradient(definition: caffe2_pb2.OperatorDef, gradients: Sequence[str | None]) -> Made:
     """Two products; a third input tells the shape of the gradient."""
     given = Arguments(definition)
     of_a, of_b = given.integer("axis_a", 1), given.integer("axis_b", 1)
@@ -124,11 +110,10 @@ def relu(_: Arguments) -> Kernel:
 
 @operator("ReluGradient", inputs=2, in_place=[(1, 0)])
 def relu_gradient(_: Arguments) -> Kernel:
-    """DY where Y > 0."""
+    """The gradient where Y > 0."""
 
     def kernel(y: Tensor, cotangent: Tensor) -> Tensor:
-        _check_elements("ReluGradient", y, cotangent)
-        cotangent = cotangent.reshape(y.shape)
+        cotangent = shaped(cotangent, y.shape, "ReluGradient")
         return torch.where(y > 0, cotangent, torch.zeros_like(cotangent))
 
     return kernel
@@ -141,13 +126,12 @@ def softmax(arguments: Arguments) -> Kernel:
     return lambda x: _matrix(x, axis).softmax(1).reshape(x.shape)
 
 
-@operator("SoftmaxGradient", inputs=2, in_place=[(1, 0)])
+@operator("SoftmaxGradient", inputs=2)
 def softmax_gradient(arguments: Arguments) -> Kernel:
     axis = arguments.integer("axis", 1)
 
     def kernel(y: Tensor, cotangent: Tensor) -> Tensor:
-        _check_elements("SoftmaxGradient", y, cotangent)
-        rows, given = _matrix(y, axis), _matrix(cotangent.reshape(y.shape), axis)
+        rows, given = _matrix(y, axis), _matrix(shaped(cotangent, y.shape, "SoftmaxGradient"), axis)
         return (rows * (given - (rows * given).sum(1, keepdim=True))).reshape(y.shape)
 
     return kernel
@@ -188,9 +172,7 @@ def label_cross_entropy(_: Arguments) -> Kernel:
 def label_cross_entropy_gradient(_: Arguments) -> Kernel:
     def kernel(x: Tensor, labels: Tensor, cotangent: Tensor) -> Tensor:
         rows, column = _labels(x, labels)
-        if cotangent.dim() != 1 or cotangent.shape[0] != rows.shape[0]:
-            raise RuntimeError(f"dY.dim32(0) == N. {list(cotangent.shape)} vs {rows.shape[0]}")
-        values = -cotangent.unsqueeze(1) / rows.gather(1, column).clamp(min=LEAST)
+        values = -as_column(cotangent, rows.shape[0], "dY") / rows.gather(1, column).clamp(min=LEAST)
         return torch.zeros_like(rows).scatter(1, column, values).reshape(x.shape)
 
     return kernel

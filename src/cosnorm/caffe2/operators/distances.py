@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.operators.common import EPS, as_column
 from cosnorm.caffe2.registry import Kernel, gradient_of, operator
-
-EPS = 1e-12
 
 
 def rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,15 +23,6 @@ def rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             raise RuntimeError(f"X.dim32(i) == Y.dim32(i). {one} vs {other}. dimension at {i}")
     sizes = (x.shape[0], math.prod(x.shape[1:])) if x.dim() else (1, 1)
     return x.reshape(sizes), y.reshape(sizes)
-
-
-def _cotangent(given: Tensor, count: int, name: str) -> Tensor:
-    """The gradient of the output as a column."""
-    if given.dim() != 1 or given.shape[0] != count:
-        raise RuntimeError(
-            f"{name}.dim() == 1 and {name}.dim32(0) == N, N = {count}; got {tuple(given.shape)}"
-        )
-    return given.unsqueeze(1)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
@@ -59,7 +49,7 @@ def cosine_similarity(_: Arguments) -> Kernel:
 def cosine_similarity_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        cotangent = _cotangent(cotangent, x.shape[0], "dCos")
+        cotangent = as_column(cotangent, x.shape[0], "dCos")
         norm_x = _dot(x, x).clamp(min=EPS).sqrt().unsqueeze(1)
         norm_y = _dot(y, y).clamp(min=EPS).sqrt().unsqueeze(1)
         product = _dot(x, y).unsqueeze(1)
@@ -85,7 +75,7 @@ def dot_product(_: Arguments) -> Kernel:
 def dot_product_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        cotangent = _cotangent(cotangent, x.shape[0] if first.numel() else 0, "dDot")
+        cotangent = as_column(cotangent, x.shape[0] if first.numel() else 0, "dDot")
         if not first.numel():
             return torch.zeros_like(first), torch.zeros_like(second)
         return (cotangent * y).reshape(first.shape), (cotangent * x).reshape(second.shape)
@@ -110,7 +100,7 @@ def squared_l2_distance(_: Arguments) -> Kernel:
 def squared_l2_distance_gradient(_: Arguments) -> Kernel:
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        gradient = _cotangent(cotangent, x.shape[0], "dDistance") * (x - y)
+        gradient = as_column(cotangent, x.shape[0], "dDistance") * (x - y)
         return gradient.reshape(first.shape), -gradient.reshape(second.shape)
 
     return kernel
@@ -127,13 +117,13 @@ def l1_distance(_: Arguments) -> Kernel:
 
 @operator("L1DistanceGradient", inputs=3, outputs=2)
 def l1_distance_gradient(_: Arguments) -> Kernel:
-    """The sign of x − y, which is 0 up to a difference of 1e-12."""
+    """The gradient with the sign of x − y; 0 where that is NaN, or at most 1e-12 from 0."""
 
     def kernel(first: Tensor, second: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         x, y = rows(first, second)
-        difference = x - y
-        sign = difference.sign() * (difference.abs() > EPS)
-        gradient = _cotangent(cotangent, x.shape[0], "dDistance") * sign
+        difference, given = x - y, as_column(cotangent, x.shape[0], "dDistance")
+        zero = torch.zeros_like(difference)
+        gradient = torch.where(difference > EPS, given, torch.where(difference < -EPS, -given, zero))
         return gradient.reshape(first.shape), -gradient.reshape(second.shape)
 
     return kernel

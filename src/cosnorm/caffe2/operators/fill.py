@@ -1,4 +1,4 @@
-"""Operators that make tensors or pass them on: the fills of init nets, Copy and StopGradient."""
+"""Operators that make tensors of given values (ConstantFill, GivenTensorFill) or pass tensors on (Copy)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,65 +8,80 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.operators.common import check_dtype, no_gradient
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import Kernel, gradient_of, operator
-from cosnorm.caffe2.tensors import Array, Value, dtype_of
+from cosnorm.caffe2.tensors import Array, Value, checked_shape, device_of, dtype_of
 
 DataType = caffe2_pb2.TensorProto
 FILLED = {DataType.FLOAT, DataType.DOUBLE, DataType.BOOL, DataType.INT32, DataType.INT64}
 FILLED |= {DataType.UINT8, DataType.INT8, DataType.UINT16, DataType.INT16}
-LARGEST = 2**31  # elements; a broken file may ask for more than any machine has
+# The data types of GivenTensorFill, and the fields of an argument that hold their values.
+GIVEN: dict[int, str] = {DataType.FLOAT: "floats", DataType.DOUBLE: "floats", DataType.STRING: "strings"}
+GIVEN |= dict.fromkeys((DataType.BOOL, DataType.INT16, DataType.INT32, DataType.INT64), "ints")
 
 
-def no_gradient(
-    definition: caffe2_pb2.OperatorDef, _: Sequence[str | None]
-) -> tuple[list[caffe2_pb2.OperatorDef], list[str | None]]:
-    """For operators through which no gradient goes."""
-    return [], [None] * len(definition.input)
+def _tensor(value: Value) -> Tensor | Array:
+    """A tensor of numbers or strings. Raises a RuntimeError for text."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value
+    raise RuntimeError(
+        "wrong type for the Blob instance. Blob contains std::string while caller expects caffe2::Tensor"
+    )
 
 
-def _shape(arguments: Arguments) -> Callable[[tuple[Tensor, ...]], list[int]]:
+def shape_of(arguments: Arguments) -> Callable[[Sequence[Value]], list[int]]:
     """The shape of a fill: its argument, that of its input, or what its input holds; then `extra_shape`."""
-    given = [int(size) for size in arguments.repeated("shape", "ints")]
-    extra = [int(size) for size in arguments.repeated("extra_shape", "ints")]
+    given = checked_shape(arguments.repeated("shape", "ints"))
+    extra = checked_shape(arguments.repeated("extra_shape", "ints"))
     holds = bool(arguments.integer("input_as_shape", 0))
-    if given and arguments.operator.input:
-        raise RuntimeError("Cannot set the shape argument and pass in an input at the same time")
-    if any(size < 0 for size in [*given, *extra]) or math.prod([*given, *extra]) > LARGEST:
-        raise RuntimeError(f"shape must be of sizes of at least 0 that memory can hold, got {given + extra}")
+    if arguments.operator.input:
+        if given:
+            raise RuntimeError("Cannot set the shape argument and pass in an input at the same time")
+    elif extra:
+        raise RuntimeError("Cannot set extra_shape when there is no input")
+    elif holds:
+        raise RuntimeError("An input must be given if input_as_shape is true")
+    elif not given and arguments.has("shape", "i"):
+        raise RuntimeError("Fill 'shape' argument was a scalar, list expected")
 
-    def shape(inputs: tuple[Tensor, ...]) -> list[int]:
+    def shape(inputs: Sequence[Value]) -> list[int]:
         if not inputs:
-            return given + extra
+            return given
+        like = _tensor(inputs[0])
         if not holds:
-            return [*inputs[0].shape, *extra]
-        if not isinstance(inputs[0], Tensor) or inputs[0].dim() != 1 or inputs[0].dtype != torch.int64:
+            return checked_shape([*like.shape, *extra]) if extra else list(like.shape)
+        if not isinstance(like, Tensor) or like.dim() != 1 or like.dtype != torch.int64 or not like.numel():
             raise RuntimeError(
-                "When input_as_shape is true, the input must be a 1D tensor of data type int64_t"
+                "When input_as_shape is true, the input must be a 1D tensor of data type int64_t, not empty"
             )
-        sizes = [int(size) for size in inputs[0]]
-        if any(size < 0 for size in sizes) or math.prod(sizes) > LARGEST:
-            raise RuntimeError(f"input_as_shape: sizes must be at least 0, got {sizes}")
-        return sizes + extra
+        return checked_shape([*like.tolist(), *extra])
 
     return shape
 
 
-def _strings(values: Sequence[bytes], shape: list[int]) -> Array:
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array.reshape(shape)
+def device(arguments: Arguments) -> torch.device:
+    """Where a fill makes its output."""
+    if torch.get_default_device().type == "meta":
+        return torch.device("meta")  # only the shape is asked for
+    return device_of(arguments.operator.device_option, ", ".join(arguments.operator.output))
 
 
-@operator("ConstantFill", inputs=(0, 2), dtypes=(None,), in_place=None, gradient=no_gradient)
+@operator("ConstantFill", inputs=(0, 2), dtypes=(None,), in_place=[(0, 0)], gradient=no_gradient)
 def constant_fill(arguments: Arguments) -> Kernel:
-    """`value` everywhere. Without `dtype` an integer value makes int64, a number or no value float."""
-    shape = _shape(arguments)
+    """`value` everywhere, or what a second input holds.
+
+    Without `dtype` an integer value makes int64, a number or no value float.
+    """
+    shape, place = shape_of(arguments), device(arguments)
     default = DataType.INT64 if arguments.has("value", "i") else DataType.FLOAT
     data_type = arguments.integer("dtype", default)
     if data_type == DataType.STRING:
-        text = arguments.content("value", b"")
-        return lambda *inputs: _strings([text] * math.prod(shape(inputs)), shape(inputs))
+        if len(arguments.operator.input) > 1:
+            raise RuntimeError("constant fill string from tensor is not supported")
+        text = np.empty((), dtype=object)
+        text[()] = arguments.content("value", b"")
+        return lambda *inputs: np.broadcast_to(text, shape(inputs))  # which takes no memory
     if data_type not in FILLED:
         raise RuntimeError(f"Unexpected 'dtype' argument value: {data_type}")
     dtype = dtype_of(data_type)
@@ -77,100 +92,75 @@ def constant_fill(arguments: Arguments) -> Kernel:
         value = bool(value)
     elif not dtype.is_floating_point and not torch.iinfo(dtype).min <= value <= torch.iinfo(dtype).max:
         raise RuntimeError(f"Value {value} of argument value cannot be represented correctly in {dtype}")
-    return lambda *inputs: torch.full(shape(inputs), value, dtype=dtype, device=_device(arguments))
+
+    def kernel(*inputs: Value) -> Tensor:
+        if len(inputs) < 2:
+            return torch.full(shape(inputs), value, dtype=dtype, device=place)
+        held = inputs[1]
+        if not isinstance(held, Tensor) or held.numel() != 1:
+            raise RuntimeError("value vector must have 1 element")
+        check_dtype(held, dtype)
+        return held.reshape(()).to(place).expand(shape(inputs)).clone()
+
+    return kernel
 
 
-def _device(arguments: Arguments) -> torch.device:
-    if torch.get_default_device().type == "meta":
-        return torch.device("meta")  # only the shape is asked for
-    option = arguments.operator.device_option
-    if option.device_type == caffe2_pb2.PROTO_CUDA:
-        return torch.device("cuda", option.device_id)
-    return torch.device("cpu")
-
-
-def _given(name: str, field: str, dtype: torch.dtype | None) -> None:
+def _given(name: str, data_type: int) -> None:
     def make(arguments: Arguments) -> Kernel:
-        shape, values = _shape(arguments), arguments.repeated("values", field)
+        if not arguments.has("values"):
+            raise RuntimeError(
+                "Operator def did not pass schema checking: Argument 'values' is required for Operator "
+                f"'{name}'."
+            )
+        shape, place = shape_of(arguments), device(arguments)
+        # The kinds of other types do not look at `dtype`.
+        kind = arguments.integer("dtype", data_type) if data_type == DataType.FLOAT else data_type
+        if kind not in GIVEN:
+            raise RuntimeError(f"Unexpected 'dtype' argument value: {kind}")
+        values = arguments.repeated("values", GIVEN[kind])
 
-        def kernel(*inputs: Tensor) -> Value:
+        def kernel(*inputs: Value) -> Tensor | Array:
             sizes = shape(inputs)
             if math.prod(sizes) != len(values):
                 raise RuntimeError(f"output->numel() == values_.numel(). {math.prod(sizes)} vs {len(values)}")
-            if dtype is None:
-                return _strings(values, sizes)
-            return torch.tensor(values, dtype=dtype, device=_device(arguments)).reshape(sizes)
+            if kind == DataType.STRING:
+                strings = np.empty(len(values), dtype=object)
+                strings[:] = values
+                return strings.reshape(sizes)
+            return torch.tensor(values, dtype=dtype_of(kind), device=place).reshape(sizes)
 
         return kernel
 
-    operator(name, inputs=(0, 1), dtypes=(None,), in_place=None, gradient=no_gradient)(make)
+    operator(name, inputs=(0, 1), dtypes=(None,), in_place=[(0, 0)], gradient=no_gradient)(make)
 
 
-_given("GivenTensorFill", "floats", torch.float32)
-_given("GivenTensorDoubleFill", "floats", torch.float64)
-_given("GivenTensorBoolFill", "ints", torch.bool)
-_given("GivenTensorIntFill", "ints", torch.int32)
-_given("GivenTensorInt64Fill", "ints", torch.int64)
-_given("GivenTensorStringFill", "strings", None)
+_given("GivenTensorFill", DataType.FLOAT)
+_given("GivenTensorDoubleFill", DataType.DOUBLE)
+_given("GivenTensorBoolFill", DataType.BOOL)
+_given("GivenTensorIntFill", DataType.INT32)
+_given("GivenTensorInt64Fill", DataType.INT64)
+_given("GivenTensorStringFill", DataType.STRING)
 
 
-def _random(name: str, draw: Callable[[Tensor, Arguments, torch.Generator | None], object]) -> None:
-    """A fill of random numbers, drawn by torch: another sequence than the original's, the same distribution.
-
-    A `random_seed` of the device option makes a generator for the operator, otherwise torch's own is used.
-    """
-
-    def make(arguments: Arguments) -> Kernel:
-        shape, device = _shape(arguments), _device(arguments)
-        option = arguments.operator.device_option
-        generator = None
-        if option.HasField("random_seed") and device.type != "meta":
-            generator = torch.Generator(device).manual_seed(option.random_seed)
-        draw(torch.empty(0, 0, device=device), arguments, generator)  # a wrong argument is an error now
-
-        def kernel(*inputs: Tensor) -> Tensor:
-            filled = torch.empty(shape(inputs), device=device)
-            draw(filled, arguments, generator)
-            return filled
-
-        return kernel
-
-    operator(name, inputs=(0, 1), dtypes=(None,), in_place=None, gradient=no_gradient)(make)
+@operator("Copy", dtypes=(None,), gradient=gradient_of("CopyOnDeviceLike", "dY0 X0", "dX0"))
+def copy(_: Arguments) -> Kernel:
+    return _tensor  # kernels never write into their inputs, so that nothing need be copied
 
 
-def _uniform(filled: Tensor, arguments: Arguments, generator: torch.Generator | None) -> None:
-    filled.uniform_(arguments.number("min", 0.0), arguments.number("max", 1.0), generator=generator)
+@operator("CopyOnDeviceLike", inputs=2, dtypes=(None,))
+def copy_on_device_like(_: Arguments) -> Kernel:
+    def kernel(value: Value, like: Value) -> Tensor | Array:
+        if isinstance(value, Tensor) and isinstance(like, Tensor):
+            return value.to(like.device)
+        return _tensor(value)
+
+    return kernel
 
 
-def _gaussian(filled: Tensor, arguments: Arguments, generator: torch.Generator | None) -> None:
-    filled.normal_(arguments.number("mean", 0.0), arguments.number("std", 1.0), generator=generator)
+@operator("StopGradient", dtypes=(None,), in_place=[(0, 0)], gradient=no_gradient)
+def stop_gradient(_: Arguments) -> Kernel:
+    def kernel(value: Value) -> Tensor | Array:
+        value = _tensor(value)
+        return value.detach() if isinstance(value, Tensor) else value
 
-
-def _xavier(filled: Tensor, _: Arguments, generator: torch.Generator | None) -> None:
-    if filled.numel():
-        bound = math.sqrt(3 * filled.shape[0] / filled.numel())
-        filled.uniform_(-bound, bound, generator=generator)
-
-
-def _msra(filled: Tensor, _: Arguments, generator: torch.Generator | None) -> None:
-    if filled.dim() < 2:
-        raise RuntimeError("Dimension out of range: MSRAFill wants at least two dimensions")
-    if filled.numel():
-        filled.normal_(0.0, math.sqrt(2 * filled.shape[1] / filled.numel()), generator=generator)
-
-
-_random("UniformFill", _uniform)
-_random("GaussianFill", _gaussian)
-_random("XavierFill", _xavier)
-_random("MSRAFill", _msra)
-
-
-def _passed_on(_: Arguments) -> Kernel:
-    return lambda value: value  # kernels never write into their inputs, so that nothing need be copied
-
-
-operator("Copy", dtypes=(None,), gradient=gradient_of("CopyOnDeviceLike", "dY0 X0", "dX0"))(_passed_on)
-operator("CopyOnDeviceLike", inputs=2, dtypes=(None,))(lambda _: lambda value, like: value.to(like.device))
-operator("StopGradient", dtypes=(None,), in_place=[(0, 0)], gradient=no_gradient)(
-    lambda _: lambda value: value.detach() if isinstance(value, Tensor) else value
-)
+    return kernel

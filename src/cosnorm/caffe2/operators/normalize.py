@@ -4,19 +4,8 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.operators.common import EPS, axis_of, shaped
 from cosnorm.caffe2.registry import Kernel, gradient_of, operator
-
-EPS = 1e-12
-
-
-def axis_of(axis: int, dimensions: int) -> int:
-    """The axis counted from the front. Raises a RuntimeError where there is none."""
-    if not -dimensions <= axis < dimensions:
-        bound = "axis_index < ndims" if axis >= 0 else "axis_index >= -ndims"
-        raise RuntimeError(
-            f"Expected {bound} to be true, but got false: axis {axis} of {dimensions} dimensions"
-        )
-    return axis % dimensions
 
 
 @operator("Normalize", gradient=gradient_of("NormalizeGradient", "X0 dY0", "dX0"))
@@ -32,17 +21,15 @@ def normalize(arguments: Arguments) -> Kernel:
 
 @operator("NormalizeGradient", inputs=2)
 def normalize_gradient(arguments: Arguments) -> Kernel:
-    """DY / r − x (x·dY) / r³ with r = max(|x|, 1e-12)."""
+    """With r = max(|x|, 1e-12): dY / r − x (x·dY) / r³, in the shape of dY."""
     axis = arguments.integer("axis", -1)
 
     def kernel(x: Tensor, cotangent: Tensor) -> Tensor:
         place = axis_of(axis, x.dim())
-        if x.shape != cotangent.shape:
-            raise RuntimeError(
-                f"NormalizeGradient: dY must have X's shape, {list(x.shape)}, got {list(cotangent.shape)}"
-            )
+        given = shaped(cotangent, x.shape, "NormalizeGradient")
         norm = _norm(x, place)
-        return cotangent / norm - x / norm * (x / norm * cotangent).sum(place, keepdim=True) / norm
+        gradient = given / norm - x / norm * (x / norm * given).sum(place, keepdim=True) / norm
+        return gradient.reshape(cotangent.shape)
 
     return kernel
 

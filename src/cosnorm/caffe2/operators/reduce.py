@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.operators.common import Made, shaped
+from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import NUMBERS, Kernel, input_gradients, new_operator, operator
 
 
@@ -34,23 +36,18 @@ def _mask(lengths: Sequence[Tensor], x: Tensor, kept: int, size: int) -> Tensor 
     return (torch.arange(size, device=x.device) < lengths[0].reshape(-1, 1)).reshape(x.shape)
 
 
+def _reduce_back_sum_gradient(definition: caffe2_pb2.OperatorDef, gradients: Sequence[str | None]) -> Made:
+    inputs = "dY0 X0 X1" if len(definition.input) > 1 else "dY0 X0"
+    made = [new_operator(definition, "ReduceBackSumGradient", inputs, "dX0", gradients)]
+    return made, input_gradients(definition, "dX0")
+
+
 @operator(
     "ReduceBackSum",
     inputs=(1, 2),
     dtypes=(NUMBERS, (torch.int32,)),
     dispatched=True,
-    gradient=lambda definition, gradients: (
-        [
-            new_operator(
-                definition,
-                "ReduceBackSumGradient",
-                "dY0 X0" + " X1" * (len(definition.input) > 1),
-                "dX0",
-                gradients,
-            )
-        ],
-        input_gradients(definition, "dX0"),
-    ),
+    gradient=_reduce_back_sum_gradient,
 )
 def reduce_back_sum(arguments: Arguments) -> Kernel:
     """The sum over the last `num_reduce_dim` dimensions, of the first `lengths[i]` elements of each row."""
@@ -69,11 +66,8 @@ def reduce_back_sum_gradient(arguments: Arguments) -> Kernel:
     def kernel(cotangent: Tensor, x: Tensor, *lengths: Tensor) -> Tensor:
         kept, size = _reduced(arguments, x)
         rows = math.prod(x.shape[:kept])
-        if cotangent.numel() != rows:
-            raise RuntimeError(
-                f"ReduceBackSumGradient: dY must have {rows} elements, got {cotangent.numel()}"
-            )
-        gradient = cotangent.reshape(rows, 1).expand(rows, size).reshape(x.shape)
+        given = shaped(cotangent, (rows, 1), "ReduceBackSumGradient")
+        gradient = given.expand(rows, size).reshape(x.shape)
         mask = _mask(lengths, x, kept, size)
         return gradient.clone() if mask is None else gradient.masked_fill(~mask, 0)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from cosnorm.caffe2.operators.common import shaped
 from cosnorm.caffe2.registry import gradient_of, operator
 
 
@@ -14,19 +15,9 @@ def _register(
     operator(name, dispatched=True, gradient=gradient_of(f"{name}Gradient", "X0 dY0", "dX0"))(lambda _: value)
 
     def kernel(x: Tensor, cotangent: Tensor) -> Tensor:
-        _check_sizes(name, x, cotangent)
-        return gradient(x, cotangent.reshape(x.shape))
+        return gradient(x, shaped(cotangent, x.shape, f"{name}Gradient"))
 
     operator(f"{name}Gradient", inputs=2, dispatched=True)(lambda _: kernel)
-
-
-def _check_sizes(name: str, x: Tensor, cotangent: Tensor) -> None:
-    """The original broadcasts the shapes but not the values, and reads beyond the end of a short dY."""
-    if x.numel() != cotangent.numel():
-        raise RuntimeError(
-            f"{name}Gradient: dY must have the elements of X, which has shape {tuple(x.shape)}, got "
-            f"{tuple(cotangent.shape)}"
-        )
 
 
 _register("Cos", torch.cos, lambda x, dy: -dy * x.sin())
