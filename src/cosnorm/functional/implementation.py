@@ -50,7 +50,7 @@ def choose(where: str, impl: str, *tensors: Tensor) -> bool:
     return True
 
 
-@torch.compiler.assume_constant_result  # compiled code need not look into triton
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled code skips triton
 def _obstacle(device: str) -> str:
     """Why the kernels cannot run on tensors of that device; empty if they can."""
     if importlib.util.find_spec("triton") is None:
@@ -59,7 +59,7 @@ def _obstacle(device: str) -> str:
 
     if device != "cuda" and not (device == "cpu" and interpreting()):
         return (
-            f'needs tensors on a GPU, got {device}; use impl="torch", or set TRITON_INTERPRET=1 before triton '
-            "is imported to run the kernels in its interpreter"
+            f'needs tensors on a GPU, got {device}; use impl="torch", or set TRITON_INTERPRET=1 before '
+            "triton is imported to run the kernels in its interpreter"
         )
     return ""

@@ -6,6 +6,7 @@ from torch import Tensor
 from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_augment, check_flag, check_tensors
 from cosnorm.functional.cosine_kernels import kernel_cosine
+from cosnorm.functional.cosine_matrix import matrix_cosine
 from cosnorm.functional.cosine_rows import cosine_rows
 from cosnorm.functional.fp8 import fp8_cosine
 from cosnorm.functional.implementation import check_impl, check_precision, choose
@@ -97,7 +98,12 @@ def cosine_linear(
     elif kernels:
         output = kernel_cosine(rows, weight, centered=centered, augment=augment)
     else:
-        output = cosine_rows(rows.unsqueeze(1), weight, centered=centered, augment=augment)
+        found = matrix_cosine(rows, weight, centered=centered, augment=augment)
+        output = (
+            cosine_rows(rows.unsqueeze(1), weight, centered=centered, augment=augment)
+            if found is None
+            else found
+        )
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -139,7 +139,7 @@ class NormFaceLoss(CosineSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -165,7 +165,7 @@ class CosFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m, a cosine.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -203,7 +203,7 @@ class ArcFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m in radians.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype; see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).

@@ -2,6 +2,7 @@
 
 from cosnorm.nn.batch_norm import MeanOnlyBatchNorm1d, MeanOnlyBatchNorm2d, MeanOnlyBatchNorm3d
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
+from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear
 from cosnorm.nn.linear import CosineLinear
 from cosnorm.nn.max_norm import MaxNorm
 
@@ -10,6 +11,8 @@ __all__ = [
     "CosineConv2d",
     "CosineConv3d",
     "CosineLinear",
+    "FoldedCosineConv",
+    "FoldedCosineLinear",
     "MaxNorm",
     "MeanOnlyBatchNorm1d",
     "MeanOnlyBatchNorm2d",

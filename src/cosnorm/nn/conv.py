@@ -112,6 +112,12 @@ class _CosineConv(_ConvNd):
             return output
         return output + self.bias.to(output.dtype).reshape(-1, *[1] * (self.weight.ndim - 2))
 
+    def fold(self) -> nn.Module:
+        """A layer for inference with unit filters; see `cosnorm.convert.fold`."""
+        from cosnorm.nn.folded import FoldedCosineConv
+
+        return FoldedCosineConv(self).eval()
+
     def _check_before_padding(self, input: Tensor) -> None:  # noqa: A002
         name = type(self).__name__
         check_tensors(name, input=input)

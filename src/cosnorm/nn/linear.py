@@ -98,6 +98,12 @@ class CosineLinear(nn.Linear):
         )
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
+    def fold(self) -> nn.Module:
+        """A layer for inference whose weight has unit rows; see `cosnorm.convert.fold`."""
+        from cosnorm.nn.folded import FoldedCosineLinear
+
+        return FoldedCosineLinear(self).eval()
+
     def extra_repr(self) -> str:
         """Torch's text and our options."""
         text = f"{super().extra_repr()}, centered={self.centered}, augment={self.augment}"

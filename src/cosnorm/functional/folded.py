@@ -1,0 +1,72 @@
+"""Cosines with weights that are unit vectors already: what is left of a layer that no longer learns."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cosnorm.functional.autocast import autocast_tensors, without_autocast
+from cosnorm.functional.checks import check_tensors
+from cosnorm.functional.fields import Geometry, plain_fields, wide_fields
+from cosnorm.functional.norms import accumulation_dtype, plain_rows, product_dtype, unit_rows
+
+
+def unit_weight(weight: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tensor | None]:
+    """Each filter or row as a unit vector, centered first, and its appended component (O,) or None."""
+    unit = unit_rows(weight.detach().flatten(1), centered=centered, augment=augment)
+    extra = None if unit.extra is None else unit.extra.squeeze(1)
+    return unit.values.to(weight.dtype).reshape(weight.shape), extra
+
+
+def folded_linear(
+    x: Tensor, weight: Tensor, extra: Tensor | None, *, centered: bool, augment: float
+) -> Tensor:
+    """`cosine_linear` with the unit rows that `unit_weight` gave."""
+    check_tensors("folded_linear", x=x)
+    x, weight = autocast_tensors(x, weight)
+    check_tensors("folded_linear", x=x, weight=weight)
+    with without_autocast(x.device):
+        dtype = product_dtype(x.dtype, x.device)
+        looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
+        plain = plain_rows(x, centered=centered, augment=augment) if looks else None
+        extra_x: Tensor | None
+        if plain is not None:
+            values, extra_x = plain.values * plain.factor, augment * plain.factor
+        else:
+            unit = unit_rows(x, centered=centered, augment=augment)
+            values, extra_x = unit.values, unit.extra
+        output = F.linear(values.to(dtype), weight.to(dtype)).to(accumulation_dtype(x.dtype))
+        if extra is not None and extra_x is not None:
+            output = output + extra_x * extra
+        return _bounded(output).to(x.dtype)
+
+
+def folded_conv(
+    x: Tensor, weight: Tensor, extra: Tensor | None, geometry: Geometry, *, centered: bool, augment: float
+) -> Tensor:
+    """`cosine_conv` of (N, C, *S) with the unit filters that `unit_weight` gave."""
+    check_tensors("folded_conv", x=x)
+    x, weight = autocast_tensors(x, weight)
+    check_tensors("folded_conv", x=x, weight=weight)
+    with without_autocast(x.device):
+        looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
+        fields = plain_fields(x, geometry, centered=centered, augment=augment) if looks else None
+        if fields is None:
+            fields = wide_fields(x, geometry, centered=centered, augment=augment)
+        groups, accumulation = geometry.groups, accumulation_dtype(fields.values.dtype)
+        products = fields.geometry.convolve(fields.values, weight.to(fields.values.dtype)).to(accumulation)
+        by_filter = products.unflatten(1, (groups, products.shape[1] // groups))
+        if fields.constant is not None:
+            by_filter = by_filter.masked_fill(fields.constant.unsqueeze(2), 0)
+        if extra is not None:
+            # The appended component of a field, in the scale of the products.
+            own = extra.to(accumulation).reshape(1, groups, -1, *[1] * geometry.rank)
+            by_filter = by_filter + own * (
+                fields.extra.unsqueeze(1) if isinstance(fields.extra, Tensor) else fields.extra
+            )
+        factor = fields.factor.unsqueeze(2)
+        by_filter = by_filter * factor if x.requires_grad else by_filter.mul_(factor)
+        return _bounded(by_filter.flatten(1, 2)).to(x.dtype)
+
+
+def _bounded(cosines: Tensor) -> Tensor:
+    return cosines.clamp(-1, 1) if cosines.requires_grad else cosines.clamp_(-1, 1)

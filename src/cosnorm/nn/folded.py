@@ -1,0 +1,115 @@
+"""Layers that no longer learn: the weight's normalization and centering stand in the weight."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosnorm.functional.fields import Geometry
+from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
+from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
+from cosnorm.nn.linear import CosineLinear
+
+CosineConv = CosineConv1d | CosineConv2d | CosineConv3d
+
+
+class _Folded(nn.Module):
+    """Buffers in place of parameters: unit weights, their appended components, scale and bias."""
+
+    weight: Tensor
+    extra: Tensor | None
+    bias: Tensor | None
+    scale: Tensor | None
+
+    def __init__(self, layer: CosineLinear | CosineConv) -> None:
+        super().__init__()
+        weight, extra = unit_weight(layer.weight, centered=layer.centered, augment=layer.augment)
+        self.register_buffer("weight", weight)
+        self.register_buffer("extra", extra)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        self.centered, self.augment = layer.centered, layer.augment
+        trivial = layer.scale.scale is None and layer.scale.log_scale is None
+        one = torch.ones((), dtype=torch.float32, device=weight.device)
+        self.register_buffer("scale", None if trivial else layer.scale(one).detach())
+
+    def _finish(self, cosines: Tensor, rank: int) -> Tensor:
+        output = cosines if self.scale is None else cosines * self.scale.to(cosines.dtype)
+        if self.bias is None:
+            return output
+        return output + self.bias.to(output.dtype).reshape(-1, *[1] * rank)
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for `print`."""
+        sizes = f"weight={tuple(self.weight.shape)}, bias={self.bias is not None}"
+        return f"{sizes}, centered={self.centered}, augment={self.augment}, scale={self.scale}"
+
+
+class FoldedCosineLinear(_Folded):
+    """What `CosineLinear` computes, with unit rows for a weight; made by `CosineLinear.fold`.
+
+    Its parameters are buffers: it does not learn, but passes gradients on to its input.
+
+    Args:
+        layer: the layer, which stays as it is.
+
+    Shape: (*, in_features) → (*, out_features).
+
+    Example:
+        >>> import torch
+        >>> layer = CosineLinear(8, 3, centered=True, bias=True)
+        >>> x = torch.randn(5, 8)
+        >>> torch.allclose(FoldedCosineLinear(layer)(x), layer(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, layer: CosineLinear) -> None:
+        super().__init__(layer)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """The cosines, scaled, plus the bias."""
+        options: Any = {"centered": self.centered, "augment": self.augment}
+        return self._finish(folded_linear(input, self.weight, self.extra, **options), 0)
+
+
+class FoldedCosineConv(_Folded):
+    """What `CosineConv1d`, `2d` or `3d` computes, with unit filters; made by their `fold`.
+
+    Args:
+        layer: the layer, which stays as it is.
+
+    Shape: as that of the layer.
+
+    Example:
+        >>> import torch
+        >>> layer = CosineConv2d(3, 4, 3, padding=1)
+        >>> x = torch.randn(2, 3, 6, 6)
+        >>> torch.allclose(FoldedCosineConv(layer)(x), layer(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, layer: CosineConv) -> None:
+        super().__init__(layer)
+        self._padding = layer._reversed_padding_repeated_twice
+        self._mode = layer.padding_mode if layer.padding_mode != "zeros" else "constant"
+        rank = layer.weight.ndim - 2
+        self.geometry = Geometry(
+            tuple(layer.weight.shape[2:]), layer.stride, (0,) * rank, layer.dilation, layer.groups
+        )
+        half = [before for before, after in zip(self._padding[::2], self._padding[1::2], strict=True)]
+        if self._mode == "constant" and self._padding[::2] == self._padding[1::2]:
+            # Zeros on both sides alike are the convolution's own.
+            self.geometry = Geometry(
+                self.geometry.kernel, layer.stride, tuple(reversed(half)), layer.dilation, layer.groups
+            )
+            self._padding = []
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """The cosines, scaled, plus the bias."""
+        rank = self.geometry.rank
+        x = input if input.ndim == rank + 2 else input.unsqueeze(0)
+        if self._padding:
+            x = F.pad(x, self._padding, mode=self._mode)
+        options: Any = {"centered": self.centered, "augment": self.augment}
+        output = self._finish(folded_conv(x, self.weight, self.extra, self.geometry, **options), rank)
+        return output if input.ndim == rank + 2 else output.squeeze(0)

@@ -1,0 +1,86 @@
+"""Folded models give what the models give."""
+
+import pytest
+import torch
+from torch import nn
+
+from cosnorm.convert import fold
+from cosnorm.nn import CosineConv1d, CosineConv2d, CosineConv3d, CosineLinear
+
+LAYERS = {
+    "linear": (lambda **o: CosineLinear(63, 37, **o), (9, 63)),
+    "conv1d": (lambda **o: CosineConv1d(3, 5, 4, stride=2, **o), (9, 3, 11)),
+    "conv2d": (lambda **o: CosineConv2d(4, 6, (3, 2), padding=(1, 2), groups=2, **o), (9, 4, 7, 6)),
+    "same": (lambda **o: CosineConv2d(4, 6, (3, 2), padding="same", **o), (9, 4, 7, 6)),
+    "reflected": (lambda **o: CosineConv2d(4, 6, 3, padding=1, padding_mode="reflect", **o), (9, 4, 7, 6)),
+    "conv3d": (lambda **o: CosineConv3d(2, 3, 2, dilation=2, **o), (9, 2, 4, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("augment", [0.0, 0.3])
+def test_a_layer_of_every_kind(layer: str, centered: bool, augment: float):
+    make, shape = LAYERS[layer]
+    module = make(centered=centered, augment=augment, bias=True, scale="learned")
+    folded = fold(module)
+    for scale in (1.0, 1e-30, 1e30):
+        x = scale * torch.randn(shape)
+        x[2] = 0
+        torch.testing.assert_close(folded(x), module(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(folded(x[1]), module(x[1]), rtol=1e-5, atol=1e-5)
+    assert not list(folded.parameters())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes_and_bounds(layer: str, dtype: torch.dtype):
+    make, shape = LAYERS[layer]
+    module = make(dtype=dtype)
+    x = torch.randn(shape, dtype=dtype)
+    output = fold(module)(x)
+    assert output.dtype == dtype
+    assert output.abs().max() <= 1
+    torch.testing.assert_close(output, module(x), rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gradients_reach_the_input(layer: str):
+    make, shape = LAYERS[layer]
+    module = make(centered=True, augment=0.3)
+    x = torch.randn(shape, requires_grad=True)
+    output = module(x)
+    cotangent = torch.randn_like(output)
+    expected = torch.autograd.grad(output, x, cotangent)
+    torch.testing.assert_close(
+        torch.autograd.grad(fold(module)(x), x, cotangent), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_model_keeps_its_other_layers_and_its_state_travels():
+    model = nn.Sequential(
+        CosineConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Sequential(CosineLinear(64, 5))
+    )
+    x = torch.randn(2, 3, 6, 6)
+    model(x)
+    model.eval()
+    folded = fold(model)
+    assert isinstance(model[0], CosineConv2d)
+    assert not folded.training
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    other = fold(
+        nn.Sequential(
+            CosineConv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Sequential(CosineLinear(64, 5))
+        )
+    )
+    other.load_state_dict(folded.state_dict())
+    assert torch.equal(other(x), folded(x))
+    compiled = torch.compile(folded, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), folded(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(model[0].fold()(x), folded[0](x))
+    assert torch.equal(model[3][0].fold().weight, folded[3][0].weight)
+
+
+def test_what_is_no_module():
+    with pytest.raises(TypeError, match=r"must be a torch\.nn.Module, got str"):
+        fold("model")
