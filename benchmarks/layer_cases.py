@@ -1,65 +1,188 @@
-"""Layers: ours beside the plain one, on the same input."""
+"""Layers: ours, the plain one, what cosine normalization replaces, and how people write it by hand."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cosnorm
-from benchmarks.registry import Case, Step
+from benchmarks.registry import Case, Floor, Step
 from cosnorm_lab.models import mlp
 
+BYTES = 4  # of a float32 number
+LINEAR = ((100, 784, 1000), (100, 1000, 1000), (128, 2304, 384), (512, 1024, 1024))
+CONV = (
+    ((128, 64, 12, 12), 64, 5),
+    ((64, 64, 32, 32), 64, 3),
+    ((32, 256, 14, 14), 256, 3),
+    ((128, 3, 24, 24), 64, 5),
+)
+# Steps that compute one and the same cosine, and are compared before the clock starts.
+COSINES = (
+    "cosine",
+    "normalize + linear by hand",
+    "compiled formula",
+    "F.cosine_similarity",
+    "unfold by hand",
+)
 
-def _training(layer: nn.Module, x: Tensor) -> Step:
-    """Forward and backward, gradients in the weights and in the input."""
+
+class ByHand(nn.Linear):
+    """The formula as most people write it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class Broadcast(nn.Linear):
+    """Torch's own cosine similarity, every input with every row of the weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.cosine_similarity(x.unsqueeze(1), self.weight, dim=-1)
+
+
+class Unfolded(nn.Conv2d):
+    """Every receptive field as a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.unfold(x, self.kernel_size, padding=self.padding).transpose(1, 2)
+        output = F.normalize(rows, dim=-1) @ F.normalize(self.weight.flatten(1), dim=-1).t()
+        return output.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def training(layer: Callable[..., Tensor], x: Tensor, autocast: bool = False) -> Step:
+    """Forward and backward, gradients in the parameters and in the input."""
     x = x.clone().requires_grad_()
-    cotangent = torch.randn_like(layer(x))
+    parameters = list(layer.parameters()) if isinstance(layer, nn.Module) else []
+    with torch.no_grad():
+        cotangent = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1))
 
-    def step() -> None:
-        layer.zero_grad()
+    def step() -> list[Tensor]:
         x.grad = None
-        layer(x).backward(cotangent)
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            output = layer(x)
+        output.backward(cotangent.to(output.dtype))
+        return [output.detach(), x.grad, parameters[0].grad]  # type: ignore[list-item]
 
     return step
 
 
-def _linear(batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
+def inference(layer: Callable[..., Tensor], x: Tensor) -> Step:
+    @torch.no_grad()
+    def step() -> list[Tensor]:
+        return [layer(x)]
+
+    return step
+
+
+def _with_weight(layers: dict[str, nn.Module], weight: Tensor) -> dict[str, nn.Module]:
+    for layer in layers.values():
+        with torch.no_grad():
+            next(iter(layer.parameters())).copy_(weight)
+    return layers
+
+
+def _linear_layers(fan_in: int, fan_out: int) -> dict[str, nn.Module]:
+    plain = lambda: nn.Linear(fan_in, fan_out, bias=False)  # noqa: E731
+    layers = {
+        "plain": plain(),
+        "cosine": cosnorm.nn.CosineLinear(fan_in, fan_out),
+        "centered": cosnorm.nn.CosineLinear(fan_in, fan_out, centered=True),
+        "weight norm": plain(),
+        "batch norm": nn.Sequential(plain(), nn.BatchNorm1d(fan_out)),
+        "layer norm": nn.Sequential(plain(), nn.LayerNorm(fan_out)),
+        "normalize + linear by hand": ByHand(fan_in, fan_out, bias=False),
+    }
+    layers = _with_weight(layers, plain().weight)
+    layers["weight norm"] = nn.utils.parametrizations.weight_norm(layers["weight norm"])
+    return layers
+
+
+def _linear(
+    batch: int,
+    fan_in: int,
+    fan_out: int,
+    make: Callable[..., Step],
+    *,
+    compiled: bool,
+    broadcast: bool = False,
+) -> dict[str, Step]:
     x = torch.randn(batch, fan_in)
+    layers = _linear_layers(fan_in, fan_out)
+    if make is inference:
+        layers["folded cosine"] = layers["cosine"].fold()
+        layers["folded centered"] = layers["centered"].fold()
+    if broadcast:
+        layers |= _with_weight(
+            {"F.cosine_similarity": Broadcast(fan_in, fan_out, bias=False)}, layers["plain"].weight
+        )
+    steps = {name: make(layer, x) for name, layer in layers.items()}
+    if compiled:
+        by_hand = layers["normalize + linear by hand"]
+        by_hand.compile()
+        steps["compiled formula"] = make(by_hand, x)
+        del steps["normalize + linear by hand"]
+    return steps
 
-    class ByHand(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
-    return {
-        "plain": _training(nn.Linear(fan_in, fan_out, bias=False), x),
-        "cosine": _training(cosnorm.nn.CosineLinear(fan_in, fan_out), x),
-        "centered": _training(cosnorm.nn.CosineLinear(fan_in, fan_out, centered=True), x),
-        "normalize + linear by hand": _training(ByHand(fan_in, fan_out, bias=False), x),
-        "weight_norm": _training(
-            nn.utils.parametrizations.weight_norm(nn.Linear(fan_in, fan_out, bias=False)), x
+def _autocast(batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
+    x = torch.randn(batch, fan_in)
+    layers = _linear_layers(fan_in, fan_out)
+    steps = {name: training(layers[name], x, autocast=True) for name in ("plain", "cosine", "weight norm")}
+    return steps | {"cosine in float32": training(layers["cosine"], x)}
+
+
+def _conv(shape: tuple[int, ...], filters: int, kernel: int, make: Callable[..., Step]) -> dict[str, Step]:
+    x = torch.randn(shape)
+    options = {"padding": kernel // 2, "bias": False}
+    layers = {
+        "plain": nn.Conv2d(shape[1], filters, kernel, **options),
+        "cosine": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2),
+        "centered": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2, centered=True),
+        "batch norm": nn.Sequential(nn.Conv2d(shape[1], filters, kernel, **options), nn.BatchNorm2d(filters)),
+        "unfold by hand": Unfolded(shape[1], filters, kernel, **options),
+    }
+    layers = _with_weight(layers, layers["plain"].weight)
+    if make is inference:
+        layers["folded cosine"] = layers["cosine"].fold()
+    return {name: make(layer, x) for name, layer in layers.items()}
+
+
+def _channels_last(shape: tuple[int, ...], filters: int, kernel: int) -> dict[str, Step]:
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    options = {"padding": kernel // 2}
+    layers = {
+        "plain": nn.Conv2d(shape[1], filters, kernel, bias=False, **options),
+        "cosine": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, **options),
+        "batch norm": nn.Sequential(
+            nn.Conv2d(shape[1], filters, kernel, bias=False, **options), nn.BatchNorm2d(filters)
         ),
     }
-
-
-def _conv(shape: tuple[int, ...], filters: int, kernel: int) -> dict[str, Step]:
-    x = torch.randn(shape)
-    plain = nn.Conv2d(shape[1], filters, kernel, padding=kernel // 2, bias=False)
-    return {
-        "plain": _training(plain, x),
-        "cosine": _training(cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2), x),
-        "conv + batch norm": _training(nn.Sequential(plain, nn.BatchNorm2d(filters)), x),
-    }
+    return {name: training(layer.to(memory_format=torch.channels_last), x) for name, layer in layers.items()}
 
 
 def _pairwise(rows: int, size: int) -> dict[str, Step]:
     x = torch.randn(rows, size)
-    return {"plain": lambda: x @ x.T, "cosine": lambda: cosnorm.functional.pairwise_cosine(x)}
+
+    def by_hand() -> list[Tensor]:
+        unit = F.normalize(x)
+        return [unit @ unit.T]
+
+    return {
+        "plain": lambda: x @ x.T is None,
+        "cosine": lambda: [cosnorm.functional.pairwise_cosine(x)],
+        "normalize + linear by hand": by_hand,
+    }
 
 
 def _mnist_step() -> dict[str, Step]:
     """One step of gradient descent of the Table 1 networks: an epoch is 600 of them."""
     x, labels = torch.rand(100, 784), torch.randint(10, (100,))
 
-    def training(method: str) -> Step:
+    def step_of(method: str) -> Step:
         network = mlp((784, 1000, 1000, 10), method)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
 
@@ -72,15 +195,69 @@ def _mnist_step() -> dict[str, Step]:
 
     names = {"plain": "baseline", "cosine": "cosine", "centered": "centered"}
     names |= {"batch norm": "batch", "layer norm": "layer", "weight norm": "weight"}
-    return {name: training(method) for name, method in names.items()}
+    return {name: step_of(method) for name, method in names.items()}
 
 
-CASES = [
-    Case("mnist-step", _mnist_step),
-    Case("linear-100x784-1000", lambda: _linear(100, 784, 1000)),
-    Case("linear-100x1000-1000", lambda: _linear(100, 1000, 1000)),
-    Case("linear-512x1024-1024", lambda: _linear(512, 1024, 1024)),
-    Case("conv-128x64x12x12-64-5x5", lambda: _conv((128, 64, 12, 12), 64, 5)),
-    Case("conv-64x64x32x32-64-3x3", lambda: _conv((64, 64, 32, 32), 64, 3)),
-    Case("pairwise-4000x512", lambda: _pairwise(4000, 512)),
-]
+def _linear_floor(batch: int, fan_in: int, fan_out: int, products: int) -> Floor:
+    numbers = batch * fan_in + fan_in * fan_out + batch * fan_out
+    return Floor(2 * products * batch * fan_in * fan_out, BYTES * products * numbers)
+
+
+def _conv_floor(shape: tuple[int, ...], filters: int, kernel: int, products: int) -> Floor:
+    places = shape[0] * shape[2] * shape[3]
+    numbers = places * (shape[1] + filters) + filters * shape[1] * kernel**2
+    return Floor(2 * products * places * filters * shape[1] * kernel**2, BYTES * products * numbers)
+
+
+def _cases() -> list[Case]:
+    found = [Case("mnist-step", _mnist_step)]
+    for shape in LINEAR:
+        name = "x".join(map(str, shape[:2])) + f"-{shape[2]}"
+        for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
+            found.append(
+                Case(
+                    f"linear-{kind}-{name}",
+                    lambda shape=shape, make=make: _linear(*shape, make, compiled=False),
+                    _linear_floor(*shape, products),
+                    groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
+                )
+            )
+        found.append(Case(f"linear-bfloat16-{name}", lambda shape=shape: _autocast(*shape)))
+    found.append(
+        Case(
+            "linear-compiled-100x784-1000",
+            lambda: _linear(100, 784, 1000, training, compiled=True, broadcast=True),
+            _linear_floor(100, 784, 1000, 3),
+            groups=(COSINES,),
+        )
+    )
+    for shape, filters, kernel in CONV:
+        name = "x".join(map(str, shape)) + f"-{filters}-{kernel}x{kernel}"
+        for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
+            found.append(
+                Case(
+                    f"conv-{kind}-{name}",
+                    lambda s=shape, f=filters, k=kernel, make=make: _conv(s, f, k, make),
+                    _conv_floor(shape, filters, kernel, products),
+                    groups=(COSINES, ("cosine", "folded cosine")),
+                )
+            )
+        found.append(
+            Case(
+                f"conv-channels-last-{name}",
+                lambda s=shape, f=filters, k=kernel: _channels_last(s, f, k),
+                _conv_floor(shape, filters, kernel, 3),
+            )
+        )
+    found.append(
+        Case(
+            "pairwise-10000x512",
+            lambda: _pairwise(10_000, 512),
+            Floor(2 * 10_000**2 * 512, BYTES * (2 * 10_000 * 512 + 10_000**2)),
+            groups=(COSINES,),
+        )
+    )
+    return found
+
+
+CASES = _cases()

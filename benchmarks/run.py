@@ -10,37 +10,46 @@ import statistics
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks import caffe2_cases, cases, lab_cases, loss_cases
+from benchmarks import caffe2_cases, lab_cases, layer_cases, loss_cases
+from benchmarks.floors import milliseconds, rates
 from benchmarks.memory import peak_bytes
-from benchmarks.registry import Step
+from benchmarks.registry import Case, Step
 from cosnorm_lab.host import commit, host, versions
 from cosnorm_lab.memory import keep_freed_memory
 
-ALL_CASES = [*cases.CASES, *loss_cases.CASES, *lab_cases.CASES, *caffe2_cases.CASES]
+ALL_CASES = [*layer_cases.CASES, *loss_cases.CASES, *lab_cases.CASES, *caffe2_cases.CASES]
 
 
-def check_agreement(steps: dict[str, Step]) -> None:
-    """Stop unless all steps that give tensors give the same, to 1e-4 of the largest."""
-    found = {name: step() for name, step in steps.items()}
-    found = {
-        name: values
-        for name, values in found.items()
-        if isinstance(values, list) and name not in loss_cases.DIFFERENT
-    }
-    expected = next(iter(found.values()), None)
-    for name, values in found.items():
-        for one, other in zip(values, expected, strict=True):
-            difference = float((one - other).abs().max() / other.abs().max())
-            if not difference < 1e-4:
-                raise SystemExit(f"{name} differs by {difference:.1e}: nothing is timed before they agree")
+def check_agreement(case: Case, steps: dict[str, Step]) -> None:
+    """Run each step once, and stop unless those that compute the same give the same."""
+    found = {name: _copies(step()) for name, step in steps.items()}
+    for group in case.groups or (tuple(name for name in found if name not in case.different),):
+        results = {name: found[name] for name in group if found.get(name)}
+        expected = next(iter(results.values()), [])
+        for name, values in results.items():
+            for one, other in zip(values, expected, strict=True):
+                difference = float((one - other).abs().max() / other.abs().max())
+                if not difference < case.tolerance:
+                    raise SystemExit(
+                        f"{case.name}: {name} differs by {difference:.1e}: nothing is timed before they agree"
+                    )
 
 
-def time_steps(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
+def _copies(result: object) -> list[Tensor]:
+    return [value.clone() for value in result] if isinstance(result, list) else []
+
+
+def time_steps(case: Case, steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
     """The seconds of each round of each step: at least five rounds, fewer of steps that take very long."""
-    check_agreement(steps)  # every step has run once now
+    check_agreement(case, steps)  # every step has run once now
+    for _ in range(2):  # compiled ones settle
+        for step in steps.values():
+            step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     rounds, began = 0, time.perf_counter()
     while time.perf_counter() - began < (seconds if rounds >= 5 else 10 * seconds):
@@ -52,31 +61,43 @@ def time_steps(steps: dict[str, Step], seconds: float) -> dict[str, list[float]]
     return times
 
 
-def measure(seconds: float, only: str) -> dict[str, dict[str, dict[str, float]]]:
+def _quartiles(ratios: list[float]) -> list[float]:
+    first, _, third = statistics.quantiles(ratios, n=4)
+    return [first, third]
+
+
+def measure(seconds: float, only: str, peaks: bool = True) -> dict[str, dict[str, Any]]:
     """Median milliseconds, and the median over the rounds of the ratio to the plain step."""
-    results = {}
+    results: dict[str, dict[str, Any]] = {}
     for case in ALL_CASES:
         if only not in case.name:
             continue
-        times = time_steps(case.make(), seconds)
+        torch.manual_seed(0)
+        found = rates() if case.floor else {}
+        times = time_steps(case, case.make(), seconds)
         plain = times.get("plain") or next(iter(times.values()))
         results[case.name] = {
             name: {
                 "milliseconds": 1e3 * statistics.median(values),
                 "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
-                "spread": (max(values) - min(values)) / statistics.median(values),
-                "peak_mib": peak_bytes(case.name, name) / 2**20,
+                "quartiles": _quartiles([a / b for a, b in zip(values, plain, strict=True)]),
+                "peak_mib": peak_bytes(case.name, name) / 2**20 if peaks else None,
                 "rounds": len(values),
             }
             for name, values in times.items()
         }
-        print(case.name)
+        floor = milliseconds(case.floor, found) if case.floor else None
+        print(case.name if floor is None else f"{case.name}  (floor {floor:.2f} ms)")
         for name, result in results[case.name].items():
+            low, high = result["quartiles"]
+            peak = "" if result["peak_mib"] is None else f"{result['peak_mib']:8.1f} MiB"
             print(
-                f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} ×  "
-                f"{result['peak_mib']:8.1f} MiB",
+                f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} × "
+                f"({low:.2f} to {high:.2f})  {peak}",
                 flush=True,
             )
+        if floor is not None:
+            results[case.name]["floor"] = {"milliseconds": floor, **found}
     return results
 
 
@@ -87,6 +108,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this text")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, as `cosnorm run` does")
+    parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="leave out the peak memory")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -101,7 +123,7 @@ def main() -> None:
         "versions": versions(),
         "host": host(torch.device("cpu"), 1),
         "freed_memory_kept": kept,
-        "cases": measure(arguments.seconds, arguments.only),
+        "cases": measure(arguments.seconds, arguments.only, arguments.peaks),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{now:%Y-%m-%dT%H%M%S}.json"
