@@ -156,7 +156,7 @@ def test_forward_mode_raises_and_is_never_zero():
 
 @every_operation
 def test_what_is_saved_for_backward(operation: Operation):
-    """The inputs, a norm for each vector, and products; never the output and never a normalized copy."""
+    """The inputs, norm and mean of each vector, and products; never the output, never a normalized copy."""
     x, y = operation.inputs()
     x, y = x.requires_grad_(), y.requires_grad_()
     saved = {}
@@ -170,7 +170,8 @@ def test_what_is_saved_for_backward(operation: Operation):
     # A convolution's products; those of a linear layer are fewer than its weights.
     products = output.numel() if operation.is_conv or "linear" in operation.name else 0
     vectors = output.numel() // 2 if operation.is_conv else x.shape[0]
-    allowed = x.numel() + y.numel() + vectors + y.shape[0] + products
+    means = y.shape[0] if operation.centered else 0
+    allowed = x.numel() + y.numel() + vectors + y.shape[0] + means + products
     assert sum(saved.values()) <= 4 * allowed
     assert output.untyped_storage().data_ptr() not in saved
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from cosnorm.functional.cosine_rows import unit_gradients
 from cosnorm.functional.norms import center, in_window, row_norms
 
-# Values of a block of cosines that is finished while it is in the cache.
-_BLOCK = 2**18
+# Values of a block of cosines that is finished while it is in the cache; smaller products are slow.
+_BLOCK = 2**22
 
 
 class Prepared(NamedTuple):
@@ -103,7 +103,7 @@ def _cosines(prepared: Prepared, weight: Tensor, augment: float) -> Tensor:
     factor_x, factor_w = factors.split([len(values), len(weight)])
     factor_w = factor_w.t()
     scaled, other = values * factor_x, weight.t()
-    step = max(64, _BLOCK // len(weight))
+    step = max(256, _BLOCK // len(weight))
     if step >= len(values):
         output = F.linear(scaled, weight)
         if augment:
@@ -148,7 +148,7 @@ def _magnitudes(cotangent: Tensor) -> Tensor | None:
     """|g|, whose memory may be used again; None where a row or a column is out of the window."""
     magnitudes = cotangent.abs()
     # A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
-    sums = torch.cat([magnitudes.sum(1), magnitudes.sum(0)])
+    sums = torch.cat((magnitudes.sum(1), magnitudes.sum(0)))
     return None if in_window(sums, cotangent=True) is False else magnitudes
 
 

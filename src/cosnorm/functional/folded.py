@@ -21,9 +21,15 @@ def folded_linear(
     x: Tensor, weight: Tensor, extra: Tensor | None, *, centered: bool, augment: float
 ) -> Tensor:
     """`cosine_linear` with the unit rows that `unit_weight` gave."""
-    check_tensors("folded_linear", x=x)
+    where = "FoldedCosineLinear"
+    check_tensors(where, x=x)
     x, weight = autocast_tensors(x, weight)
-    check_tensors("folded_linear", x=x, weight=weight)
+    check_tensors(where, x=x, weight=weight)
+    if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
+            f"{tuple(x.shape)}"
+        )
     with without_autocast(x.device):
         dtype = product_dtype(x.dtype, x.device)
         looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
@@ -44,9 +50,15 @@ def folded_conv(
     x: Tensor, weight: Tensor, extra: Tensor | None, geometry: Geometry, *, centered: bool, augment: float
 ) -> Tensor:
     """`cosine_conv` of (N, C, *S) with the unit filters that `unit_weight` gave."""
-    check_tensors("folded_conv", x=x)
+    where, channels = "FoldedCosineConv", weight.shape[1] * geometry.groups
+    check_tensors(where, x=x)
     x, weight = autocast_tensors(x, weight)
-    check_tensors("folded_conv", x=x, weight=weight)
+    check_tensors(where, x=x, weight=weight)
+    if x.ndim != geometry.rank + 2 or x.shape[1] != channels:
+        raise ValueError(
+            f"{where}: x must have shape (N, {channels}, …) or ({channels}, …) with {geometry.rank} spatial "
+            f"dimensions, got {tuple(x.shape)}"
+        )
     with without_autocast(x.device):
         looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
         fields = plain_fields(x, geometry, centered=centered, augment=augment) if looks else None

@@ -95,19 +95,19 @@ class _CosineConv(_ConvNd):
             self._check_before_padding(input)
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # noqa: A001
             padding = 0
-        output: Tensor = self.scale(
-            self._cosine_conv(
-                input,
-                self.weight,
-                self.stride,
-                padding,
-                self.dilation,
-                self.groups,
-                centered=self.centered,
-                augment=self.augment,
-                impl=self.impl,
-            )
+        output: Tensor = self._cosine_conv(
+            input,
+            self.weight,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            centered=self.centered,
+            augment=self.augment,
+            impl=self.impl,
         )
+        if not self.scale.is_one:
+            output = self.scale(output)
         if self.bias is None:
             return output
         return output + self.bias.to(output.dtype).reshape(-1, *[1] * (self.weight.ndim - 2))

@@ -29,9 +29,8 @@ class _Folded(nn.Module):
         self.register_buffer("extra", extra)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.centered, self.augment = layer.centered, layer.augment
-        trivial = layer.scale.scale is None and layer.scale.log_scale is None
         one = torch.ones((), dtype=torch.float32, device=weight.device)
-        self.register_buffer("scale", None if trivial else layer.scale(one).detach())
+        self.register_buffer("scale", None if layer.scale.is_one else layer.scale(one).detach())
 
     def _finish(self, cosines: Tensor, rank: int) -> Tensor:
         output = cosines if self.scale is None else cosines * self.scale.to(cosines.dtype)
@@ -55,6 +54,10 @@ class FoldedCosineLinear(_Folded):
 
     Shape: (*, in_features) → (*, out_features).
 
+    Raises:
+        TypeError: `layer` is no `CosineLinear`.
+        ValueError: an input of another size.
+
     Example:
         >>> import torch
         >>> layer = CosineLinear(8, 3, centered=True, bias=True)
@@ -64,6 +67,8 @@ class FoldedCosineLinear(_Folded):
     """
 
     def __init__(self, layer: CosineLinear) -> None:
+        if not isinstance(layer, CosineLinear):
+            raise TypeError(f"FoldedCosineLinear: layer must be a CosineLinear, got {type(layer).__name__}")
         super().__init__(layer)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
@@ -80,6 +85,10 @@ class FoldedCosineConv(_Folded):
 
     Shape: as that of the layer.
 
+    Raises:
+        TypeError: `layer` is no cosine convolution.
+        ValueError: an input of another number of channels or dimensions.
+
     Example:
         >>> import torch
         >>> layer = CosineConv2d(3, 4, 3, padding=1)
@@ -89,6 +98,8 @@ class FoldedCosineConv(_Folded):
     """
 
     def __init__(self, layer: CosineConv) -> None:
+        if not isinstance(layer, CosineConv):
+            raise TypeError(f"FoldedCosineConv: layer must be a CosineConv, got {type(layer).__name__}")
         super().__init__(layer)
         self._padding = layer._reversed_padding_repeated_twice
         self._mode = layer.padding_mode if layer.padding_mode != "zeros" else "constant"

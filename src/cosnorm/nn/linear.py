@@ -86,16 +86,16 @@ class CosineLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
-        output: Tensor = self.scale(
-            cosine_linear(
-                input,
-                self.weight,
-                centered=self.centered,
-                augment=self.augment,
-                impl=self.impl,
-                precision=self.precision,
-            )
+        output = cosine_linear(
+            input,
+            self.weight,
+            centered=self.centered,
+            augment=self.augment,
+            impl=self.impl,
+            precision=self.precision,
         )
+        if not self.scale.is_one:
+            output = self.scale(output)
         return output if self.bias is None else output + self.bias.to(output.dtype)
 
     def fold(self) -> nn.Module:

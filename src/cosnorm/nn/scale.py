@@ -34,6 +34,11 @@ class Scale(nn.Module):
         self.register_parameter("log_scale", parameter)
         self.reset_parameters()
 
+    @property
+    def is_one(self) -> bool:
+        """Whether there is nothing to multiply by: the layers then spare the call."""
+        return self.scale is None and self.log_scale is None
+
     def reset_parameters(self) -> None:
         """Set a learned scale back to its first value, 10."""
         if self.log_scale is not None:
