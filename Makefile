@@ -1,9 +1,9 @@
-# make demo · make test · make test-all · make check · make bench
+# make demo · make test · make test-all · make check · make bench · make bench-check
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format bench bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml constraints.txt
@@ -33,6 +33,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+bench-check: $(STAMP)
+	$(BIN)/python -m benchmarks.check
 
 clean:
 	rm -rf .venv demo build .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,8 @@
-"""The command line: list, fetch, run, report, demo."""
+"""The command line: list, fetch, run, report, demo, bench."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -282,3 +284,22 @@ def demo(
     from cosnorm_lab.demo import run_demo
 
     run_demo(out)
+
+
+@app.command()
+def bench(
+    only: Annotated[str, typer.Option(help="Cases whose name holds this text.")] = "",
+    seconds: Annotated[float, typer.Option(help="Time for each case.")] = 10.0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Time our layers and losses beside their peers, in a checkout of the project: what `make bench` does.
+
+    Example: `cosnorm bench --only linear-training --seconds 5`
+    """
+    if not Path("benchmarks/run.py").is_file():
+        raise LabError(
+            "bench: the benchmarks are no part of the package; run it in a checkout of the project"
+        )
+    command = [sys.executable, "-m", "benchmarks.run", "--only", only, "--seconds", str(seconds)]
+    command += [] if threads is None else ["--threads", str(threads)]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

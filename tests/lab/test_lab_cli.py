@@ -165,7 +165,7 @@ def test_list_shows_recipes_and_what_is_on_disk(call, tmp_path, monkeypatch):
     assert "4 of 4 files" in call("list")[1]
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["fetch"], ["run"], ["report"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["list"], ["fetch"], ["run"], ["report"], ["demo"], ["bench"]])
 def test_help_reads_well(command):
     result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
     assert result.exit_code == 0
@@ -174,6 +174,24 @@ def test_help_reads_well(command):
         assert f"cosnorm {' '.join(command)}".strip() in result.output
     assert "`" not in re.sub(r"[│┃]", "", result.output)  # the markup was rendered
     assert "Raises" not in result.output
+
+
+def test_bench_runs_in_a_checkout_alone(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call("bench")
+    assert status == 1
+    assert "run it in a checkout of the project" in err
+    seen = []
+
+    def run(command, check):
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "run.py").touch()
+    assert call("bench", "--only", "linear", "--seconds", "2", "--threads", "1")[0] == 3
+    assert seen[0][1:] == ["-m", "benchmarks.run", "--only", "linear", "--seconds", "2.0", "--threads", "1"]
 
 
 def test_parse_rates():
