@@ -59,9 +59,9 @@ def save_net(net: Any, path: str | Path) -> None:
         >>> from pathlib import Path
         >>> from cosnorm.caffe2 import core, save_net
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_net(core.Net("empty"), f"{folder}/net.pbtxt")
+        ...     save_net(core.Net("written as text"), f"{folder}/net.pbtxt")
         ...     Path(f"{folder}/net.pbtxt").read_text()
-        'name: "empty"\n'
+        'name: "written as text"\n'
     """
     definition = net.Proto() if hasattr(net, "Proto") else net
     path = Path(path)

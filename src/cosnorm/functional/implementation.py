@@ -44,13 +44,14 @@ def choose(where: str, impl: str, *tensors: Tensor) -> bool:
                 f'{where}: impl="triton" takes float32, bfloat16 and float16, got {tensor.dtype}; use '
                 'impl="torch"'
             )
+    if torch.compiler.is_compiling():
+        return True  # compiled code cannot look into triton; the operator that it calls imports it
     obstacle = _obstacle(tensors[0].device.type)
     if obstacle:
         raise RuntimeError(f'{where}: impl="triton" {obstacle}')
     return True
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # compiled code skips triton
 def _obstacle(device: str) -> str:
     """Why the kernels cannot run on tensors of that device; empty if they can."""
     if importlib.util.find_spec("triton") is None:
