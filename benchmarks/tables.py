@@ -81,7 +81,7 @@ def draw(records: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(cases)), cases, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("forward and backward, time over that of the plain layer (medians, two CPU threads)")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper right", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
