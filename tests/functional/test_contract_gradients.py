@@ -152,6 +152,11 @@ def test_forward_mode_raises_and_is_never_zero():
     x, w = torch.randn(2, 5), torch.randn(3, 5)
     with pytest.raises(NotImplementedError, match="forward mode"):
         torch.func.jvp(lambda x: functional.cosine_linear(x, w), (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        for rows in (x, w):
+            dual = torch.autograd.forward_ad.make_dual(rows, torch.ones_like(rows))
+            with pytest.raises(NotImplementedError, match="forward mode"):
+                functional.cosine_linear(*(dual if one is rows else one for one in (x, w)))
 
 
 @every_operation

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from cosnorm.functional.cosine_rows import unit_gradients
@@ -43,7 +44,7 @@ class Prepared(NamedTuple):
 def matrix_cosine(x: Tensor, weight: Tensor, *, centered: bool, augment: float) -> Tensor | None:
     """Cosine of each row of x (N, D) with each row of the weight (M, D); None where another form must do it.
 
-    float32 and float64 on a CPU, outside of compiled code and function transforms.
+    float32 and float64 on a CPU, outside of compiled code, function transforms and forward mode.
     """
     if (
         x.device.type != "cpu"
@@ -52,6 +53,7 @@ def matrix_cosine(x: Tensor, weight: Tensor, *, centered: bool, augment: float) 
         or not weight.numel()
         or torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0  # the other forms refuse it; this one would lose the tangents
     ):
         return None
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
