@@ -86,7 +86,9 @@ def _with_weight(layers: dict[str, nn.Module], weight: Tensor) -> dict[str, nn.M
 
 
 def _linear_layers(fan_in: int, fan_out: int) -> dict[str, nn.Module]:
-    plain = lambda: nn.Linear(fan_in, fan_out, bias=False)  # noqa: E731
+    def plain() -> nn.Linear:
+        return nn.Linear(fan_in, fan_out, bias=False)
+
     layers = {
         "plain": plain(),
         "cosine": cosnorm.nn.CosineLinear(fan_in, fan_out),
@@ -222,7 +224,14 @@ def _cases() -> list[Case]:
                     groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
                 )
             )
-        found.append(Case(f"linear-bfloat16-{name}", lambda shape=shape: _autocast(*shape)))
+        found.append(
+            Case(
+                f"linear-bfloat16-{name}",
+                lambda shape=shape: _autocast(*shape),
+                groups=(("cosine", "cosine in float32"),),
+                tolerance=3e-2,  # of bfloat16
+            )
+        )
     found.append(
         Case(
             "linear-compiled-100x784-1000",
@@ -247,6 +256,7 @@ def _cases() -> list[Case]:
                 f"conv-channels-last-{name}",
                 lambda s=shape, f=filters, k=kernel: _channels_last(s, f, k),
                 _conv_floor(shape, filters, kernel, 3),
+                groups=(COSINES,),
             )
         )
     found.append(

@@ -43,6 +43,12 @@ def test_formulas_by_hand_are_the_cosine():
     torch.testing.assert_close(unfolded(image), cosine_conv2d(image, unfolded.weight, padding=1))
 
 
+@pytest.mark.parametrize("name", ["linear-training", "linear-inference", "linear-bfloat16"])
+def test_the_steps_of_a_case_pass_their_gate(name: str):
+    case = next(case for case in CASES if case.name == f"{name}-100x784-1000")
+    check_agreement(case, case.make())
+
+
 def test_names_are_different_and_floors_are_there():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
@@ -72,6 +78,7 @@ def test_the_newest_record_of_each_case_counts(tmp_path: Path):
 def test_tables():
     lines = table("linear-training", RECORDS)
     assert lines[2] == "| 2x3-4 | 2.00 | 1.25 | – | – | – | – | – | one.json |"
+    assert table("pairwise", RECORDS) == ["Not measured yet."]
     text = "a\n<!-- speed:linear-training -->\nold\n<!-- /speed:linear-training -->\nb\n"
     assert filled(text, RECORDS).splitlines()[2:5] == lines
     assert filled(filled(text, RECORDS), RECORDS) == filled(text, RECORDS)
