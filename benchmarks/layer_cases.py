@@ -70,7 +70,10 @@ def training(layer: Callable[..., Tensor], x: Tensor, autocast: bool = False) ->
     return step
 
 
-def inference(layer: Callable[..., Tensor], x: Tensor) -> Step:
+def inference(layer: nn.Module, x: Tensor) -> Step:
+    """The output alone, without gradients; batch normalization with its running statistics."""
+    layer.eval()
+
     @torch.no_grad()
     def step() -> list[Tensor]:
         return [layer(x)]

@@ -55,6 +55,7 @@ def test_a_mere_folder_of_the_name_is_none(tmp_path, monkeypatch):
     (tmp_path / "caffe2").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     caffe2.install()
+    assert sys.modules["caffe2.python.core"] is caffe2.core
     caffe2.uninstall()
 
 

@@ -76,32 +76,14 @@ _backward_op = torch.library.custom_op(
 
 
 @_forward_op.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    augment: float,
-) -> Tensor:
-    products = _geometry(weight, (stride, padding, dilation, groups)).convolve(x, weight)
+def _(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
+    products = _geometry(weight, options[:4]).convolve(x, weight)
     return products.new_empty(products.shape)
 
 
 @_backward_op.register_fake
-def _(
-    cotangent: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    augment: float,
-    needs_x: bool,
-    needs_w: bool,
-) -> tuple[Tensor, Tensor]:
+def _(cotangent: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    needs_x, needs_w = options[-2:]
     return x.new_empty(x.shape if needs_x else 0), weight.new_empty(weight.shape if needs_w else 0)
 
 

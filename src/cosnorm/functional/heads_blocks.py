@@ -1,7 +1,6 @@
 """Passes over the classes of a cosine softmax, a block at a time: log sums, then gradients."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -183,55 +182,3 @@ class Passes:
                 softmax = spread.scatter_(1, nearest.unsqueeze(1), softmax.unsqueeze(1)).flatten(0, 1)
             gradient_x.addmm_(softmax.t(), unit)
             yield block, unit, into_unit.product(softmax, self.x) if into_w else unit
-
-
-class KernelPasses(Passes):
-    """The same by the Triton kernels, which write no logits; without sub-centers."""
-
-    def _mine(self, block: slice) -> tuple[Tensor, Tensor, Any]:
-        """Unit weights of a block, the same in the dtype of the kernels, and what they leave out: targets."""
-        from cosnorm.kernels.softmax import Exclusion
-
-        unit = self.classes.unit(block)
-        numbers = torch.arange(block.start, block.stop, device=unit.device)
-        return unit, unit.to(self.kernel_dtype), Exclusion(labels=(self.labels, numbers))
-
-    @property
-    def kernel_dtype(self) -> torch.dtype:
-        """That of the embeddings or of the weight, whichever is narrower."""
-        assert self.head.kernels is not None
-        return self.head.kernels
-
-    def log_sums(self, keep: list[tuple[Tensor, Tensor, Tensor]] | None) -> Tensor:  # noqa: D102
-        from cosnorm.kernels.softmax import log_sums
-
-        sums = self.x.new_full((len(self.x),), -torch.inf)
-        x = self.x.to(self.kernel_dtype)
-        for block in self.blocks:
-            _, unit, exclusion = self._mine(block)
-            sums = torch.logaddexp(sums, log_sums(x, unit, self.head.scale, exclusion))
-        return sums
-
-    def _pushes(
-        self,
-        sums: Tensor,
-        weights: Tensor,
-        gradient_x: Tensor,
-        kept: list[tuple[Tensor, Tensor, Tensor]] | None,
-        *,
-        into_w: bool,
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        from cosnorm.kernels.launch import product
-        from cosnorm.kernels.softmax import softmax_weights
-
-        x = self.x.to(self.kernel_dtype)
-        for block in self.blocks:
-            unit, values, exclusion = self._mine(block)
-            softmax = softmax_weights(x, values, self.head.scale, exclusion, weights, sums)
-            gradient_x.add_(product(softmax, values))
-            yield block, unit, product(softmax.mT, x).float() if into_w else unit
-
-
-def passes_for(x: Tensor, weight: Tensor, labels: Tensor, head: Head) -> Passes:
-    """The passes by what the head says computes."""
-    return (Passes if head.kernels is None else KernelPasses)(x, weight, labels, head)

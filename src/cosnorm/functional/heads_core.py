@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cosnorm.distributed import log_sum_over
 from cosnorm.functional.autocast import without_autocast
-from cosnorm.functional.heads_blocks import Classes, finish_weight, passes_for
+from cosnorm.functional.heads_blocks import Classes, finish_weight
+from cosnorm.functional.heads_kernels import passes_for
 from cosnorm.functional.heads_target import Head, find_target
 from cosnorm.functional.norms import finish_gradient, normalized, project_out_, split_exponent
 from cosnorm.functional.once import first_derivative_only

@@ -124,7 +124,7 @@ def _is_usual(
         and x.shape[-1] == weight.shape[1]
         and type(centered) is bool
         and type(augment) is float
-        and 0 <= augment < 1e6
+        and 0 <= augment <= 1e18  # as check_augment has it
         and impl in ("auto", "torch")
         and precision is None
         and not torch.is_autocast_enabled("cpu")

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cosnorm.functional.autocast import autocast_tensors
 from cosnorm.functional.checks import check_flag, check_tensors
+from cosnorm.functional.cosine_matrix import matrix_cosine
 from cosnorm.functional.cosine_rows import cosine_rows
 
 
@@ -116,4 +117,9 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
             f"{where}: the leading dimensions of x and y must broadcast, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}"
         ) from None
+    learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    if x.ndim == y.ndim == 2 and not learns:  # where it learns, all products would be saved
+        found = matrix_cosine(x, y, centered=centered, augment=0.0)
+        if found is not None:
+            return found
     return cosine_rows(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)
