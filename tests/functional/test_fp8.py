@@ -37,6 +37,13 @@ def test_small_components_live():
     assert cosine_linear(1e-3 * x, x, precision="fp8").item() == pytest.approx(1, abs=1e-5)
 
 
+def test_components_of_a_ten_thousandth_of_the_largest_are_normal_numbers():
+    x, w = torch.full((1, 64), 1e-4), torch.ones(1, 64)
+    x[0, 0], w[0, 0] = 1, 0
+    exact = reference.linear(x, w).item()
+    assert cosine_linear(x, w, precision="fp8").item() == pytest.approx(exact, rel=2**-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_scale_zero_and_nan(dtype: torch.dtype):
     x, w = torch.randn(5, 63, dtype=dtype), torch.randn(4, 63, dtype=dtype)
