@@ -6,7 +6,7 @@ STAMP := .venv/installed
 .PHONY: demo test test-all check format bench bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/kernels/passes/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

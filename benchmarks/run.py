@@ -1,11 +1,13 @@
 """`make bench`: times every case, ours and the plain one in turn, and prints medians as ratios.
 
-The steps of a case run interleaved (A B C A B C ...), so that a machine that drifts drifts for all alike.
+The steps of a case run interleaved, each round in another order: a machine that drifts drifts for all alike,
+and none runs always behind the same one, whose leavings in the caches it would find.
 A record with machine, versions, date and every median is written to `benchmarks/results/`.
 """
 
 import argparse
 import json
+import random
 import statistics
 import time
 from datetime import datetime, timezone
@@ -51,10 +53,10 @@ def time_steps(case: Case, steps: dict[str, Step], seconds: float) -> dict[str, 
         for step in steps.values():
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    rounds, began = 0, time.perf_counter()
+    shuffled, rounds, began = random.Random(0), 0, time.perf_counter()
     while time.perf_counter() - began < (seconds if rounds >= 5 else 10 * seconds):
         rounds += 1
-        for name, step in steps.items():
+        for name, step in shuffled.sample(list(steps.items()), len(steps)):
             start = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - start)

@@ -54,9 +54,9 @@ def unfold(x: Tensor, kernel: tuple, stride: tuple, padding: tuple, dilation: tu
 def conv(
     x: Tensor,
     weight: Tensor,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
     centered: bool = False,
     augment: float = 0.0,
@@ -64,8 +64,11 @@ def conv(
 ) -> Tensor:
     """cos of each unfolded receptive field with each filter, in any number of dimensions."""
     kernel = tuple(weight.shape[2:])
-    rank = len(kernel)
-    fields = unfold(x.to(dtype), kernel, (stride,) * rank, (padding,) * rank, (dilation,) * rank)
+    places = (
+        (number,) * len(kernel) if isinstance(number, int) else number
+        for number in (stride, padding, dilation)
+    )
+    fields = unfold(x.to(dtype), kernel, *places)
     samples, channels, taps, *places = fields.shape
     rows = fields.reshape(samples, groups, channels // groups * taps, -1).movedim(2, -1).unsqueeze(2)
     filters = weight.to(dtype).reshape(groups, weight.shape[0] // groups, 1, -1)

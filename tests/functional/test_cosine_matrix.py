@@ -23,11 +23,11 @@ def test_values_and_gradients(shape: tuple[int, int, int], centered: bool, augme
     g = torch.randn(rows, columns)
     exact = _exact(x, w, g, centered=centered, augment=augment)
     with torch.no_grad():
-        alone = matrix_cosine(x, w, centered=centered, augment=augment)
+        alone = matrix_cosine(x, w, centered, augment)
     assert alone is not None
     assert (alone - exact[0]).abs().max() < 1e-6
     x, w = x.requires_grad_(), w.requires_grad_()
-    output = matrix_cosine(x, w, centered=centered, augment=augment)
+    output = matrix_cosine(x, w, centered, augment)
     assert (output is None) == (rows > size)  # more products than inputs
     if output is not None:
         for own, other in zip((output, *torch.autograd.grad(output, (x, w), g)), exact, strict=True):
@@ -39,7 +39,7 @@ def test_one_gradient_alone(needs: tuple[bool, bool]):
     x, w = torch.randn(9, 63).requires_grad_(needs[0]), torch.randn(7, 63).requires_grad_(needs[1])
     g = torch.randn(9, 7)
     leaf = x if needs[0] else w
-    found = torch.autograd.grad(matrix_cosine(x, w, centered=False, augment=0.0), leaf, g)[0]
+    found = torch.autograd.grad(matrix_cosine(x, w, False, 0.0), leaf, g)[0]
     assert (found - _exact(x.detach(), w.detach(), g)[1 if needs[0] else 2]).abs().max() < 1e-5
 
 
@@ -69,7 +69,7 @@ def test_cotangents_out_of_the_window_and_second_derivatives():
     x, w = torch.randn(9, 63), torch.randn(7, 63)
     g = torch.randn(9, 7) * 10.0 ** torch.arange(-36, 36, 8).unsqueeze(1)
     x, w = x.requires_grad_(), w.requires_grad_()
-    found = torch.autograd.grad(matrix_cosine(x, w, centered=False, augment=0.0), x, g)[0]
+    found = torch.autograd.grad(matrix_cosine(x, w, False, 0.0), x, g)[0]
     exact = _exact(x.detach(), w.detach(), g)[1]
     assert ((found - exact).norm(dim=1) < 1e-5 * exact.norm(dim=1)).all()
     first = torch.autograd.grad(cosine_linear(x, w).square().sum(), x, create_graph=True)[0]

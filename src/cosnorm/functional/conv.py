@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from cosnorm.functional.autocast import autocast_tensors
 from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
 from cosnorm.functional.cosine_fields import cosine_fields
+from cosnorm.functional.cosine_images import image_cosine
 from cosnorm.functional.fields import Geometry
 from cosnorm.functional.fields_kernels import kernel_fields
 from cosnorm.functional.implementation import choose
@@ -211,5 +212,8 @@ def _cosine_conv(
             )
         output = kernel_fields(batched, weight, geometry, augment=augment)
     else:
+        found = None if centered else image_cosine(batched, weight, geometry, augment)
+        if found is not None:
+            return found if x.ndim == rank + 2 else found.squeeze(0)
         output = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
     return output if x.ndim == rank + 2 else output.squeeze(0)

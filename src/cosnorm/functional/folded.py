@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_tensors
+from cosnorm.functional.cosine_images import image_cosine
+from cosnorm.functional.cosine_matrix import matrix_cosine
 from cosnorm.functional.fields import Geometry, plain_fields, wide_fields
 from cosnorm.functional.norms import accumulation_dtype, plain_rows, product_dtype, unit_rows
 
@@ -22,6 +24,10 @@ def folded_linear(
 ) -> Tensor:
     """`cosine_linear` with the unit rows that `unit_weight` gave."""
     where = "FoldedCosineLinear"
+    if not augment:
+        found = matrix_cosine(x, weight, centered, 0.0, folded=True)
+        if found is not None:
+            return found
     check_tensors(where, x=x)
     x, weight = autocast_tensors(x, weight)
     check_tensors(where, x=x, weight=weight)
@@ -59,6 +65,9 @@ def folded_conv(
             f"{where}: x must have shape (N, {channels}, …) or ({channels}, …) with {geometry.rank} spatial "
             f"dimensions, got {tuple(x.shape)}"
         )
+    found = None if centered or augment else image_cosine(x, weight, geometry, 0.0, folded=True)
+    if found is not None:
+        return found
     with without_autocast(x.device):
         looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
         fields = plain_fields(x, geometry, centered=centered, augment=augment) if looks else None

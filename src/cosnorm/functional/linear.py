@@ -67,11 +67,10 @@ def cosine_linear(
                 [0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    if _is_usual(x, weight, centered, augment, impl, precision):
-        rows = x if x.ndim == 2 else x.flatten(0, -2)
-        found = matrix_cosine(rows, weight, centered=centered, augment=augment)
+    if precision is None and impl in ("auto", "torch"):
+        found = matrix_cosine(x, weight, centered, augment)
         if found is not None:
-            return found if x.ndim == 2 else found.reshape(*x.shape[:-1], weight.shape[0])
+            return found
     where = "cosine_linear"
     if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
         if precision is not None:
@@ -105,30 +104,6 @@ def cosine_linear(
     else:
         output = cosine_rows(rows.unsqueeze(1), weight, centered=centered, augment=augment)
     return output.reshape(*x.shape[:-1], weight.shape[0])
-
-
-def _is_usual(
-    x: Tensor, weight: Tensor, centered: bool, augment: float, impl: str, precision: str | None
-) -> bool:
-    """Whether nothing is left to check: what every step of a training on a CPU is, in few calls."""
-    return (
-        type(x) is Tensor
-        and isinstance(weight, Tensor)
-        and x.dtype is weight.dtype
-        and x.is_cpu
-        and weight.is_cpu
-        and x.layout is torch.strided
-        and weight.layout is torch.strided
-        and x.ndim > 1
-        and weight.ndim == 2
-        and x.shape[-1] == weight.shape[1]
-        and type(centered) is bool
-        and type(augment) is float
-        and 0 <= augment <= 1e18  # as check_augment has it
-        and impl in ("auto", "torch")
-        and precision is None
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: float) -> Tensor:

@@ -101,17 +101,22 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     return gradient.to(dtype)
 
 
+def largest_norm(dtype: torch.dtype, *, cotangent: bool = False) -> float:
+    """The largest norm that the plain form allows; the smallest is its reciprocal."""
+    return 2.0 ** _WINDOW[dtype][cotangent]
+
+
 def in_window(norms: Tensor, *, cotangent: bool = False) -> bool | None:
     """Whether all norms allow the plain form; None if that depends on the rows of norm 0 being truly 0."""
     if norms.numel() == 0:
         return True
-    exponent = _WINDOW[norms.dtype][cotangent]
+    limit = largest_norm(norms.dtype, cotangent=cotangent)
     lowest, highest = (float(bound) for bound in torch.aminmax(norms))
-    if not highest <= 2.0**exponent:  # NaN, too, ends here
+    if not highest <= limit:  # NaN, too, ends here
         return False
-    if lowest >= 2.0**-exponent:
+    if lowest >= 1 / limit:
         return True
-    if bool((norms >= 2.0**-exponent).logical_or_(norms == 0).all()):
+    if bool((norms >= 1 / limit).logical_or_(norms == 0).all()):
         return None
     return False
 

@@ -119,7 +119,7 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
         ) from None
     learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     if x.ndim == y.ndim == 2 and not learns:  # where it learns, all products would be saved
-        found = matrix_cosine(x, y, centered=centered, augment=0.0)
+        found = matrix_cosine(x, y, centered, 0.0)
         if found is not None:
             return found
     return cosine_rows(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)

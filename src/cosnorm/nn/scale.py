@@ -37,7 +37,7 @@ class Scale(nn.Module):
     @property
     def is_one(self) -> bool:
         """Whether there is nothing to multiply by: the layers then spare the call."""
-        return self.scale is None and self.log_scale is None
+        return self.scale is None
 
     def reset_parameters(self) -> None:
         """Set a learned scale back to its first value, 10."""

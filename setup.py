@@ -1,0 +1,23 @@
+"""The compiled passes of `cosnorm.kernels.compiled`; all else about the package stands in pyproject.toml.
+
+Optional: where nothing can compile, the package is installed without them and uses torch's operators.
+"""
+
+import sys
+
+from setuptools import Extension, setup
+
+_LINUX = sys.platform == "linux"
+
+setup(
+    ext_modules=[
+        Extension(
+            "cosnorm.kernels._passes",
+            ["src/cosnorm/kernels/passes/rows.c", "src/cosnorm/kernels/passes/fields.c"],
+            depends=["src/cosnorm/kernels/passes/common.h"],
+            # OpenMP is not linked: its functions are found in the copy that torch has loaded.
+            extra_compile_args=["-O3", "-fno-math-errno", *(["-fopenmp"] if _LINUX else [])],
+            optional=True,
+        )
+    ]
+)

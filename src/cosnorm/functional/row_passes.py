@@ -1,0 +1,89 @@
+"""The passes of `cosnorm.kernels.cpu_rows` in torch's operators: for float64, and where nothing is compiled.
+
+The functions and what they return are the same; each looks at the data, and None says that the plain form
+could be wrong.
+"""
+
+import torch
+from torch import Tensor
+
+from cosnorm.functional.norms import center, in_window, plain_rows, row_norms
+
+
+@torch.no_grad()
+def prepare_rows(
+    x: Tensor, weight: Tensor, centered: bool, extra: float, *, folded: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """The rows of x, centered if they shall be, and factors, (M + N, 1) or (2 M + N, 1)."""
+    if folded or not centered:
+        of_x = plain_rows(x, centered=centered, augment=extra**0.5)
+        if of_x is None:
+            return None
+        if folded:
+            return of_x.values, torch.cat([weight.new_ones((len(weight), 1)), of_x.factor])
+        of_w = plain_rows(weight, centered=False, augment=extra**0.5)
+        return None if of_w is None else (x, torch.cat([of_w.factor, of_x.factor]))
+    values, offset = center(x)
+    norms = row_norms(values, x.dtype)
+    mean = weight.mean(1, keepdim=True)
+    squared, eaten = row_norms(weight, weight.dtype).square_(), mean.square() * weight.shape[1]
+    constant = offset.abs_().mul_(64 * torch.finfo(x.dtype).eps * x.shape[1])
+    if not bool((norms > constant).all()) or not bool((eaten <= squared / 2).all()):
+        return None
+    norms = torch.cat([squared.sub_(eaten).sqrt_(), norms])
+    if not in_window(norms):
+        return None
+    if extra:
+        norms = norms.square_().add_(extra).sqrt_()
+    return (values, torch.cat([norms.reciprocal_(), mean])) if in_window(norms) else None
+
+
+def center_rows(x: Tensor) -> Tensor:
+    """The rows less their means."""
+    return center(x)[0]
+
+
+def finish_rows(products: Tensor, factors: Tensor, extra: float, first: int, output: Tensor) -> Tensor:
+    """The cosines (products + extra) · factor_x · factor_w, into `output`, which may be the products."""
+    rows, columns = products.shape
+    start = columns + first
+    torch.mul(products, factors[start : start + rows], out=output)
+    if extra:
+        output.add_(factors[start : start + rows], alpha=extra)
+    return output.mul_(factors[:columns].t()).clamp_(-1, 1)
+
+
+def weigh_rows(
+    cotangent: Tensor,
+    products: Tensor,
+    factors: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    centered: bool,
+    extra: float,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """H = g f_x f_w, and what h·w and hᵀ·x are to be added to for the gradients in x and in the weight."""
+    rows, columns = products.shape
+    buffer = cotangent.abs()
+    # A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
+    if in_window(torch.cat((buffer.sum(1), buffer.sum(0))), cotangent=True) is False:
+        return None
+    factor_w, factor_x = factors[:columns], factors[columns : columns + rows]
+    h = (cotangent * factor_x).mul_(factor_w.t())
+    torch.mul(h, products, out=buffer)
+    if extra:
+        buffer.add_(h, alpha=extra)
+    into_x = into_w = None
+    if needs[0]:
+        into_x = x * buffer.sum(1, keepdim=True).mul_(factor_x).mul_(factor_x).neg_()
+    if needs[1]:
+        along = buffer.sum(0).unsqueeze_(1).mul_(factor_w).mul_(factor_w).neg_()
+        into_w = weight * along
+    if centered:
+        mean = factors[columns + rows :]
+        if into_x is not None:
+            into_x -= h @ mean
+        if into_w is not None:
+            into_w -= mean * along
+    return h, into_x, into_w

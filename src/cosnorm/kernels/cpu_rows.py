@@ -1,0 +1,99 @@
+"""The compiled passes over rows on tensors: float32, contiguous, on a CPU; nothing is checked here.
+
+What looks at the data returns None where the plain form could be wrong: where a norm is out of its window,
+and may not be taken for that of a zero row. `cosnorm.functional.row_passes` has the same by torch.
+"""
+
+import torch
+from torch import Tensor
+
+from cosnorm.kernels.compiled import COTANGENT_LIMIT, LIMIT, library
+
+# A centered norm must be above D times this times the mean: far above that of what could be a constant row.
+_CONSTANT = 64 * torch.finfo(torch.float32).eps
+
+
+def prepare_rows(
+    x: Tensor, weight: Tensor, centered: bool, extra: float, *, folded: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """The rows of x (N, D), centered if they shall be, and the factors 1/√(|row|² + extra), 0 for zero rows.
+
+    The factors are those of the weight (M), those of x (N) and, centered, the means of the weight (M). None,
+    too, where a centered row of x could count as constant, or where the means of the weight are so large that
+    they would eat the digits. Folded, the rows of the weight are unit vectors already: no means.
+    """
+    rows, size = x.shape
+    columns = weight.shape[0]
+    factors = torch.empty(rows + 2 * columns if centered else rows + columns)
+    values = torch.empty_like(x) if centered else x
+    fine = library().cosnorm_prepare_rows(
+        x.data_ptr(),
+        0 if folded else weight.data_ptr(),
+        rows,
+        columns,
+        size,
+        extra,
+        LIMIT,
+        size * _CONSTANT,
+        values.data_ptr() if centered else 0,
+        factors.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return (values, factors) if fine else None
+
+
+def center_rows(x: Tensor) -> Tensor:
+    """The rows less their means."""
+    values = torch.empty_like(x)
+    library().cosnorm_center_rows(x.data_ptr(), values.data_ptr(), *x.shape, torch.get_num_threads())
+    return values
+
+
+def finish_rows(products: Tensor, factors: Tensor, extra: float, first: int, output: Tensor) -> Tensor:
+    """Output = (products + extra) · factor_x · factor_w in [−1, 1] for rows from `first` on; or in place."""
+    rows, columns = products.shape
+    address = factors.data_ptr()
+    library().cosnorm_finish_rows(
+        products.data_ptr(),
+        extra,
+        address + 4 * (columns + first),
+        address,
+        output.data_ptr(),
+        rows,
+        columns,
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def weigh_rows(
+    cotangent: Tensor,
+    products: Tensor,
+    factors: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    centered: bool,
+    extra: float,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """H = g f_x f_w, and what h·w and hᵀ·x are to be added to for the gradients in x and in the weight."""
+    h = torch.empty_like(products)
+    into_x = torch.empty_like(x) if needs[0] else None
+    into_w = torch.empty_like(weight) if needs[1] else None
+    fine = library().cosnorm_weigh_rows(
+        cotangent.data_ptr(),
+        products.data_ptr(),
+        factors.data_ptr(),
+        x.data_ptr(),
+        weight.data_ptr(),
+        *products.shape,
+        x.shape[1],
+        extra,
+        COTANGENT_LIMIT,
+        centered,
+        h.data_ptr(),
+        0 if into_x is None else into_x.data_ptr(),
+        0 if into_w is None else into_w.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return (h, into_x, into_w) if fine else None
