@@ -81,12 +81,35 @@ def test_one_gradient_alone(needs: tuple[bool, bool]):
     assert _close(torch.autograd.grad(output, x if needs[0] else w, g)[0], exact[1 if needs[0] else 2])
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_the_cosine_of_a_field_with_itself_is_at_most_one(last: bool):
+    x = torch.randn(1, 63, 19, 20)
+    w = x[0].flatten(1).t().contiguous().reshape(-1, 63, 1, 1)  # every position as a filter
+    product, norm = x.double().square().sum(1).float(), x.norm(dim=1)
+    assert (product / norm / norm).max() > 1  # unless it is cut, rounding makes it more
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    output = image_cosine(x, w, Geometry((1, 1), (1, 1), (0, 0), (1, 1), 1), 0.0)
+    assert 1 - 1e-6 < output.max() <= 1
+    assert output.min() >= -1
+
+
 def test_an_in_place_relu_may_follow():
     x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3, requires_grad=True)
     (torch.relu_(functional.cosine_conv2d(x, w)) ** 2).sum().backward()
     (found, w.grad) = (w.grad, None)
     (torch.relu(functional.cosine_conv2d(x, w)) ** 2).sum().backward()
     torch.testing.assert_close(found, w.grad)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_sums_over_many_fields_keep_their_digits(last: bool):
+    x, w = torch.randn(4, 2, 600, 600).add_(3), torch.randn(3, 2, 1, 1, requires_grad=True)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    geometry = Geometry((1, 1), (1, 1), (0, 0), (1, 1), 1)
+    output = image_cosine(x, w, geometry, 0.0)
+    g = torch.rand_like(output)
+    exact = _exact(x, w.detach(), lambda _: g.double(), geometry, 0.0)[2]
+    assert (torch.autograd.grad(output, w, g)[0] - exact).abs().max() < 4e-6 * exact.abs().max()
 
 
 def test_what_it_declines():
@@ -111,11 +134,11 @@ def test_what_it_declines():
 
 
 def test_a_cotangent_out_of_its_window():
-    x, w = torch.randn(3, 2, 7, 7, requires_grad=True), torch.randn(4, 2, 3, 3, requires_grad=True)
+    x, w = torch.randn(3, 2, 7, 7, requires_grad=True), torch.randn(4, 2, 3, 3).mul_(2**26).requires_grad_()
     geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1)
     output = image_cosine(x, w, geometry, 0.0)
     g = torch.randn_like(output)
-    g[1] *= 1e-30
+    g[1] *= 1e-32  # divided by the norm of the filters it would have no digits left
     exact = _exact(x.detach(), w.detach(), lambda _: g.double(), geometry, 0.0)
     into_x = torch.autograd.grad(output, x, g)[0]
     for sample in range(3):

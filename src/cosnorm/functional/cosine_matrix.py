@@ -9,7 +9,7 @@ and the same in x. The second term is written first, and the matrix product adde
 that a gradient is written once. Centered, only x is: with deviations x̃ the products are those of x̃ with w as
 it is, for the deviations of a row sum to 0, and |w̃|² = |w|² − D μ².
 
-All this is the plain form: it looks at the data, and declines what it could get wrong.
+All this is the plain form: it looks at the data, and leaves to the unit form what it could get wrong.
 """
 
 from types import ModuleType
@@ -21,12 +21,11 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from cosnorm.functional import row_passes
-from cosnorm.functional.cosine_rows import unit_gradients
+from cosnorm.functional.cosine_rows import unit_cosine, unit_gradients
 from cosnorm.kernels import cpu_rows
 from cosnorm.kernels.compiled import library
 
-# Values of a block of cosines that is finished while it is in the cache; smaller products are slow.
-_BLOCK = 2**22
+_PLAIN, _DTYPES = (Tensor, nn.Parameter), (torch.float32, torch.float64)
 
 
 def matrix_cosine(
@@ -67,70 +66,74 @@ def matrix_cosine(
         return None
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     rows = x if len(shape) == 2 else x.flatten(0, -2)
-    if learns and (folded or len(rows) > size):
-        return None  # the products would be more than the weight: they are not saved
+    if learns and folded:
+        return None
     contiguous = rows.is_contiguous() and weight.is_contiguous()
     passes = cpu_rows if dtype is torch.float32 and contiguous and library() else row_passes
-    prepared = passes.prepare_rows(rows, weight, centered, augment * augment, folded=folded)
-    if prepared is None:
-        return None
-    values, factors = prepared
+    extra = augment * augment
     if learns:
-        output: Tensor = _MatrixCosine.apply(rows, weight, passes, values, factors, centered, augment)
+        output: Tensor | None = _MatrixCosine.apply(rows, weight, passes, centered, augment)
     else:
-        output = _cosines(passes, values, factors, weight, augment)
+        output = _cosines(passes, rows, weight, centered, extra, folded)
+    if output is None:
+        return None
     return output if len(shape) == 2 else output.unflatten(0, shape[:-1])
 
 
-def _cosines(passes: ModuleType, values: Tensor, factors: Tensor, weight: Tensor, augment: float) -> Tensor:
-    """The cosines alone, each block finished while it is in the cache."""
-    extra, step = augment * augment, max(256, _BLOCK // len(weight))
-    if step >= len(values):
-        products = F.linear(values, weight)
-        return passes.finish_rows(products, factors, extra, 0, products)
-    output, other = values.new_empty(len(values), len(weight)), weight.t()
-    for start in range(0, len(values), step):
-        block = torch.mm(values[start : start + step], other, out=output[start : start + step])
-        passes.finish_rows(block, factors, extra, start, block)
-    return output
+def _cosines(
+    passes: ModuleType, x: Tensor, weight: Tensor, centered: bool, extra: float, folded: bool
+) -> Tensor | None:
+    """The cosines alone."""
+    if centered:
+        prepared = passes.prepare_rows(x, weight, extra, folded)
+        if prepared is None:
+            return None
+        products = F.linear(prepared[0], weight)
+        return passes.finish_rows(products, prepared[1], extra, products)
+    products = F.linear(x, weight)
+    fine = passes.cosine_rows(products, x, weight, extra, folded, products) is not None
+    return products if fine else None
 
 
 class _MatrixCosine(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        passes: ModuleType,
-        values: Tensor,
-        factors: Tensor,
-        centered: bool,
-        augment: float,
+        ctx: Any, x: Tensor, weight: Tensor, passes: ModuleType, centered: bool, augment: float
     ) -> Tensor:
-        products = F.linear(values, weight)
-        ctx.save_for_backward(x, weight, products, factors)
+        extra, products, factors = augment * augment, None, None
+        if not centered:
+            products = F.linear(x, weight)
+            output = torch.empty_like(products)
+            factors = passes.cosine_rows(products, x, weight, extra, False, output)
+        else:
+            prepared = passes.prepare_rows(x, weight, extra, False)
+            if prepared is not None:
+                values, factors = prepared
+                products = F.linear(values, weight)
+                output = passes.finish_rows(products, factors, extra, torch.empty_like(products))
         ctx.passes, ctx.options = passes, (centered, augment)
-        return passes.finish_rows(products, factors, augment * augment, 0, torch.empty_like(products))
+        if factors is None:
+            ctx.save_for_backward(x, weight, None, None)
+            return unit_cosine(x.unsqueeze(1), weight, centered, augment)[0]
+        ctx.save_for_backward(x, weight, products, factors)
+        return output
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, products, factors = ctx.saved_tensors
         (centered, augment), needs = ctx.options, ctx.needs_input_grad[:2]
         passes, weighed = ctx.passes, None
-        if not torch.is_grad_enabled():  # else a second derivative may follow
+        if factors is not None and not torch.is_grad_enabled():  # else a second derivative may follow
             values = passes.center_rows(x) if centered else x
             weighed = passes.weigh_rows(
                 cotangent.contiguous(), products, factors, values, weight, centered, augment * augment, needs
             )
         if weighed is None:
             into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, *needs)
-            return into_x.squeeze(1) if needs[0] else None, into_w if needs[1] else None, *[None] * 5
+            return into_x.squeeze(1) if needs[0] else None, into_w if needs[1] else None, *[None] * 3
         h, into_x, into_w = weighed
         if needs[0]:
             into_x.addmm_(h, weight)
         if needs[1]:
             into_w.addmm_(h.t(), values)
-        return into_x, into_w, None, None, None, None, None
-
-
-_PLAIN, _DTYPES = (Tensor, nn.Parameter), (torch.float32, torch.float64)
+        return into_x, into_w, None, None, None

@@ -44,7 +44,7 @@ def cosine_rows(x: Tensor, y: Tensor, *, centered: bool = False, augment: float 
         x, y = torch.nn.functional.pad(x, (0, 1)), torch.nn.functional.pad(y, (0, 1))
     if torch.compiler.is_exporting():
         # An exported graph holds torch's own operators, so that any runtime can read it.
-        return _unit_cosine(x, y, centered, augment)[0]
+        return unit_cosine(x, y, centered, augment)[0]
     output: Tensor = _Cosine.apply(x, y, centered, augment)[0]
     return output
 
@@ -91,7 +91,8 @@ def _dot_adjoint_y(h: Tensor, x: Tensor, y: Tensor, dtype: torch.dtype) -> Tenso
     return product.sum_to_size(y.shape)
 
 
-def _unit_cosine(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, UnitRows, UnitRows]:
+def unit_cosine(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tensor, UnitRows, UnitRows]:
+    """The cosines of any rows, and the unit rows that they are products of; differentiable."""
     unit_x = unit_rows(x, centered=centered, augment=augment)
     unit_y = unit_rows(y, centered=centered, augment=augment)
     output = _dot(unit_x.values, unit_y.values, product_dtype(x.dtype, x.device))
@@ -118,7 +119,7 @@ def _forward(x: Tensor, y: Tensor, centered: bool, augment: float) -> tuple[Tens
                 output.mul_(plain_y.factor.squeeze(-1)).clamp_(-1, 1)
                 saved = products if _saves_products(x, y) else products.new_empty(0)
                 return output.to(x.dtype), saved, plain_x.factor, plain_y.factor
-        output, unit_x, unit_y = _unit_cosine(x, y, centered, augment)
+        output, unit_x, unit_y = unit_cosine(x, y, centered, augment)
         saved = output.new_zeros(output.shape if _saves_products(x, y) else 0)
         return output, saved, not_plain(unit_x.inverse_norm), not_plain(unit_y.inverse_norm)
 

@@ -10,19 +10,30 @@ from torch import Tensor
 from cosnorm.functional.norms import center, in_window, plain_rows, row_norms
 
 
-@torch.no_grad()
-def prepare_rows(
-    x: Tensor, weight: Tensor, centered: bool, extra: float, *, folded: bool = False
-) -> tuple[Tensor, Tensor] | None:
-    """The rows of x, centered if they shall be, and factors, (M + N, 1) or (2 M + N, 1)."""
-    if folded or not centered:
-        of_x = plain_rows(x, centered=centered, augment=extra**0.5)
-        if of_x is None:
-            return None
-        if folded:
-            return of_x.values, torch.cat([weight.new_ones((len(weight), 1)), of_x.factor])
-        of_w = plain_rows(weight, centered=False, augment=extra**0.5)
-        return None if of_w is None else (x, torch.cat([of_w.factor, of_x.factor]))
+def cosine_rows(
+    products: Tensor, x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor
+) -> Tensor | None:
+    """The cosines from the products x·w into `output`; it returns the factors (M + N, 1)."""
+    of_x = plain_rows(x, centered=False, augment=extra**0.5)
+    if of_x is None:
+        return None
+    of_w = None if folded else plain_rows(weight, centered=False, augment=extra**0.5)
+    if of_w is None and not folded:
+        return None
+    factors = torch.cat([_ones(weight) if of_w is None else of_w.factor, of_x.factor])
+    finish_rows(products, factors, extra, output)
+    return factors
+
+
+def _ones(weight: Tensor) -> Tensor:
+    return weight.new_ones((len(weight), 1))
+
+
+def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple[Tensor, Tensor] | None:
+    """The rows of x less their means, and the factors (M + N, 1); not folded, the means too, (2 M + N, 1)."""
+    if folded:
+        of_x = plain_rows(x, centered=True, augment=extra**0.5)
+        return None if of_x is None else (of_x.values, torch.cat([_ones(weight), of_x.factor]))
     values, offset = center(x)
     norms = row_norms(values, x.dtype)
     mean = weight.mean(1, keepdim=True)
@@ -43,13 +54,13 @@ def center_rows(x: Tensor) -> Tensor:
     return center(x)[0]
 
 
-def finish_rows(products: Tensor, factors: Tensor, extra: float, first: int, output: Tensor) -> Tensor:
+def finish_rows(products: Tensor, factors: Tensor, extra: float, output: Tensor) -> Tensor:
     """The cosines (products + extra) · factor_x · factor_w, into `output`, which may be the products."""
     rows, columns = products.shape
-    start = columns + first
-    torch.mul(products, factors[start : start + rows], out=output)
+    factor_x = factors[columns : columns + rows]
+    torch.mul(products, factor_x, out=output)
     if extra:
-        output.add_(factors[start : start + rows], alpha=extra)
+        output.add_(factor_x, alpha=extra)
     return output.mul_(factors[:columns].t()).clamp_(-1, 1)
 
 

@@ -13,19 +13,41 @@ from cosnorm.kernels.compiled import COTANGENT_LIMIT, LIMIT, library
 _CONSTANT = 64 * torch.finfo(torch.float32).eps
 
 
-def prepare_rows(
-    x: Tensor, weight: Tensor, centered: bool, extra: float, *, folded: bool = False
-) -> tuple[Tensor, Tensor] | None:
-    """The rows of x (N, D), centered if they shall be, and the factors 1/√(|row|² + extra), 0 for zero rows.
+def cosine_rows(
+    products: Tensor, x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor
+) -> Tensor | None:
+    """The cosines (x·w + extra) f_x f_w into `output`, also in place, from the products x·w, (N, M).
 
-    The factors are those of the weight (M), those of x (N) and, centered, the means of the weight (M). None,
-    too, where a centered row of x could count as constant, or where the means of the weight are so large that
-    they would eat the digits. Folded, the rows of the weight are unit vectors already: no means.
+    It returns the factors f = 1/√(|row|² + extra), 0 for zero rows: of the weight (M), then of x (N). Folded,
+    the rows of the weight are unit vectors already.
+    """
+    rows, columns = products.shape
+    factors = torch.empty(rows + columns)
+    fine = library().cosnorm_cosine_rows(
+        products.data_ptr(),
+        x.data_ptr(),
+        0 if folded else weight.data_ptr(),
+        rows,
+        columns,
+        x.shape[1],
+        extra,
+        LIMIT,
+        factors.data_ptr(),
+        output.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return factors if fine else None
+
+
+def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple[Tensor, Tensor] | None:
+    """The rows of x less their means, and the factors as of `cosine_rows`, but of what is centered.
+
+    Behind the factors stand the means of the weight (M). None, too, where a row of x could count as constant,
+    or where the means of the weight are so large that they would eat the digits.
     """
     rows, size = x.shape
     columns = weight.shape[0]
-    factors = torch.empty(rows + 2 * columns if centered else rows + columns)
-    values = torch.empty_like(x) if centered else x
+    factors, values = torch.empty(rows + 2 * columns), torch.empty_like(x)
     fine = library().cosnorm_prepare_rows(
         x.data_ptr(),
         0 if folded else weight.data_ptr(),
@@ -35,7 +57,7 @@ def prepare_rows(
         extra,
         LIMIT,
         size * _CONSTANT,
-        values.data_ptr() if centered else 0,
+        values.data_ptr(),
         factors.data_ptr(),
         torch.get_num_threads(),
     )
@@ -49,14 +71,14 @@ def center_rows(x: Tensor) -> Tensor:
     return values
 
 
-def finish_rows(products: Tensor, factors: Tensor, extra: float, first: int, output: Tensor) -> Tensor:
-    """Output = (products + extra) · factor_x · factor_w in [−1, 1] for rows from `first` on; or in place."""
+def finish_rows(products: Tensor, factors: Tensor, extra: float, output: Tensor) -> Tensor:
+    """The cosines from products of what `prepare_rows` gave, into `output`, also in place."""
     rows, columns = products.shape
     address = factors.data_ptr()
     library().cosnorm_finish_rows(
         products.data_ptr(),
         extra,
-        address + 4 * (columns + first),
+        address + 4 * columns,
         address,
         output.data_ptr(),
         rows,

@@ -1,18 +1,6 @@
 /* The passes over rows of float32 matrices, contiguous, for cosnorm/kernels/cpu_rows.py. */
 #include "common.h"
 
-CLONES static double sum(const float *x, count size) {
-    double total = 0;
-    for (count start = 0; start < size; start += 512) {
-        count end = smaller(size, start + 512);
-        float part = 0;
-#pragma omp simd reduction(+ : part)
-        for (count k = start; k < end; k++) part += x[k];
-        total += part;
-    }
-    return total;
-}
-
 CLONES static float dot(const float *x, const float *y, count size) {
     double total = 0;
     for (count start = 0; start < size; start += 512) {
@@ -25,17 +13,33 @@ CLONES static float dot(const float *x, const float *y, count size) {
     return (float)total;
 }
 
-CLONES double sum_of_squares(const float *x, count size) {
-    double total = 0;
-    for (count start = 0; start < size; start += 512) {
-        count end = smaller(size, start + 512);
-        float part = 0;
-#pragma omp simd reduction(+ : part)
-        for (count k = start; k < end; k++) part += x[k] * x[k];
-        total += part;
-    }
-    return total;
-}
+/* Four sums at once: one alone would wait for each addition to end. */
+#define SUM(TERM)                                                   \
+    double total = 0;                                               \
+    count start = 0;                                                \
+    for (; start + 512 <= size; start += 512) {                     \
+        const float *own = x + start;                               \
+        float first = 0, second = 0, third = 0, fourth = 0;         \
+        _Pragma("omp simd reduction(+ : first, second, third, fourth)") \
+        for (count k = 0; k < 128; k++) {                           \
+            first += TERM(own[k]);                                  \
+            second += TERM(own[k + 128]);                           \
+            third += TERM(own[k + 256]);                            \
+            fourth += TERM(own[k + 384]);                           \
+        }                                                           \
+        total += (first + second) + (third + fourth);               \
+    }                                                               \
+    float rest = 0;                                                 \
+    _Pragma("omp simd reduction(+ : rest)")                         \
+    for (count k = start; k < size; k++) rest += TERM(x[k]);        \
+    return total + rest;
+
+#define ITSELF(value) (value)
+#define SQUARE(value) ((value) * (value))
+
+CLONES static double sum(const float *x, count size) { SUM(ITSELF) }
+
+CLONES double sum_of_squares(const float *x, count size) { SUM(SQUARE) }
 
 CLONES static void subtract(const float *x, float value, float *out, count size) {
 #pragma omp simd
@@ -91,6 +95,10 @@ static int centered_factors(const float *x, count rows, count size, double extra
         if (!factor_of(squared - offset, 0, extra, limit, factor + i)) fine = 0;
     }
     return fine;
+}
+
+static void ones(float *out, count size) {
+    for (count k = 0; k < size; k++) out[k] = 1;
 }
 
 CLONES static void finish(const float *p, float extra, float fx, const float *fw, float *out, count size) {
@@ -185,18 +193,28 @@ CLONES static void scale(const float *x, float factor, float offset, float *out,
     for (count k = 0; k < size; k++) out[k] = x[k] * factor + offset;
 }
 
-/* The factors of both matrices: of the weight (M; null: its rows are unit vectors already), of x (N), and the
- * means of the weight (M; not of unit vectors) where `values` is given, which becomes the rows of x less theirs. */
+/* out = the cosines of x and the weight (null: its rows are unit vectors already) from their products p, and the
+ * factors: of the weight (M), of x (N). After the product both matrices may still be in the cache. */
+int cosnorm_cosine_rows(const float *p, const float *x, const float *weight, count rows, count columns, count size,
+                        double extra, double limit, float *factors, float *out, int threads) {
+    float *of_x = factors + columns;
+    if (!row_factors(x, rows, size, extra, limit, of_x, threads)) return 0;
+    if (!weight)
+        ones(factors, columns);
+    else if (!row_factors(weight, columns, size, extra, limit, factors, threads))
+        return 0;
+    cosnorm_finish_rows(p, (float)extra, of_x, factors, out, rows, columns, threads);
+    return 1;
+}
+
+/* values: the rows of x less their means; factors: of the weight less its means (null: its rows are unit vectors
+ * already), of x, and the means of the weight (M). */
 int cosnorm_prepare_rows(const float *x, const float *weight, count rows, count columns, count size, double extra,
                          double limit, double constant, float *values, float *factors, int threads) {
     float *of_x = factors + columns;
-    if (values ? !center_rows(x, values, rows, size, extra, limit, constant, of_x, threads)
-               : !row_factors(x, rows, size, extra, limit, of_x, threads))
-        return 0;
-    if (weight)
-        return values ? centered_factors(weight, columns, size, extra, limit, factors, of_x + rows, threads)
-                      : row_factors(weight, columns, size, extra, limit, factors, threads);
-    for (count j = 0; j < columns; j++) factors[j] = 1;
+    if (!center_rows(x, values, rows, size, extra, limit, constant, of_x, threads)) return 0;
+    if (weight) return centered_factors(weight, columns, size, extra, limit, factors, of_x + rows, threads);
+    ones(factors, columns);
     return 1;
 }
 
