@@ -11,7 +11,7 @@ from benchmarks.registry import Case, Floor, Step
 from cosnorm_lab.models import mlp
 
 BYTES = 4  # of a float32 number
-LINEAR = ((100, 784, 1000), (100, 1000, 1000), (128, 2304, 384), (512, 1024, 1024))
+LINEAR = ((100, 784, 1000), (100, 1000, 1000), (128, 2304, 384), (512, 1024, 1024), (2048, 512, 512))
 CONV = (
     ((128, 64, 12, 12), 64, 5),
     ((64, 64, 32, 32), 64, 3),
