@@ -1,9 +1,9 @@
-# make demo · make test · make test-all · make check · make bench · make bench-check
+# make demo · make test · make test-all · make test-gpu · make check · make bench · make bench-gpu · make bench-check
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-all check format bench bench-check clean
+.PHONY: demo test test-all test-gpu check format bench bench-gpu bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/kernels/passes/*)
@@ -21,6 +21,11 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
 
+# On a machine with a GPU, in an environment of your own that has torch with CUDA, triton and pytest: PYTHON is its python.
+test-gpu:
+	COSNORM_TEST_DEVICE=cuda $(PYTHON) -m pytest -q -p no:cacheprovider -k "kernels or triton or fp8" \
+		tests/kernels tests/functional tests/losses
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,6 +38,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
+
+bench-gpu:
+	$(PYTHON) -m benchmarks.run --device cuda
 
 bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks.check

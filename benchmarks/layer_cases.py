@@ -55,8 +55,9 @@ def training(layer: Callable[..., Tensor], x: Tensor, autocast: bool = False) ->
     """Forward and backward, gradients in the parameters and in the input."""
     x = x.clone().requires_grad_()
     parameters = list(layer.parameters()) if isinstance(layer, nn.Module) else []
-    with torch.no_grad():
-        cotangent = torch.randn(layer(x).shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = layer(x)
+    cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
 
     def step() -> list[Tensor]:
         x.grad = None
@@ -64,7 +65,7 @@ def training(layer: Callable[..., Tensor], x: Tensor, autocast: bool = False) ->
             parameter.grad = None
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             output = layer(x)
-        output.backward(cotangent.to(output.dtype))
+        output.backward(cotangent)
         return [output.detach(), x.grad, parameters[0].grad]  # type: ignore[list-item]
 
     return step
@@ -113,17 +114,12 @@ def _linear(
     make: Callable[..., Step],
     *,
     compiled: bool,
-    broadcast: bool = False,
 ) -> dict[str, Step]:
     x = torch.randn(batch, fan_in)
     layers = _linear_layers(fan_in, fan_out)
     if make is inference:
         layers["folded cosine"] = layers["cosine"].fold()
         layers["folded centered"] = layers["centered"].fold()
-    if broadcast:
-        layers |= _with_weight(
-            {"F.cosine_similarity": Broadcast(fan_in, fan_out, bias=False)}, layers["plain"].weight
-        )
     steps = {name: make(layer, x) for name, layer in layers.items()}
     if compiled:
         by_hand = layers["normalize + linear by hand"]
@@ -131,6 +127,18 @@ def _linear(
         steps["compiled formula"] = make(by_hand, x)
         del steps["normalize + linear by hand"]
     return steps
+
+
+def _broadcast(batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
+    """Alone with what it is compared with: so much memory leaves nothing in the caches for the next step."""
+    x = torch.randn(batch, fan_in)
+    layers = {
+        "plain": nn.Linear(fan_in, fan_out, bias=False),
+        "cosine": cosnorm.nn.CosineLinear(fan_in, fan_out),
+        "F.cosine_similarity": Broadcast(fan_in, fan_out, bias=False),
+    }
+    layers = _with_weight(layers, layers["plain"].weight)
+    return {name: training(layer, x) for name, layer in layers.items()}
 
 
 def _autocast(batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
@@ -148,12 +156,24 @@ def _conv(shape: tuple[int, ...], filters: int, kernel: int, make: Callable[...,
         "cosine": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2),
         "centered": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2, centered=True),
         "batch norm": nn.Sequential(nn.Conv2d(shape[1], filters, kernel, **options), nn.BatchNorm2d(filters)),
-        "unfold by hand": Unfolded(shape[1], filters, kernel, **options),
     }
     layers = _with_weight(layers, layers["plain"].weight)
     if make is inference:
         layers["folded cosine"] = layers["cosine"].fold()
     return {name: make(layer, x) for name, layer in layers.items()}
+
+
+def _unfold(shape: tuple[int, ...], filters: int, kernel: int) -> dict[str, Step]:
+    """Alone with what it is compared with, as `_broadcast` is."""
+    x = torch.randn(shape)
+    options = {"padding": kernel // 2, "bias": False}
+    layers = {
+        "plain": nn.Conv2d(shape[1], filters, kernel, **options),
+        "cosine": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, padding=kernel // 2),
+        "unfold by hand": Unfolded(shape[1], filters, kernel, **options),
+    }
+    layers = _with_weight(layers, layers["plain"].weight)
+    return {name: training(layer, x) for name, layer in layers.items()}
 
 
 def _channels_last(shape: tuple[int, ...], filters: int, kernel: int) -> dict[str, Step]:
@@ -238,11 +258,12 @@ def _cases() -> list[Case]:
     found.append(
         Case(
             "linear-compiled-100x784-1000",
-            lambda: _linear(100, 784, 1000, training, compiled=True, broadcast=True),
+            lambda: _linear(100, 784, 1000, training, compiled=True),
             _linear_floor(100, 784, 1000, 3),
             groups=(COSINES,),
         )
     )
+    found.append(Case("linear-broadcast-100x784-1000", lambda: _broadcast(100, 784, 1000), groups=(COSINES,)))
     for shape, filters, kernel in CONV:
         name = "x".join(map(str, shape)) + f"-{filters}-{kernel}x{kernel}"
         for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
@@ -254,6 +275,13 @@ def _cases() -> list[Case]:
                     groups=(COSINES, ("cosine", "folded cosine")),
                 )
             )
+        found.append(
+            Case(
+                f"conv-unfold-{name}",
+                lambda s=shape, f=filters, k=kernel: _unfold(s, f, k),
+                groups=(COSINES,),
+            )
+        )
         found.append(
             Case(
                 f"conv-channels-last-{name}",

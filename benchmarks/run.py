@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import caffe2_cases, lab_cases, layer_cases, loss_cases
+from benchmarks import caffe2_cases, gpu_cases, lab_cases, layer_cases, loss_cases
 from benchmarks.floors import milliseconds, rates
 from benchmarks.memory import peak_bytes
 from benchmarks.registry import Case, Step
@@ -46,7 +46,33 @@ def _copies(result: object) -> list[Tensor]:
     return [value.clone() for value in result] if isinstance(result, list) else []
 
 
-def time_steps(case: Case, steps: dict[str, Step], seconds: float) -> dict[str, list[float]]:
+def seconds_of(step: Step, device: str) -> float:
+    """How long one step takes; on a GPU by its own clock, from the first kernel to the last."""
+    if device == "cpu":
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    step()
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 1e3
+
+
+def gpu_peak_bytes(step: Step) -> int:
+    """The largest memory of the GPU during one step, beyond that before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def time_steps(
+    case: Case, steps: dict[str, Step], seconds: float, device: str = "cpu"
+) -> dict[str, list[float]]:
     """The seconds of each round of each step: at least five rounds, fewer of steps that take very long."""
     check_agreement(case, steps)  # every step has run once now
     for _ in range(2):  # compiled ones settle
@@ -57,10 +83,12 @@ def time_steps(case: Case, steps: dict[str, Step], seconds: float) -> dict[str, 
     while time.perf_counter() - began < (seconds if rounds >= 5 else 10 * seconds):
         rounds += 1
         for name, step in shuffled.sample(list(steps.items()), len(steps)):
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(seconds_of(step, device))
     return times
+
+
+def _peak(case: Case, name: str, step: Step, device: str) -> int:
+    return peak_bytes(case.name, name) if device == "cpu" else gpu_peak_bytes(step)
 
 
 def _quartiles(ratios: list[float]) -> list[float]:
@@ -68,22 +96,23 @@ def _quartiles(ratios: list[float]) -> list[float]:
     return [first, third]
 
 
-def measure(seconds: float, only: str, peaks: bool = True) -> dict[str, dict[str, Any]]:
+def measure(seconds: float, only: str, peaks: bool = True, device: str = "cpu") -> dict[str, dict[str, Any]]:
     """Median milliseconds, and the median over the rounds of the ratio to the plain step."""
     results: dict[str, dict[str, Any]] = {}
-    for case in ALL_CASES:
+    for case in ALL_CASES if device == "cpu" else gpu_cases.cases(device):
         if only not in case.name:
             continue
         torch.manual_seed(0)
         found = rates() if case.floor else {}
-        times = time_steps(case, case.make(), seconds)
+        made = case.make()
+        times = time_steps(case, made, seconds, device)
         plain = times.get("plain") or next(iter(times.values()))
         results[case.name] = {
             name: {
                 "milliseconds": 1e3 * statistics.median(values),
                 "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
                 "quartiles": _quartiles([a / b for a, b in zip(values, plain, strict=True)]),
-                "peak_mib": peak_bytes(case.name, name) / 2**20 if peaks else None,
+                "peak_mib": _peak(case, name, made[name], device) / 2**20 if peaks else None,
                 "rounds": len(values),
             }
             for name, values in times.items()
@@ -108,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="time for each case")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the cases of a GPU")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, as `cosnorm run` does")
     parser.add_argument("--no-peaks", dest="peaks", action="store_false", help="leave out the peak memory")
@@ -123,9 +153,9 @@ def main() -> None:
         "date": now.isoformat(timespec="seconds"),
         "commit": commit()[0],
         "versions": versions(),
-        "host": host(torch.device("cpu"), 1),
+        "host": host(torch.device(arguments.device), 1),
         "freed_memory_kept": kept,
-        "cases": measure(arguments.seconds, arguments.only, arguments.peaks),
+        "cases": measure(arguments.seconds, arguments.only, arguments.peaks, arguments.device),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{now:%Y-%m-%dT%H%M%S}.json"

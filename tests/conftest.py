@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.utils import deterministic
 
-# Triton's kernels run in its interpreter, unless a GPU is asked for (make test-gpu).
-os.environ.setdefault("TRITON_INTERPRET", "1")
+# Triton's kernels run in its interpreter; where a GPU is asked for (make test-gpu), tensors are made there.
+DEVICE = os.environ.get("COSNORM_TEST_DEVICE", "cpu")
+os.environ.setdefault("TRITON_INTERPRET", "1" if DEVICE == "cpu" else "0")
+if DEVICE != "cpu":
+    torch.set_default_device(DEVICE)
 
 # Scripts that make golden files want packages that the tests do not.
 collect_ignore_glob = ["*_oracle/*"]

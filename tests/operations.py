@@ -32,14 +32,18 @@ class Operation:
     dtypes: tuple[torch.dtype, ...] = DTYPES
 
     def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(self.x_shape, generator=generator, dtype=torch.float64)
-        y = torch.randn(self.y_shape, generator=generator, dtype=torch.float64)
+        device = torch.get_default_device()
+        generator = torch.Generator(device).manual_seed(seed)
+        x = torch.randn(self.x_shape, generator=generator, dtype=torch.float64, device=device)
+        y = torch.randn(self.y_shape, generator=generator, dtype=torch.float64, device=device)
         return x.to(dtype), y.to(dtype)
 
     def cotangent(self, output: Tensor, seed: int = 1) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        device = output.device
+        generator = torch.Generator(device).manual_seed(seed)
+        return torch.randn(output.shape, generator=generator, dtype=torch.float64, device=device).to(
+            output.dtype
+        )
 
 
 def _conv(rank: int, **options) -> tuple[Callable, Callable]:

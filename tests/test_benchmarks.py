@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import gpu_cases
 from benchmarks.check import worse
 from benchmarks.floors import milliseconds
 from benchmarks.history import newest, steps
@@ -89,3 +90,10 @@ def test_the_pages_are_what_the_records_say(page: str):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert any(f"<!-- speed:{name} -->" in text for name in TABLES)
     assert filled(text, newest()) == text, "run python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("case", gpu_cases.cases("cpu", divisor=512), ids=lambda case: case.name)
+def test_the_cases_of_a_gpu_pass_their_gate(case: Case):
+    """In small, by the interpreter: they are ready where there is a GPU."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    check_agreement(case, case.make())
