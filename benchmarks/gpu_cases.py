@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import cosnorm
-from benchmarks.layer_cases import inference, training
+from benchmarks.layer_cases import ByHand, inference, training
+from benchmarks.loss_cases import MARGIN, SCALE, TEMPERATURE, loss_training
 from benchmarks.registry import Case, Step
 from cosnorm.functional import AdditiveCosine, margin_cross_entropy
 from cosnorm.losses import nt_xent_loss
 
-DTYPE, TEMPERATURE, SCALE, MARGIN, CHUNK = torch.bfloat16, 0.1, 30.0, 0.35, 8192
+DTYPE, CHUNK = torch.bfloat16, 8192
 # Of bfloat16, as a part of the largest number.
 TOLERANCE = 4e-2
 
@@ -33,17 +34,12 @@ def _linear(side: int, device: str, make: Callable[..., Step]) -> dict[str, Step
         ("cosine in 8 bits", {"precision": "fp8"}),
     ):
         layers[name] = cosnorm.nn.CosineLinear(side, side, **options, **extra)
-    layers["normalize + linear by hand"] = _ByHand(side, side, **options)
+    layers["normalize + linear by hand"] = ByHand(side, side, **options)
     for layer in layers.values():
         with torch.no_grad():
             layer.weight.copy_(layers["plain"].weight)
     layers["weight norm"] = nn.utils.parametrizations.weight_norm(nn.Linear(side, side, **options))
     return {name: make(layer, x) for name, layer in layers.items()}
-
-
-class _ByHand(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def _conv(samples: int, device: str) -> dict[str, Step]:
@@ -62,17 +58,6 @@ def _conv(samples: int, device: str) -> dict[str, Step]:
     return {name: training(layer.to(memory_format=torch.channels_last), x) for name, layer in layers.items()}
 
 
-def _step(loss: Callable[..., Tensor], *leaves: Tensor) -> Step:
-    def step() -> list[Tensor]:
-        for leaf in leaves:
-            leaf.grad = None
-        value = loss(*leaves)
-        value.backward()
-        return [value.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
-
-    return step
-
-
 def _nt_xent(pairs: int, size: int, device: str, *, plain: bool) -> dict[str, Step]:
     """Beside the bare products of a blocked loss: logits, logits again, and one product for each side."""
     views = [torch.randn(pairs, size, device=device, dtype=DTYPE, requires_grad=True) for _ in range(2)]
@@ -86,7 +71,7 @@ def _nt_xent(pairs: int, size: int, device: str, *, plain: bool) -> dict[str, St
             logits.t() @ part
 
     def ours(impl: str) -> Step:
-        return _step(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE, impl=impl), *views)
+        return loss_training(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE, impl=impl), *views)
 
     steps: dict[str, Step] = {"plain": products} if plain else {}
     steps["ours by triton"] = ours("triton")
@@ -110,11 +95,11 @@ def _heads(number: int, size: int, classes: int, device: str) -> dict[str, Step]
         margin = AdditiveCosine(MARGIN)
         return margin_cross_entropy(embeddings, weight, labels, margin=margin, scale=SCALE, impl=impl)
 
-    steps = {"plain": _step(by_hand, embeddings, weight)}
+    steps = {"plain": loss_training(by_hand, embeddings, weight)}
     for impl in ("torch", "triton"):
-        steps[f"ours by {impl}"] = _step(partial(ours, impl=impl), embeddings, weight)
+        steps[f"ours by {impl}"] = loss_training(partial(ours, impl=impl), embeddings, weight)
     for name, peer in _peers(labels).items():
-        steps[name] = _step(peer, embeddings, weight)
+        steps[name] = loss_training(peer, embeddings, weight)
     return steps
 
 

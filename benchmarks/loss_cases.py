@@ -13,7 +13,7 @@ from cosnorm.losses import nt_xent_loss
 TEMPERATURE, MARGIN, SCALE = 0.1, 0.35, 30.0
 
 
-def _training(loss: Callable[..., Tensor], *leaves: Tensor) -> Step:
+def loss_training(loss: Callable[..., Tensor], *leaves: Tensor) -> Step:
     """Forward and backward; gives the loss and the gradients, for the comparison before the clock starts."""
 
     def step() -> list[Tensor]:
@@ -48,10 +48,10 @@ def nt_xent(pairs: int, size: int, *, plain: bool = True, peer: bool = False) ->
     views = [torch.randn(pairs, size, requires_grad=True) for _ in range(2)]
     steps = {}
     if plain:
-        steps["plain"] = _training(plain_nt_xent, *views)
-    steps["ours"] = _training(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE), *views)
+        steps["plain"] = loss_training(plain_nt_xent, *views)
+    steps["ours"] = loss_training(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE), *views)
     if peer:
-        steps["pytorch-metric-learning"] = _training(metric_learning_nt_xent(), *views)
+        steps["pytorch-metric-learning"] = loss_training(metric_learning_nt_xent(), *views)
     return steps
 
 
@@ -74,9 +74,9 @@ def heads(number: int, size: int, classes: int, *, plain: bool = True) -> dict[s
 
     steps = {}
     if plain:
-        steps["plain"] = _training(by_hand, embeddings, weight)
-        steps["plain without margin"] = _training(without_margin, embeddings, weight)
-    steps["ours"] = _training(ours, embeddings, weight)
+        steps["plain"] = loss_training(by_hand, embeddings, weight)
+        steps["plain without margin"] = loss_training(without_margin, embeddings, weight)
+    steps["ours"] = loss_training(ours, embeddings, weight)
     return steps
 
 
