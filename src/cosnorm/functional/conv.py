@@ -213,7 +213,7 @@ def _cosine_conv(
         output = kernel_fields(batched, weight, geometry, augment=augment)
     else:
         found = None if centered else image_cosine(batched, weight, geometry, augment)
-        if found is not None:
-            return found if x.ndim == rank + 2 else found.squeeze(0)
-        output = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
+        if found is None:
+            found = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
+        output = found
     return output if x.ndim == rank + 2 else output.squeeze(0)
