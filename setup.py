@@ -13,7 +13,7 @@ setup(
     ext_modules=[
         Extension(
             "cosnorm.kernels._passes",
-            ["src/cosnorm/kernels/passes/rows.c", "src/cosnorm/kernels/passes/fields.c"],
+            [f"src/cosnorm/kernels/passes/{name}.c" for name in ("rows", "fields", "sparse")],
             depends=["src/cosnorm/kernels/passes/common.h"],
             # OpenMP is not linked: its functions are found in the copy that torch has loaded.
             extra_compile_args=["-O3", "-fno-math-errno", *(["-fopenmp"] if _LINUX else [])],

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.sparse_rows import SparseUnits, add_adjoint_, row_sums, sparse_product
+from cosnorm.functional.sparse_rows import SparseUnits, adjoint, row_sums, sparse_product
 
 
 class SparseLinear(nn.Linear):
@@ -55,8 +55,7 @@ class _Product(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         starts, columns, values, weight = ctx.saved_tensors
-        gradient = torch.zeros_like(weight)  # keeps the order in memory
-        return None, None, None, add_adjoint_(gradient, cotangent, _rows(starts, columns, values))
+        return None, None, None, adjoint(weight, cotangent, _rows(starts, columns, values))
 
 
 def _rows(starts: Tensor, columns: Tensor, values: Tensor) -> SparseUnits:

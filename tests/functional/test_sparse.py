@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cosnorm.functional import cosine_linear, sparse_rows
+from cosnorm.kernels import cpu_sparse
 from cosnorm.nn import CosineLinear
 
 CASES = [
@@ -31,6 +32,14 @@ def weights(count: int = 9, size: int = 57, dtype: torch.dtype = torch.float64, 
     return weight.t().contiguous().t() if by_feature else weight
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def passes(request, monkeypatch):
+    """The compiled passes, and torch's operators in their place."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu_sparse, "library", lambda: None)
+    return request.param
+
+
 def both(x, weight, cotangent, **options):
     """Value and gradient of the sparse and of the dense form."""
     found = []
@@ -45,7 +54,7 @@ def both(x, weight, cotangent, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("centered", "augment", "by_feature"), CASES)
 @pytest.mark.parametrize("gathered", [2**22, 100])
-def test_equals_dense(dtype, centered, augment, by_feature, gathered, monkeypatch):
+def test_equals_dense(dtype, centered, augment, by_feature, gathered, passes, monkeypatch):
     monkeypatch.setattr(sparse_rows, "GATHERED", gathered)
     x, weight = rows(dtype=dtype), weights(dtype=dtype, by_feature=by_feature)
     weight[2] = 0
@@ -75,7 +84,7 @@ def test_awkward_sizes(shape, by_feature):
 
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("by_feature", [False, True])
-def test_exact_at_every_scale(centered, by_feature):
+def test_exact_at_every_scale(centered, by_feature, passes):
     """Rows from 1e-38 to 1e38 in one batch, in x and in the weight, against float64."""
     x, weight = rows(dtype=torch.float32), weights(dtype=torch.float32, by_feature=by_feature)
     x *= 10.0 ** torch.linspace(-38, 37, 13).unsqueeze(1)
@@ -207,19 +216,19 @@ def without_copy(monkeypatch):
     taken = []
 
     def spy(*arguments):
-        found = uncentered(*arguments)
-        taken.append(found is not None)
+        found = products(*arguments)
+        taken.append(found is not None and bool(found[2].numel()))
         return found
 
-    uncentered = sparse_rows._uncentered
-    monkeypatch.setattr(sparse_rows, "_uncentered", spy)
+    products = sparse_rows._products
+    monkeypatch.setattr(sparse_rows, "_products", spy)
     return taken
 
 
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("augment", [0.0, 1e-2])
 @pytest.mark.parametrize("offset", [0.0, 0.01, 1.0, 30.0])
-def test_centered_whatever_the_means(offset, augment, constant, without_copy):
+def test_centered_whatever_the_means(offset, augment, constant, passes, without_copy):
     """Small means are taken off the products, large ones off the weight; both against float64."""
     generator = torch.Generator().manual_seed(3)
     x = torch.zeros(13, 400, dtype=torch.float64)
@@ -240,7 +249,7 @@ def test_centered_whatever_the_means(offset, augment, constant, without_copy):
 
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
-def test_means_on_both_sides_cost_no_digits(density):
+def test_means_on_both_sides_cost_no_digits(density, passes):
     """x of many positive values, w of a mean: x·w and the product of the means nearly cancel."""
     generator = torch.Generator().manual_seed(0)
     x = 10 + torch.rand(5, 5000, generator=generator, dtype=torch.float64)

@@ -5,7 +5,8 @@ non-zeros only in the columns that the batch has; the projection is dense, as th
 correlation needs no dense x either: against a centered ŵ the mean of x counts nothing, it only shortens |x|.
 
 A weight whose columns lie together in memory (`weight.t()` is contiguous) is read a feature at a time, which
-is what a sparse row wants. Otherwise the columns that occur are gathered, for a few rows of x at a time.
+is what a sparse row wants: by compiled passes, each of which reads it once, or by torch's sparse products.
+Otherwise the columns that occur are gathered, for a few rows of x at a time.
 """
 
 from collections.abc import Iterator
@@ -29,8 +30,10 @@ from cosnorm.functional.norms import (
     unit_rows,
     was_plain,
 )
+from cosnorm.kernels import cpu_sparse
 
 GATHERED = 2**22  # elements of a dense piece of x
+MEANS_TAKEN = 0.1  # of a cosine, the most that Σx̂ μ/|w| may be
 
 
 class SparseUnits(NamedTuple):
@@ -131,6 +134,9 @@ def _pieces(units: SparseUnits, size: int) -> Iterator[tuple[slice, Tensor, Tens
 
 def sparse_product(units: SparseUnits, weight: Tensor) -> Tensor:
     """x·w for all pairs; the weight in the accumulation dtype."""
+    compiled = cpu_sparse.sparse_products(units[:3], weight)
+    if compiled is not None:
+        return compiled
     shape = (len(units.starts) - 1, weight.shape[1])
     if _by_feature(weight) and weight.device.type == "cpu":
         x = torch.sparse_csr_tensor(units.starts, units.columns, units.values, shape, check_invariants=False)
@@ -162,25 +168,61 @@ def add_adjoint_(gradient: Tensor, cotangent: Tensor, units: SparseUnits) -> Ten
     return gradient
 
 
-def _uncentered(units: SparseUnits, weight: Tensor, augment: float) -> tuple[PlainRows, Tensor] | None:
+def adjoint(
+    weight: Tensor,
+    cotangent: Tensor,
+    units: SparseUnits,
+    along: Tensor | None = None,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """w·along + offset + cotangentᵀ x in the order of the weight (M, D); along and offset are (M,), or 0."""
+    compiled = cpu_sparse.sparse_gradient(units[:3], cotangent, weight, along, offset)
+    if compiled is not None:
+        return compiled
+    if along is None:
+        gradient = torch.zeros_like(weight)
+    else:
+        gradient = torch.mul(weight, along.unsqueeze(1), out=torch.empty_like(weight))
+    if offset is not None:
+        gradient.add_(offset.unsqueeze(1))
+    return add_adjoint_(gradient, cotangent, units)
+
+
+def _uncentered(weight: Tensor, share: float, augment: float) -> tuple[PlainRows, Tensor] | None:
     """The weight as it is, with 1/|w − μ|, and the means μ (M,): Pearson correlation without a centered copy.
 
     x̂·(w − μ) = x̂·w − μ Σx̂, and |w − μ|² = |w|² − D·μ². None unless μ makes up less than half of each |w|²
-    (so that this loses one bit at most, and no row is constant) and the products that are taken from each
-    other are hardly larger than their difference can be.
+    (so that this loses one bit at most, and no row is constant) and at most `share` of each |w|, so that the
+    products that are taken from each other are hardly larger than their difference can be.
     """
     norm = row_norms(weight, weight.dtype).squeeze(1)
     if in_window(norm) is not True or not norm.numel():
         return None
     mean = weight.mean(1)
     part = float((mean / norm).abs().amax())
-    sums = row_sums(units.starts, units.values).abs()
-    if weight.shape[1] * part**2 > 0.5 or (sums.numel() and part * float(sums.amax()) > 0.1):
+    if weight.shape[1] * part**2 > 0.5 or part > share:
         return None
     centered = (norm.square() - mean.square() * weight.shape[1] + augment**2).sqrt_()
     if in_window(centered) is not True:
         return None
     return PlainRows(weight, centered.reciprocal_().unsqueeze(1)), mean
+
+
+def _products(
+    units: SparseUnits, weight: Tensor, sums: Tensor, centered: bool, augment: float
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """x·w, 1/|w| and the means of the weight's rows where they are still to be taken off; plain form only."""
+    most = float(sums.abs().amax()) if sums.numel() else 0.0
+    share = MEANS_TAKEN / most if most else torch.inf
+    compiled = cpu_sparse.sparse_cosine(units[:3], weight, augment**2, centered, share)
+    if compiled:
+        return compiled
+    uncentered = _uncentered(weight, share, augment) if centered else None
+    plain = uncentered[0] if uncentered else plain_rows(weight, centered=centered, augment=augment)
+    if plain is None:
+        return None
+    means = uncentered[1] if uncentered else weight.new_empty(0)
+    return sparse_product(units, plain.values), plain.factor.squeeze(1), means
 
 
 def _forward(
@@ -193,15 +235,15 @@ def _forward(
     """
     no_means = weight.new_empty(0)
     if weight.device.type == "cpu":
-        uncentered = _uncentered(units, weight, augment) if centered else None
-        plain, means = uncentered or (plain_rows(weight, centered=centered, augment=augment), no_means)
-        if plain:
-            products = sparse_product(units, plain.values)
+        sums = row_sums(units.starts, units.values) if centered else no_means
+        found = _products(units, weight, sums, centered, augment)
+        if found:
+            products, factor, means = found
             if means.numel():
-                products.addr_(row_sums(units.starts, units.values), means, alpha=-1)
+                products.addr_(sums, means, alpha=-1)
             if augment:
                 products.add_(units.extra, alpha=augment)
-            return products.mul_(plain.factor.squeeze(1)), plain.factor, means
+            return products.mul_(factor), factor, means
     unit = unit_rows(weight, centered=centered, augment=augment)
     # NaN shows itself in all outputs of its row, not only where x has a value beside it.
     products = sparse_product(units, unit.values) + 0 * unit.values.sum(1)
@@ -219,24 +261,19 @@ def _plain_gradient(
     means: Tensor,
     centered: bool,
 ) -> Tensor:
-    factor = factor.squeeze(1)
     along = (cotangent * cosines).sum(0).mul_(factor).mul_(factor).neg_()
     cotangent = cotangent * factor
-    if means.numel():
-        # (w - μ)·along and u less its mean, at once: both means are one number a row.
-        offset = means * along + cotangent.t().mv(row_sums(units.starts, units.values)) / weight.shape[1]
-        gradient = torch.empty_like(weight)  # keeps the order in memory
-        torch.addcmul(-offset.unsqueeze(1), weight, along.unsqueeze(1), out=gradient)
-        return add_adjoint_(gradient, cotangent, units)
-    values = weight
-    if centered:
+    if centered and not means.numel():
         plain = plain_rows(weight, centered=True, augment=0.0)
         assert plain is not None
-        values = plain.values
-    gradient = torch.empty_like(values)
-    torch.mul(values, along.unsqueeze(1), out=gradient)
-    add_adjoint_(gradient, cotangent, units)
-    return gradient.sub_(gradient.mean(1, keepdim=True)) if centered else gradient
+        gradient = adjoint(plain.values, cotangent, units, along)
+        return gradient.sub_(gradient.mean(1, keepdim=True))
+    offset = None
+    if means.numel():
+        # (w - μ)·along and u less its mean, at once: both means are one number a row.
+        sums = row_sums(units.starts, units.values)
+        offset = (means * along + cotangent.t().mv(sums) / weight.shape[1]).neg_()
+    return adjoint(weight, cotangent, units, along, offset)
 
 
 def _unit_gradient(

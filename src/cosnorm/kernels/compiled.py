@@ -44,6 +44,21 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "finish_fields": (_POINTER, _FLOAT, *[_POINTER] * 3, *[_COUNT] * 4),
     "weigh_fields": (_POINTER, _POINTER, _FLOAT, _POINTER, *[_COUNT] * 4, _INT, _DOUBLE, _POINTER, _POINTER),
     "correct_fields": (*[_POINTER] * 3, _COUNT, _COUNT, _POINTER, _INT),
+    "sparse_products": (*[_POINTER] * 3, _COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
+    "sparse_cosine": (
+        *[_POINTER] * 3,
+        _COUNT,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _DOUBLE,
+        _DOUBLE,
+        _INT,
+        _DOUBLE,
+        _POINTER,
+        _POINTER,
+    ),
+    "sparse_gradient": (*[_POINTER] * 3, _COUNT, *[_POINTER] * 4, _COUNT, _COUNT, _POINTER),
 }
 _WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields")
 

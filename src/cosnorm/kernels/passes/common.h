@@ -1,7 +1,7 @@
 #ifndef COSNORM_COMMON_H
 #define COSNORM_COMMON_H
 
-/* What both files of passes share.
+/* What the files of passes share.
  *
  * Sums run in blocks of floats whose totals are double. What returns int returns 1, or 0 where the plain form
  * could be wrong: a norm outside of [1/limit, limit] that is not truly 0. NaN and inf end there, too.
@@ -41,7 +41,8 @@ static inline int factor_of(double squared, int zero, double extra, double limit
 
 static inline int fits(double total, double limit) { return total == 0 || inside(total, limit); }
 
-/* Those of rows.c that fields.c uses, too. */
+/* Those of rows.c that the others use, too. */
+void move_sums(float *part, double *total, count size);
 double sum_of_squares(const float *x, count size);
 int row_factors(const float *x, count rows, count size, double extra, double limit, float *factor, int threads);
 int weigh_rows(const float *g, const float *p, float extra, const float *fx, const float *fw, const float *mean,

@@ -137,7 +137,7 @@ CLONES static void weigh(const float *g, const float *p, float extra, float fx, 
 }
 
 /* Moves sums of floats into those of doubles. */
-CLONES static void flush(float *part, double *total, count size) {
+CLONES void move_sums(float *part, double *total, count size) {
 #pragma omp simd
     for (count j = 0; j < size; j++) {
         total[j] += part[j];
@@ -168,13 +168,13 @@ int weigh_rows(const float *g, const float *p, float extra, const float *fx, con
                 along_x[i] = (float)-along_row * fx[i] * fx[i];
                 if (mean) shift[i] = dot(own, mean, columns);
                 if (++since == 64) {
-                    flush(along, totals, 2 * columns);
+                    move_sums(along, totals, 2 * columns);
                     since = 0;
                 }
             }
             if (!fits(total_sample, limit)) fine = 0;
         }
-        flush(along, totals, 2 * columns);
+        move_sums(along, totals, 2 * columns);
     }
     for (count j = 0; j < columns; j++) {
         double along = 0, total = 0;
