@@ -29,6 +29,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "conv-channels-last": ("conv-channels-last-", ("cosine", "batch norm")),
     "pairwise": ("pairwise-10000", ("cosine", "normalize + linear by hand")),
     "mnist-step": ("mnist-step", LAYERS[:-1]),
+    "sparse": ("sparse-", ("plain on sparse rows", "cosine", "centered")),
+    "recipes": ("recipe-", LAYERS[:-1]),
     "losses": ("nt-xent-", ("ours", "pytorch-metric-learning")),
     "heads": ("heads-", ("ours", "plain without margin")),
 }
