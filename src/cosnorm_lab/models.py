@@ -58,6 +58,8 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, height, width) → (N, classes), before the softmax."""
+        # The order in memory in which convolutions and pooling are fastest, whatever computes the filters.
+        x = x.contiguous(memory_format=torch.channels_last)
         for number, layer in enumerate(self.hidden):
             if number == self.convolutions:
                 x = x.flatten(1)
@@ -162,7 +164,6 @@ def cnn(
     output = _plain(_normal((classes, hidden[-1]), init_std, generator))
     assert isinstance(output, nn.Linear)
     network = CNN(layers, output, len(filters))
-    # The order in memory in which convolutions and pooling are fastest; images are turned by the first one.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -107,6 +107,24 @@ def test_layouts_do_not_matter(groups: int, centered: bool):
     _compare(_gradients(lambda x: layer.to(memory_format=last)(x), (x,), cotangent)[1:], expected[2:], 5e-6)
 
 
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_the_output_has_the_order_of_torchs(dtype: torch.dtype, centered: bool, groups: int):
+    """A network made channels last is so from its first layer on, whose images are not; folded, too."""
+    layer = CosineConv2d(3, 6, 3, groups=groups, centered=centered, dtype=dtype)
+    x, cotangent = torch.randn(2, 3, 8, 9, dtype=dtype), torch.randn(2, 6, 6, 7, dtype=dtype)
+    expected = _gradients(lambda w, x: _call(layer, w, x), (layer.weight, x), cotangent)
+    layer = layer.to(memory_format=torch.channels_last)
+    torchs = nn.Conv2d(3, 6, 3, groups=groups, dtype=dtype).to(memory_format=torch.channels_last)
+    if groups == 1:
+        for network in (layer, layer.fold()):
+            assert network(x).stride() == torchs(x).stride()
+    _compare(_gradients(lambda w, x: _call(layer, w, x), (layer.weight, x), cotangent), expected)
+    torch.testing.assert_close(layer.fold()(x), expected[0])
+    assert layer(x[0]).shape == (6, 6, 7)
+
+
 @each_rank
 def test_an_empty_batch_has_gradient_zero(rank: int):
     layer = LAYERS[rank][0](4, 6, 3, groups=2, bias=True, scale="learned")

@@ -9,7 +9,7 @@ from cosnorm.functional.autocast import autocast_tensors
 from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
 from cosnorm.functional.cosine_fields import cosine_fields
 from cosnorm.functional.cosine_images import image_cosine
-from cosnorm.functional.fields import Geometry
+from cosnorm.functional.fields import Geometry, in_order_of
 from cosnorm.functional.fields_kernels import kernel_fields
 from cosnorm.functional.implementation import choose
 
@@ -204,7 +204,7 @@ def _cosine_conv(
                 f"{tuple(x.shape)} with padding {paddings}; pad more or take a smaller kernel"
             )
     geometry = Geometry(kernel, strides, paddings, dilations, groups)
-    batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
+    batched = in_order_of(weight, x if x.ndim == rank + 2 else x.unsqueeze(0))
     if choose(where, impl, x):
         if centered:
             raise RuntimeError(

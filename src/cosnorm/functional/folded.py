@@ -8,7 +8,7 @@ from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_tensors
 from cosnorm.functional.cosine_images import image_cosine
 from cosnorm.functional.cosine_matrix import matrix_cosine
-from cosnorm.functional.fields import Geometry, plain_fields, wide_fields
+from cosnorm.functional.fields import Geometry, in_order_of, plain_fields, wide_fields
 from cosnorm.functional.norms import accumulation_dtype, plain_rows, product_dtype, unit_rows
 
 
@@ -16,7 +16,8 @@ def unit_weight(weight: Tensor, *, centered: bool, augment: float) -> tuple[Tens
     """Each filter or row as a unit vector, centered first, and its appended component (O,) or None."""
     unit = unit_rows(weight.detach().flatten(1), centered=centered, augment=augment)
     extra = None if unit.extra is None else unit.extra.squeeze(1)
-    return unit.values.to(weight.dtype).reshape(weight.shape), extra
+    values = torch.empty_like(weight, requires_grad=False)  # in the order of the weight
+    return values.copy_(unit.values.reshape(weight.shape)), extra
 
 
 def folded_linear(
@@ -65,6 +66,7 @@ def folded_conv(
             f"{where}: x must have shape (N, {channels}, …) or ({channels}, …) with {geometry.rank} spatial "
             f"dimensions, got {tuple(x.shape)}"
         )
+    x = in_order_of(weight, x)
     found = None if centered or augment else image_cosine(x, weight, geometry, 0.0, folded=True)
     if found is not None:
         return found
