@@ -26,10 +26,18 @@ NOTES_TABLE1: Mapping[str, str] = {
 }
 
 # Table 2, by noise.
+_READING = "dropping 0.8 of the input is not what the paper did: keeping 0.8 comes out as it says"
+_SHORT = "the errors still fall where ours ends; the paper has an unknown, larger number of epochs"
 PAPER_TABLE2 = (
-    Published({"method": "baseline", "dropout": 0.5}, mean=127.333, variance=29.107),
-    Published({"method": "cosine", "dropout": 0.5}, mean=113.647, variance=32.273),
-    Published({"method": "cosine", "batch_size": 1}, mean=130.0, variance=0.0),
+    Published({"method": "baseline", "dropout": 0.5}, mean=127.333, variance=29.107, note=_SHORT),
+    Published(
+        {"method": "cosine", "dropout": 0.5, "input_dropout": 0.8},
+        mean=113.647,
+        variance=32.273,
+        note=_READING,
+    ),
+    Published({"method": "cosine", "dropout": 0.5}, mean=113.647, variance=32.273, note=_SHORT),
+    Published({"method": "cosine", "batch_size": 1}, mean=130.0, variance=0.0, note=_SHORT),
     Published({"method": "cosine", "dropout": 0.0, "batch_size": 100}, mean=143.922, variance=0.074),
 )
 
