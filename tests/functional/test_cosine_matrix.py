@@ -8,6 +8,9 @@ from torch.nn import functional as F
 from cosnorm.functional import cosine_linear
 from cosnorm.functional.cosine_matrix import matrix_cosine
 
+# Rows whose norms and products, and whose gradients, are taken in one pass; on one thread and on several.
+FEW = [(1, 784, 100), (2, 63, 37), (4, 1100, 5), (7, 784, 100), (8, 513, 3), (9, 784, 100), (16, 31, 7)]
+
 
 def _exact(x, w, g, **options):
     x, w = x.double().requires_grad_(), w.double().requires_grad_()
@@ -15,7 +18,7 @@ def _exact(x, w, g, **options):
     return output.detach(), *torch.autograd.grad(output, (x, w), g.double())
 
 
-@pytest.mark.parametrize("shape", [(100, 123, 63), (63, 123, 507), (1, 507, 1), (200, 63, 37)])
+@pytest.mark.parametrize("shape", [(100, 123, 63), (63, 123, 507), (1, 507, 1), (200, 63, 37), *FEW])
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("augment", [0.0, 0.3])
 def test_values_and_gradients(shape: tuple[int, int, int], centered: bool, augment: float):
@@ -33,17 +36,26 @@ def test_values_and_gradients(shape: tuple[int, int, int], centered: bool, augme
         assert (own - other).abs().max() < 3e-6 * max(1.0, other.abs().max().item())
 
 
+@pytest.mark.parametrize("rows", [3, 9, 20])
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
-def test_one_gradient_alone(needs: tuple[bool, bool]):
-    x, w = torch.randn(9, 63).requires_grad_(needs[0]), torch.randn(7, 63).requires_grad_(needs[1])
-    g = torch.randn(9, 7)
+def test_one_gradient_alone(needs: tuple[bool, bool], rows: int):
+    x, w = torch.randn(rows, 63).requires_grad_(needs[0]), torch.randn(7, 63).requires_grad_(needs[1])
+    g = torch.randn(rows, 7)
     leaf = x if needs[0] else w
     found = torch.autograd.grad(matrix_cosine(x, w, False, 0.0), leaf, g)[0]
     assert (found - _exact(x.detach(), w.detach(), g)[1 if needs[0] else 2]).abs().max() < 1e-5
 
 
-def test_what_it_declines():
-    x, w = torch.randn(9, 63), torch.randn(7, 63)
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_unit_vectors_as_weights_for_few_rows(rows: int):
+    x, w = torch.randn(rows, 784), F.normalize(torch.randn(100, 784))
+    found = matrix_cosine(x, w, False, 0.0, folded=True)
+    assert (found - _exact(x, w, torch.ones(rows, 100))[0]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rows", [9, 20])
+def test_what_it_declines(rows: int):
+    x, w = torch.randn(rows, 63), torch.randn(7, 63)
 
     def taken(x, w, **options):
         return matrix_cosine(x, w, **{"centered": False, "augment": 0.0, **options}) is not None

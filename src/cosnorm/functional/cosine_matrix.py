@@ -90,6 +90,9 @@ def _cosines(
             return None
         products = F.linear(prepared[0], weight)
         return passes.finish_rows(products, prepared[1], extra, products)
+    if passes is cpu_rows and len(x) <= cpu_rows.FEW:
+        found = cpu_rows.cosine_few(x, weight, extra, folded, None)
+        return None if found is None else found[0]
     products = F.linear(x, weight)
     fine = passes.cosine_rows(products, x, weight, extra, folded, products) is not None
     return products if fine else None
@@ -101,7 +104,10 @@ class _MatrixCosine(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, passes: ModuleType, centered: bool, augment: float
     ) -> Tensor:
         extra, products, factors = augment * augment, None, None
-        if not centered:
+        if not centered and passes is cpu_rows and len(x) <= cpu_rows.FEW:
+            output = torch.empty(len(x), len(weight))
+            products, factors = cpu_rows.cosine_few(x, weight, extra, False, output) or (None, None)
+        elif not centered:
             products = F.linear(x, weight)
             output = torch.empty_like(products)
             factors = passes.cosine_rows(products, x, weight, extra, False, output)
@@ -122,18 +128,12 @@ class _MatrixCosine(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, products, factors = ctx.saved_tensors
         (centered, augment), needs = ctx.options, ctx.needs_input_grad[:2]
-        passes, weighed = ctx.passes, None
         if factors is not None and not torch.is_grad_enabled():  # else a second derivative may follow
-            values = passes.center_rows(x) if centered else x
-            weighed = passes.weigh_rows(
+            values = ctx.passes.center_rows(x) if centered else x
+            found = ctx.passes.row_gradients(
                 cotangent.contiguous(), products, factors, values, weight, centered, augment * augment, needs
             )
-        if weighed is None:
-            into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, *needs)
-            return into_x.squeeze(1) if needs[0] else None, into_w if needs[1] else None, *[None] * 3
-        h, into_x, into_w = weighed
-        if needs[0]:
-            into_x.addmm_(h, weight)
-        if needs[1]:
-            into_w.addmm_(h.t(), values)
-        return into_x, into_w, None, None, None
+            if found is not None:
+                return *found, None, None, None
+        into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, *needs)
+        return into_x.squeeze(1) if needs[0] else None, into_w if needs[1] else None, *[None] * 3

@@ -64,7 +64,7 @@ def finish_rows(products: Tensor, factors: Tensor, extra: float, output: Tensor)
     return output.mul_(factors[:columns].t()).clamp_(-1, 1)
 
 
-def weigh_rows(
+def row_gradients(
     cotangent: Tensor,
     products: Tensor,
     factors: Tensor,
@@ -73,8 +73,8 @@ def weigh_rows(
     centered: bool,
     extra: float,
     needs: tuple[bool, bool],
-) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-    """H = g f_x f_w, and what h·w and hᵀ·x are to be added to for the gradients in x and in the weight."""
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """The gradients in x and in the weight, by h = g f_x f_w and its products with both."""
     rows, columns = products.shape
     buffer = cotangent.abs()
     # A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
@@ -97,4 +97,8 @@ def weigh_rows(
             into_x -= h @ mean
         if into_w is not None:
             into_w -= mean * along
-    return h, into_x, into_w
+    if into_x is not None:
+        into_x.addmm_(h, weight)
+    if into_w is not None:
+        into_w.addmm_(h.t(), x)
+    return into_x, into_w

@@ -25,10 +25,11 @@ _POINTER, _COUNT, _FLOAT, _DOUBLE, _INT = (
 # The arguments of each function but the last, the number of threads.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cosine_rows": (*[_POINTER] * 3, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _POINTER, _POINTER),
+    "cosine_few": (*[_POINTER] * 2, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, *[_POINTER] * 3),
     "prepare_rows": (_POINTER, _POINTER, *[_COUNT] * 3, *[_DOUBLE] * 3, _POINTER, _POINTER),
     "center_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
     "finish_rows": (_POINTER, _FLOAT, *[_POINTER] * 3, _COUNT, _COUNT),
-    "weigh_rows": (*[_POINTER] * 5, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, *[_POINTER] * 3),
+    "weigh_rows": (*[_POINTER] * 5, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, _INT, *[_POINTER] * 3),
     "prepare_fields": (
         _POINTER,
         _POINTER,

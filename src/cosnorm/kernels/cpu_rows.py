@@ -11,6 +11,9 @@ from cosnorm.kernels.compiled import COTANGENT_LIMIT, LIMIT, library
 
 # A centered norm must be above D times this times the mean: far above that of what could be a constant row.
 _CONSTANT = 64 * torch.finfo(torch.float32).eps
+# So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
+# norms and products, and one both gradients (LOG, 2026-11-26).
+FEW, FEW_GRADIENTS = 16, 8
 
 
 def cosine_rows(
@@ -37,6 +40,32 @@ def cosine_rows(
         torch.get_num_threads(),
     )
     return factors if fine else None
+
+
+def cosine_few(
+    x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """The products x·w (N, M) and the factors as of `cosine_rows`, for at most `FEW` rows of x.
+
+    The cosines go into `output`, without one into the products.
+    """
+    rows, columns = len(x), len(weight)
+    products, factors = torch.empty(rows, columns), torch.empty(rows + columns)
+    fine = library().cosnorm_cosine_few(
+        x.data_ptr(),
+        weight.data_ptr(),
+        rows,
+        columns,
+        x.shape[1],
+        extra,
+        LIMIT,
+        folded,
+        products.data_ptr(),
+        factors.data_ptr(),
+        (products if output is None else output).data_ptr(),
+        torch.get_num_threads(),
+    )
+    return (products, factors) if fine else None
 
 
 def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple[Tensor, Tensor] | None:
@@ -88,7 +117,7 @@ def finish_rows(products: Tensor, factors: Tensor, extra: float, output: Tensor)
     return output
 
 
-def weigh_rows(
+def row_gradients(
     cotangent: Tensor,
     products: Tensor,
     factors: Tensor,
@@ -97,8 +126,9 @@ def weigh_rows(
     centered: bool,
     extra: float,
     needs: tuple[bool, bool],
-) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-    """H = g f_x f_w, and what h·w and hᵀ·x are to be added to for the gradients in x and in the weight."""
+) -> tuple[Tensor | None, Tensor | None] | None:
+    """The gradients in x and in the weight, by h = g f_x f_w and its products with both."""
+    few = len(x) <= FEW_GRADIENTS
     h = torch.empty_like(products)
     into_x = torch.empty_like(x) if needs[0] else None
     into_w = torch.empty_like(weight) if needs[1] else None
@@ -113,9 +143,17 @@ def weigh_rows(
         extra,
         COTANGENT_LIMIT,
         centered,
+        few,
         h.data_ptr(),
         0 if into_x is None else into_x.data_ptr(),
         0 if into_w is None else into_w.data_ptr(),
         torch.get_num_threads(),
     )
-    return (h, into_x, into_w) if fine else None
+    if not fine:
+        return None
+    if not few:
+        if into_x is not None:
+            into_x.addmm_(h, weight)
+        if into_w is not None:
+            into_w.addmm_(h.t(), x)
+    return into_x, into_w

@@ -207,6 +207,56 @@ int cosnorm_cosine_rows(const float *p, const float *x, const float *weight, cou
     return 1;
 }
 
+/* |w|^2, and the products of w with four vectors, from one reading. */
+CLONES static double products_of_four(const float *w, const float *const x[4], count size, double out[4]) {
+    double total = 0;
+    for (int n = 0; n < 4; n++) out[n] = 0;
+    for (count start = 0; start < size; start += 512) {
+        count end = smaller(size, start + 512);
+        const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+        float square = 0, first = 0, second = 0, third = 0, fourth = 0;
+#pragma omp simd reduction(+ : square, first, second, third, fourth)
+        for (count k = start; k < end; k++) {
+            square += w[k] * w[k];
+            first += w[k] * x0[k];
+            second += w[k] * x1[k];
+            third += w[k] * x2[k];
+            fourth += w[k] * x3[k];
+        }
+        total += square;
+        out[0] += first;
+        out[1] += second;
+        out[2] += third;
+        out[3] += fourth;
+    }
+    return total;
+}
+
+/* As cosnorm_cosine_rows, for few rows of x: it takes the products, too, into p, and reads the weight once. */
+int cosnorm_cosine_few(const float *x, const float *weight, count rows, count columns, count size, double extra,
+                       double limit, int folded, float *p, float *factors, float *out, int threads) {
+    float *of_x = factors + columns;
+    int fine = row_factors(x, rows, size, extra, limit, of_x, threads);
+    if (!fine) return 0;
+#pragma omp parallel for schedule(static) reduction(min : fine) num_threads(worth(threads, columns * size))
+    for (count j = 0; j < columns; j++) {
+        const float *own = weight + j * size;
+        double squared = 0, products[4];
+        for (count first = 0; first < rows; first += 4) {
+            const float *vectors[4];
+            for (count n = 0; n < 4; n++) vectors[n] = x + smaller(first + n, rows - 1) * size;
+            squared = products_of_four(own, vectors, size, products);
+            for (count n = 0; n < 4 && first + n < rows; n++) p[(first + n) * columns + j] = (float)products[n];
+        }
+        if (folded)
+            factors[j] = 1;
+        else if (!factor_of(squared, squared == 0 && all_zero(own, size, 1), extra, limit, factors + j))
+            fine = 0;
+    }
+    if (fine) cosnorm_finish_rows(p, (float)extra, of_x, factors, out, rows, columns, threads);
+    return fine;
+}
+
 /* values: the rows of x less their means; factors: of the weight less its means (null: its rows are unit vectors
  * already), of x, and the means of the weight (M). */
 int cosnorm_prepare_rows(const float *x, const float *weight, count rows, count columns, count size, double extra,
@@ -224,11 +274,46 @@ void cosnorm_center_rows(const float *x, float *values, count rows, count size, 
     for (count i = 0; i < rows; i++) center(x + i * size, values + i * size, size);
 }
 
+CLONES static void add_both(float h, const float *x, const float *w, float *into_x, float *into_w, count size) {
+    if (into_x) {
+#pragma omp simd
+        for (count k = 0; k < size; k++) into_x[k] += h * w[k];
+    }
+    if (into_w) {
+#pragma omp simd
+        for (count k = 0; k < size; k++) into_w[k] += h * x[k];
+    }
+}
+
+/* into_x += h·w and, where it is wanted, into_w = along w + offset + h·x, from one reading of the weight. */
+static int few_gradients(const float *h, const float *x, const float *weight, const float *along, const float *mean,
+                         count rows, count columns, count size, float *into_x, float *into_w, int threads) {
+    threads = worth(threads, columns * size);
+    float *parts = into_x ? calloc(threads * rows * size, sizeof(float)) : 0;
+    if (into_x && !parts) return 0;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int t = 0; t < threads; t++) {
+        float *part = parts ? parts + t * rows * size : 0;
+        for (count j = columns * t / threads; j < columns * (t + 1) / threads; j++) {
+            const float *own = weight + j * size;
+            float *place = into_w ? into_w + j * size : 0;
+            if (place) scale(own, along[j], mean ? -mean[j] * along[j] : 0, place, size);
+            for (count n = 0; n < rows; n++)
+                add_both(h[n * columns + j], x + n * size, own, part ? part + n * size : 0, place, size);
+        }
+    }
+    for (count k = 0; parts && k < threads * rows; k++)
+        add_both(1, 0, parts + k * size, into_x + k % rows * size, 0, size);
+    free(parts);
+    return 1;
+}
+
 /* h, and what the gradients in x and in the weight (null: not needed) are before the products with h are added:
- * the parts along the vectors, less the mean in what centering leaves of them. x: the values of `prepare_rows`. */
+ * the parts along the vectors, less the mean in what centering leaves of them. x: the values of `prepare_rows`.
+ * With `few` rows of x the products are added, too. */
 int cosnorm_weigh_rows(const float *g, const float *p, const float *factors, const float *x, const float *weight,
-                       count rows, count columns, count size, double extra, double limit, int centered, float *h,
-                       float *into_x, float *into_w, int threads) {
+                       count rows, count columns, count size, double extra, double limit, int centered, int few,
+                       float *h, float *into_x, float *into_w, int threads) {
     double *sums = malloc(3 * columns * threads * sizeof(double) + (2 * rows + columns) * sizeof(float));
     if (!sums) return 0;
     float *along_x = (float *)(sums + 3 * columns * threads), *shift = along_x + rows, *along_w = shift + rows;
@@ -239,7 +324,9 @@ int cosnorm_weigh_rows(const float *g, const float *p, const float *factors, con
 #pragma omp parallel for schedule(static) num_threads(worth(threads, rows * size))
         for (count i = 0; i < rows; i++) scale(x + i * size, along_x[i], mean ? -shift[i] : 0, into_x + i * size, size);
     }
-    if (fine && into_w) {
+    if (fine && few) {
+        fine = few_gradients(h, x, weight, along_w, mean, rows, columns, size, into_x, into_w, threads);
+    } else if (fine && into_w) {
 #pragma omp parallel for schedule(static) num_threads(worth(threads, columns * size))
         for (count j = 0; j < columns; j++)
             scale(weight + j * size, along_w[j], mean ? -mean[j] * along_w[j] : 0, into_w + j * size, size);
