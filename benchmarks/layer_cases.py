@@ -12,6 +12,14 @@ from cosnorm_lab.models import mlp
 
 BYTES = 4  # of a float32 number
 LINEAR = ((100, 784, 1000), (100, 1000, 1000), (128, 2304, 384), (512, 1024, 1024), (2048, 512, 512))
+FEW_ROWS = (
+    (1, 784, 1000),
+    (4, 784, 1000),
+    (16, 784, 1000),
+    (1, 1024, 4096),
+    (4, 1024, 4096),
+    (16, 1024, 4096),
+)
 CONV = (
     ((128, 64, 12, 12), 64, 5),
     ((64, 64, 32, 32), 64, 3),
@@ -255,6 +263,16 @@ def _cases() -> list[Case]:
                 tolerance=3e-2,  # of bfloat16
             )
         )
+    for shape in FEW_ROWS:
+        for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
+            found.append(
+                Case(
+                    f"few-{kind}-{shape[0]}x{shape[1]}-{shape[2]}",
+                    lambda shape=shape, make=make: _linear(*shape, make, compiled=False),
+                    _linear_floor(*shape, products),
+                    groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
+                )
+            )
     found.append(
         Case(
             "linear-compiled-100x784-1000",

@@ -20,6 +20,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
         "linear-inference-",
         ("cosine", "folded cosine", "centered", "folded centered", "weight norm"),
     ),
+    "few-training": ("few-training-", LAYERS[:3]),
+    "few-inference": ("few-inference-", ("cosine", "folded cosine", "centered", "weight norm")),
     "linear-bfloat16": ("linear-bfloat16-", ("cosine", "weight norm", "cosine in float32")),
     "linear-compiled": ("linear-compiled-", ("cosine", "compiled formula")),
     "linear-broadcast": ("linear-broadcast-", ("cosine", "F.cosine_similarity")),
