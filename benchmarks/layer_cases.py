@@ -244,37 +244,31 @@ def _conv_floor(shape: tuple[int, ...], filters: int, kernel: int, products: int
     return Floor(2 * products * places * filters * shape[1] * kernel**2, BYTES * products * numbers)
 
 
+def _size(shape: tuple[int, int, int]) -> str:
+    return f"{shape[0]}x{shape[1]}-{shape[2]}"
+
+
 def _cases() -> list[Case]:
     found = [Case("mnist-step", _mnist_step)]
-    for shape in LINEAR:
-        name = "x".join(map(str, shape[:2])) + f"-{shape[2]}"
+    for group, shape in [*(("linear", shape) for shape in LINEAR), *(("few", shape) for shape in FEW_ROWS)]:
         for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
             found.append(
                 Case(
-                    f"linear-{kind}-{name}",
+                    f"{group}-{kind}-{_size(shape)}",
                     lambda shape=shape, make=make: _linear(*shape, make, compiled=False),
                     _linear_floor(*shape, products),
                     groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
                 )
             )
+    for shape in LINEAR:
         found.append(
             Case(
-                f"linear-bfloat16-{name}",
+                f"linear-bfloat16-{_size(shape)}",
                 lambda shape=shape: _autocast(*shape),
                 groups=(("cosine", "cosine in float32"),),
                 tolerance=3e-2,  # of bfloat16
             )
         )
-    for shape in FEW_ROWS:
-        for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
-            found.append(
-                Case(
-                    f"few-{kind}-{shape[0]}x{shape[1]}-{shape[2]}",
-                    lambda shape=shape, make=make: _linear(*shape, make, compiled=False),
-                    _linear_floor(*shape, products),
-                    groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
-                )
-            )
     found.append(
         Case(
             "linear-compiled-100x784-1000",

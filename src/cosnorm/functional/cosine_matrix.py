@@ -90,12 +90,8 @@ def _cosines(
             return None
         products = F.linear(prepared[0], weight)
         return passes.finish_rows(products, prepared[1], extra, products)
-    if passes is cpu_rows and len(x) <= cpu_rows.FEW:
-        found = cpu_rows.cosine_few(x, weight, extra, folded, None)
-        return None if found is None else found[0]
-    products = F.linear(x, weight)
-    fine = passes.cosine_rows(products, x, weight, extra, folded, products) is not None
-    return products if fine else None
+    found = passes.cosine_rows(x, weight, extra, folded, keep=False)
+    return None if found is None else found[0]
 
 
 class _MatrixCosine(torch.autograd.Function):
@@ -104,13 +100,10 @@ class _MatrixCosine(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, passes: ModuleType, centered: bool, augment: float
     ) -> Tensor:
         extra, products, factors = augment * augment, None, None
-        if not centered and passes is cpu_rows and len(x) <= cpu_rows.FEW:
-            output = torch.empty(len(x), len(weight))
-            products, factors = cpu_rows.cosine_few(x, weight, extra, False, output) or (None, None)
-        elif not centered:
-            products = F.linear(x, weight)
-            output = torch.empty_like(products)
-            factors = passes.cosine_rows(products, x, weight, extra, False, output)
+        if not centered:
+            found = passes.cosine_rows(x, weight, extra, False, keep=True)
+            if found is not None:
+                output, products, factors = found
         else:
             prepared = passes.prepare_rows(x, weight, extra, False)
             if prepared is not None:

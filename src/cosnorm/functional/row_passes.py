@@ -6,14 +6,15 @@ could be wrong.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cosnorm.functional.norms import center, in_window, plain_rows, row_norms
 
 
 def cosine_rows(
-    products: Tensor, x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor
-) -> Tensor | None:
-    """The cosines from the products x·w into `output`; it returns the factors (M + N, 1)."""
+    x: Tensor, weight: Tensor, extra: float, folded: bool, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The cosines, the products x·w (overwritten unless they are to be kept), and the factors (M + N, 1)."""
     of_x = plain_rows(x, centered=False, augment=extra**0.5)
     if of_x is None:
         return None
@@ -21,8 +22,9 @@ def cosine_rows(
     if of_w is None and not folded:
         return None
     factors = torch.cat([_ones(weight) if of_w is None else of_w.factor, of_x.factor])
-    finish_rows(products, factors, extra, output)
-    return factors
+    products = F.linear(x, weight)
+    output = torch.empty_like(products) if keep else products
+    return finish_rows(products, factors, extra, output), products, factors
 
 
 def _ones(weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ and may not be taken for that of a zero row. `cosnorm.functional.row_passes` has
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cosnorm.kernels.compiled import COTANGENT_LIMIT, LIMIT, library
 
@@ -17,55 +18,48 @@ FEW, FEW_GRADIENTS = 16, 8
 
 
 def cosine_rows(
-    products: Tensor, x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor
-) -> Tensor | None:
-    """The cosines (x·w + extra) f_x f_w into `output`, also in place, from the products x·w, (N, M).
+    x: Tensor, weight: Tensor, extra: float, folded: bool, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The cosines (x·w + extra) f_x f_w (N, M), the products x·w, and the factors f.
 
-    It returns the factors f = 1/√(|row|² + extra), 0 for zero rows: of the weight (M), then of x (N). Folded,
-    the rows of the weight are unit vectors already.
-    """
-    rows, columns = products.shape
-    factors = torch.empty(rows + columns)
-    fine = library().cosnorm_cosine_rows(
-        products.data_ptr(),
-        x.data_ptr(),
-        0 if folded else weight.data_ptr(),
-        rows,
-        columns,
-        x.shape[1],
-        extra,
-        LIMIT,
-        factors.data_ptr(),
-        output.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return factors if fine else None
-
-
-def cosine_few(
-    x: Tensor, weight: Tensor, extra: float, folded: bool, output: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """The products x·w (N, M) and the factors as of `cosine_rows`, for at most `FEW` rows of x.
-
-    The cosines go into `output`, without one into the products.
+    f = 1/√(|row|² + extra), 0 for zero rows: of the weight (M), then of x (N). Folded, the rows of the weight
+    are unit vectors already. Unless they are to be kept, the products are overwritten by the cosines.
     """
     rows, columns = len(x), len(weight)
-    products, factors = torch.empty(rows, columns), torch.empty(rows + columns)
-    fine = library().cosnorm_cosine_few(
-        x.data_ptr(),
-        weight.data_ptr(),
-        rows,
-        columns,
-        x.shape[1],
-        extra,
-        LIMIT,
-        folded,
-        products.data_ptr(),
-        factors.data_ptr(),
-        (products if output is None else output).data_ptr(),
-        torch.get_num_threads(),
-    )
-    return (products, factors) if fine else None
+    factors = torch.empty(rows + columns)
+    few = rows <= FEW
+    products = torch.empty(rows, columns) if few else F.linear(x, weight)
+    output = torch.empty_like(products) if keep else products
+    if few:
+        fine = library().cosnorm_cosine_few(
+            x.data_ptr(),
+            weight.data_ptr(),
+            rows,
+            columns,
+            x.shape[1],
+            extra,
+            LIMIT,
+            folded,
+            products.data_ptr(),
+            factors.data_ptr(),
+            output.data_ptr(),
+            torch.get_num_threads(),
+        )
+    else:
+        fine = library().cosnorm_cosine_rows(
+            products.data_ptr(),
+            x.data_ptr(),
+            0 if folded else weight.data_ptr(),
+            rows,
+            columns,
+            x.shape[1],
+            extra,
+            LIMIT,
+            factors.data_ptr(),
+            output.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return (output, products, factors) if fine else None
 
 
 def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple[Tensor, Tensor] | None:

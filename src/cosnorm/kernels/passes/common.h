@@ -42,6 +42,7 @@ static inline int factor_of(double squared, int zero, double extra, double limit
 static inline int fits(double total, double limit) { return total == 0 || inside(total, limit); }
 
 /* Those of rows.c that the others use, too. */
+void add_scaled(const float *x, float factor, float *out, count size);
 void move_sums(float *part, double *total, count size);
 double sum_of_squares(const float *x, count size);
 int row_factors(const float *x, count rows, count size, double extra, double limit, float *factor, int threads);

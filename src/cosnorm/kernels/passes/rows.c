@@ -13,6 +13,11 @@ CLONES static float dot(const float *x, const float *y, count size) {
     return (float)total;
 }
 
+CLONES void add_scaled(const float *x, float factor, float *out, count size) {
+#pragma omp simd
+    for (count k = 0; k < size; k++) out[k] += factor * x[k];
+}
+
 /* Four sums at once: one alone would wait for each addition to end. */
 #define SUM(TERM)                                                   \
     double total = 0;                                               \
@@ -274,17 +279,6 @@ void cosnorm_center_rows(const float *x, float *values, count rows, count size, 
     for (count i = 0; i < rows; i++) center(x + i * size, values + i * size, size);
 }
 
-CLONES static void add_both(float h, const float *x, const float *w, float *into_x, float *into_w, count size) {
-    if (into_x) {
-#pragma omp simd
-        for (count k = 0; k < size; k++) into_x[k] += h * w[k];
-    }
-    if (into_w) {
-#pragma omp simd
-        for (count k = 0; k < size; k++) into_w[k] += h * x[k];
-    }
-}
-
 /* into_x += h·w and, where it is wanted, into_w = along w + offset + h·x, from one reading of the weight. */
 static int few_gradients(const float *h, const float *x, const float *weight, const float *along, const float *mean,
                          count rows, count columns, count size, float *into_x, float *into_w, int threads) {
@@ -298,12 +292,14 @@ static int few_gradients(const float *h, const float *x, const float *weight, co
             const float *own = weight + j * size;
             float *place = into_w ? into_w + j * size : 0;
             if (place) scale(own, along[j], mean ? -mean[j] * along[j] : 0, place, size);
-            for (count n = 0; n < rows; n++)
-                add_both(h[n * columns + j], x + n * size, own, part ? part + n * size : 0, place, size);
+            for (count n = 0; n < rows; n++) {
+                if (part) add_scaled(own, h[n * columns + j], part + n * size, size);
+                if (place) add_scaled(x + n * size, h[n * columns + j], place, size);
+            }
         }
     }
     for (count k = 0; parts && k < threads * rows; k++)
-        add_both(1, 0, parts + k * size, into_x + k % rows * size, 0, size);
+        add_scaled(parts + k * size, 1, into_x + k % rows * size, size);
     free(parts);
     return 1;
 }

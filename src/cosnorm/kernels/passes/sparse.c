@@ -53,11 +53,6 @@ static int transpose(matrix x, count features, transposed *out) {
     return 1;
 }
 
-CLONES static void add_scaled(const float *x, float factor, float *out, count size) {
-#pragma omp simd
-    for (count k = 0; k < size; k++) out[k] += factor * x[k];
-}
-
 CLONES static void add_square(const float *x, float *squares, float *sums, count size) {
 #pragma omp simd
     for (count k = 0; k < size; k++) squares[k] += x[k] * x[k];
