@@ -74,6 +74,11 @@ def test_what_it_declines(rows: int):
     assert not taken(x, w)
     x[3, 4] = torch.nan
     assert not taken(x, w)
+    x[3, 4] = 0
+    w[5] = 0
+    assert taken(x, w)
+    w[5, 6] = 1e-30  # the same of the weight
+    assert not taken(x, w)
 
 
 def test_cotangents_out_of_the_window_and_second_derivatives():
