@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.sparse_rows import SparseUnits, adjoint, row_sums, sparse_product
+from cosnorm.functional.sparse_products import SparseUnits, adjoint, row_sums, sparse_product
 
 
 class SparseLinear(nn.Linear):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cosnorm.functional import cosine_linear, sparse_rows
+from cosnorm.functional import cosine_linear, sparse_products, sparse_rows
 from cosnorm.kernels import cpu_sparse
 from cosnorm.nn import CosineLinear
 
@@ -55,7 +55,7 @@ def both(x, weight, cotangent, **options):
 @pytest.mark.parametrize(("centered", "augment", "by_feature"), CASES)
 @pytest.mark.parametrize("gathered", [2**22, 100])
 def test_equals_dense(dtype, centered, augment, by_feature, gathered, passes, monkeypatch):
-    monkeypatch.setattr(sparse_rows, "GATHERED", gathered)
+    monkeypatch.setattr(sparse_products, "GATHERED", gathered)
     x, weight = rows(dtype=dtype), weights(dtype=dtype, by_feature=by_feature)
     weight[2] = 0
     cotangent = torch.randn(13, 9, dtype=dtype)
