@@ -2,8 +2,8 @@
 
 Each returns None where it cannot serve: nothing is compiled, another dtype or device or order of the weight,
 an index outside of it, or norms that do not allow the plain form. `cosnorm.functional.sparse_products` and
-`sparse_rows` do it by torch's operators then. x is given as where its rows begin (N + 1,), its columns and its
-values.
+`sparse_rows` do it by torch's operators then. x is given as where its rows begin (N + 1,), its columns and
+its values.
 """
 
 from typing import NamedTuple
