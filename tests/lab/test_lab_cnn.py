@@ -91,7 +91,7 @@ def test_the_loop_is_gradient_descent_and_its_moving_average(colours, tmp_path):
     found = weights_of(tmp_path, settings)
     for (name, parameter), mean in zip(model.named_parameters(), averaged, strict=True):
         torch.testing.assert_close(found[f"trained.{name}"], parameter.detach(), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found[f"averaged.module.{name}"], mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[f"averaged.{name}"], mean, atol=1e-5, rtol=1e-4)
     with torch.no_grad():
         for parameter, mean in zip(model.parameters(), averaged, strict=True):
             parameter.copy_(mean)

@@ -40,7 +40,12 @@ def batches(config: RunConfig, count: int, epoch: int, fabric: Fabric) -> Iterat
 
 def generator(config: RunConfig, epoch: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Random numbers that follow from seed and epoch alone."""
-    return torch.Generator(device).manual_seed(config.seed * 1_000_003 + epoch)
+    return torch.Generator(device).manual_seed(seed(config, epoch))
+
+
+def seed(config: RunConfig, epoch: int) -> int:
+    """The seed of an epoch's random numbers."""
+    return config.seed * 1_000_003 + epoch
 
 
 @torch.no_grad()

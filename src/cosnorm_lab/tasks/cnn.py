@@ -1,12 +1,12 @@
 """Classification of colour images by a convolutional network: the paper's experiments on CIFAR and SVHN."""
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 import cosnorm.nn
 from cosnorm_lab.augmentation import augmented, middle
@@ -15,7 +15,8 @@ from cosnorm_lab.data import Dataset
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.models import CNN, cnn
 from cosnorm_lab.records import Line
-from cosnorm_lab.tasks.batches import generator, split
+from cosnorm_lab.tasks.batches import generator, seed, split
+from cosnorm_lab.tasks.captured import captured
 from cosnorm_lab.tasks.measures import errors_and_unit, layers
 
 
@@ -39,20 +40,16 @@ class CNNTask:
         )
         optimizer: Any = torch.optim.SGD(trained.parameters(), lr=config.learning_rate)
         self.model, self.optimizer = fabric.setup(trained, optimizer)
-        # Buffers, such as batch normalization's, are averaged with the parameters they belong to.
-        averaged = AveragedModel(trained, multi_avg_fn=self._average, use_buffers=True)
-        self.network = nn.ModuleDict({"trained": trained, "averaged": averaged})
+        self.network = nn.ModuleDict({"trained": trained, "averaged": copy.deepcopy(trained)})
         self.max_norm = (
             cosnorm.nn.MaxNorm(trained, max_norm=config.max_norm) if config.method == "max" else None
         )
-
-    def _average(self, averaged: Any, current: Any, number: Tensor | int) -> None:
-        decay = min(self.config.average_decay, (1 + int(number)) / (10 + int(number)))
-        for old, new in zip(averaged, current, strict=True):
-            if old.is_floating_point():
-                old.lerp_(new.to(old.dtype), 1 - decay)
-            else:
-                old.copy_(new)
+        # What a step reads, and the sum of losses that it adds to, at the same places each time.
+        self._indices = self._batch(0).clone()
+        self._share = torch.zeros((), device=fabric.device)
+        self._random = generator(config, 0, fabric.device)
+        self._total = torch.zeros((), device=fabric.device)
+        self._step = captured(self._train, self._random, fabric)
 
     @property
     def _trained(self) -> CNN:
@@ -60,52 +57,71 @@ class CNNTask:
 
     def epoch(self, number: int) -> float:
         """So many steps of plain gradient descent, each with its update of the moving average."""
-        config, fabric = self.config, self.fabric
+        config = self.config
         self.model.train()
-        total = torch.zeros((), device=fabric.device)
-        seen = 0
+        self._total.zero_()
         for step in range((number - 1) * config.steps, number * config.steps):
-            batch = self._batch(step)
-            part = batch.tensor_split(fabric.world_size)[fabric.global_rank]
-            self.optimizer.zero_grad()
-            loss = F.cross_entropy(
-                self.model(self._training_images(part, step)), self.labels[part], reduction="sum"
-            )
-            # Fabric averages gradients over processes; this weight makes them the whole batch's.
-            fabric.backward(loss * (fabric.world_size / len(batch)))
-            self.optimizer.step()
-            if self.max_norm:
-                self.max_norm.project()
-            self.network["averaged"].update_parameters(self._trained)  # type: ignore[operator]
-            total += loss.detach()
-            seen += len(batch)
-        return float(fabric.all_reduce(total, reduce_op="sum")) / seen  # type: ignore[arg-type]
+            self._indices.copy_(self._batch(step))
+            self._random.manual_seed(seed(config, step * 1009 + self.fabric.global_rank + 1))
+            # The first step's parameters are the first average.
+            decay = min(config.average_decay, (1 + step) / (10 + step)) if step else 0.0
+            self._share.fill_(1 - decay)
+            self._step()
+        total = float(self.fabric.all_reduce(self._total, reduce_op="sum"))  # type: ignore[arg-type]
+        return total / (config.steps * self._batch_size)
+
+    def _train(self) -> None:
+        """One step, on the images `_indices`; `_share` of the new parameters goes into the average."""
+        self.optimizer.zero_grad()
+        logits = self.model(self._training_images(self._indices))
+        loss = F.cross_entropy(logits, self.labels[self._indices], reduction="sum")
+        # Fabric averages gradients over processes; this weight makes them the whole batch's.
+        self.fabric.backward(loss * (self.fabric.world_size / self._batch_size))
+        self.optimizer.step()
+        if self.max_norm:
+            self.max_norm.project()
+        self._average()
+        self._total += loss.detach()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Buffers, such as batch normalization's, are averaged with the parameters they belong to."""
+        averaged, trained = (self.network[name].state_dict().values() for name in ("averaged", "trained"))
+        for old, new in zip(averaged, trained, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, self._share.to(old.dtype))
+            else:
+                old.copy_(new)
+
+    @property
+    def _batch_size(self) -> int:
+        return min(self.config.batch_size, len(self.images))
 
     def _batch(self, step: int) -> Tensor:
-        """Indices of a step's images: every pass takes all images in an order of its own, batches even."""
-        size = min(self.config.batch_size, len(self.images))
+        """Indices of this process's images: every pass takes all in an order of its own, batches even."""
+        size = self._batch_size
         a_pass = len(self.images) // size
         order = getattr(self, "_order", None)
         if order is None or order[0] != step // a_pass:
             random = generator(self.config, step // a_pass)
-            order = (step // a_pass, torch.randperm(len(self.images), generator=random))
+            indices = torch.randperm(len(self.images), generator=random)
+            order = (step // a_pass, indices.to(self.fabric.device))
             self._order = order
         place = step % a_pass * size
-        return order[1][place : place + size].to(self.fabric.device)
+        batch = order[1][place : place + size]
+        return batch.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
 
-    def _training_images(self, part: Tensor, step: int) -> Tensor:
+    def _training_images(self, part: Tensor) -> Tensor:
         if not self.config.augmentation:
             return middle(self.images[part], self.config.crop)
-        random = generator(self.config, step * 1009 + self.fabric.global_rank + 1, self.fabric.device)
-        return augmented(self.images[part], random, self.config.crop)
+        return augmented(self.images[part], self._random, self.config.crop)
 
     def evaluate(self, last: bool) -> Line:
         """Errors and a unit's pre-activations, of the averaged parameters; the layers of the trained ones."""
-        averaged = self.network["averaged"] if self.config.average_decay else self._trained
-        network: Any = averaged.module if isinstance(averaged, AveragedModel) else averaged
-        averaged.eval()
+        network: Any = self.network["averaged"] if self.config.average_decay else self._trained
+        network.eval()
         line = errors_and_unit(
-            averaged,
+            network,
             network,
             lambda part: middle(self.test_images[part], self.config.crop),
             self.test_labels,
