@@ -28,6 +28,7 @@ NOTES_TABLE1: Mapping[str, str] = {
 # Table 2, by noise.
 _READING = "dropping 0.8 of the input is not what the paper did: keeping 0.8 comes out as it says"
 _SHORT = "ours ends before the errors have settled"
+_RATE = "the paper does not state its learning rate; ours was found on a validation split"
 PAPER_TABLE2 = (
     Published({"method": "baseline", "dropout": 0.5}, mean=127.333, variance=29.107, note=_SHORT),
     Published(
@@ -37,7 +38,7 @@ PAPER_TABLE2 = (
         note=_READING,
     ),
     Published({"method": "cosine", "dropout": 0.5}, mean=113.647, variance=32.273, note=_SHORT),
-    Published({"method": "cosine", "batch_size": 1}, mean=130.0, variance=0.0, note=_SHORT),
+    Published({"method": "cosine", "batch_size": 1}, mean=130.0, variance=0.0, note=_RATE),
     Published({"method": "cosine", "dropout": 0.0, "batch_size": 100}, mean=143.922, variance=0.074),
 )
 
