@@ -21,6 +21,9 @@ def make_fabric(
 ) -> Fabric:
     """A launched Fabric; one serves all the runs of a program.
 
+    On a GPU it also tells this process's cuDNN to search for the fastest convolutions, and not to round those
+    of "32-true" to 10 bits, as torch does by default.
+
     With more than one process this starts the others; each of them runs the program from its beginning.
 
     Args:
@@ -32,7 +35,6 @@ def make_fabric(
     Raises:
         LabError: the machine has no such device, or Fabric knows no such name.
     """
-    # By default torch's convolutions on a GPU round float32 to 10 bits; "32" is to mean 32 bits.
     torch.backends.cudnn.allow_tf32 = not precision.startswith("32")
     torch.backends.cudnn.benchmark = True  # the sizes of a run never change
     strategy = "ddp" if devices * num_nodes > 1 else "auto"

@@ -28,3 +28,19 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def colours() -> Dataset:
+    """Noise whose left, right, upper or lower half is brighter in one channel: four classes."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for count in (96, 48):
+        labels = torch.arange(count) % 4
+        images = torch.randint(0, 120, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+        images[labels == 0, 0, :, :16] += 110
+        images[labels == 1, 0, :, 16:] += 110
+        images[labels == 2, 1, :16] += 110
+        images[labels == 3, 1, 16:] += 110
+        parts += [images, labels]
+    return Dataset("cifar10", *parts, num_classes=4, checksums={}, exact=False)

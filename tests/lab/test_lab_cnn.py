@@ -22,22 +22,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 RATES = {"cosine": 3.0, "centered": 3.0, "batch": 0.2, "layer": 0.2, "weight": 1.0, "mean-only": 0.05}
 
 
-@pytest.fixture(scope="module")
-def colours() -> Dataset:
-    """Noise whose left, right, upper or lower half is brighter in one channel: four classes."""
-    generator = torch.Generator().manual_seed(0)
-    parts = []
-    for count in (96, 48):
-        labels = torch.arange(count) % 4
-        images = torch.randint(0, 120, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
-        images[labels == 0, 0, :, :16] += 110
-        images[labels == 1, 0, :, 16:] += 110
-        images[labels == 2, 1, :16] += 110
-        images[labels == 3, 1, 16:] += 110
-        parts += [images, labels]
-    return Dataset("cifar10", *parts, num_classes=4, checksums={}, exact=False)
-
-
 def config(method: str = "cosine", **changes) -> CNNConfig:
     values = {"recipe": "test", "dataset": "cifar10", "epochs": 3, "batch_size": 16, "steps": 8}
     small = {"filters": (6, 8), "hidden": (16, 12), "average_decay": 0.9}
@@ -71,14 +55,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(method, augmentation, colours, t
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_loop_is_gradient_descent_and_its_moving_average(colours, tmp_path):
+@pytest.mark.parametrize("steps", [1, 6])  # after a few more, the first average is forgotten
+def test_the_loop_is_gradient_descent_and_its_moving_average(steps, colours, tmp_path):
     """Everything again with nothing but torch: steps, decay min(0.9, (1 + n)/(10 + n)), errors."""
-    settings = config("baseline", epochs=2, steps=6)
+    settings = config("baseline", epochs=2, steps=steps)
     run = train(settings, colours, tmp_path, keep_checkpoint=True)
     model = cnn((3, 24, 24), (6, 8), (16, 12), 4, "baseline", init_std=settings.init_std)
     averaged = [parameter.detach().clone() for parameter in model.parameters()]
     images = middle(colours.train_images)
-    for step in range(12):
+    for step in range(2 * steps):
         generator = torch.Generator().manual_seed(step // 6)
         part = torch.randperm(96, generator=generator)[step % 6 * 16 :][:16]
         model.zero_grad()

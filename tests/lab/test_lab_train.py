@@ -268,6 +268,13 @@ def test_other_precisions(precision, method, small_dataset, tmp_path):
     assert run.epochs[-1]["loss"] < run.epochs[0]["loss"]
 
 
+@pytest.mark.parametrize(("precision", "rounded"), [("32-true", False), ("bf16-mixed", True)])
+def test_32_bits_are_not_rounded_to_fewer(precision, rounded, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not rounded)
+    make_fabric(precision=precision)
+    assert torch.backends.cudnn.allow_tf32 is rounded
+
+
 def test_unknown_device_and_precision():
     with pytest.raises(LabError, match="cannot use --device abacus"):
         make_fabric("abacus")
