@@ -15,6 +15,11 @@ from cosnorm import functional
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+def seeded(seed: int, device: torch.device | None = None) -> torch.Generator:
+    """Random numbers on a device, by default on that of the tests."""
+    return torch.Generator(device or torch.get_default_device()).manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation with one set of options.
@@ -33,14 +38,14 @@ class Operation:
 
     def inputs(self, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         device = torch.get_default_device()
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = seeded(seed, device)
         x = torch.randn(self.x_shape, generator=generator, dtype=torch.float64, device=device)
         y = torch.randn(self.y_shape, generator=generator, dtype=torch.float64, device=device)
         return x.to(dtype), y.to(dtype)
 
     def cotangent(self, output: Tensor, seed: int = 1) -> Tensor:
         device = output.device
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = seeded(seed, device)
         return torch.randn(output.shape, generator=generator, dtype=torch.float64, device=device).to(
             output.dtype
         )

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from operations import DTYPES, Operation, every_operation, every_operation_and_dtype, value_and_gradients
+from operations import (
+    DTYPES,
+    Operation,
+    every_operation,
+    every_operation_and_dtype,
+    seeded,
+    value_and_gradients,
+)
 
 from cosnorm import functional
 
@@ -11,9 +18,7 @@ from cosnorm import functional
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("size", [3, 32, 507])
 def test_a_hundred_thousand_self_pairs(dtype: torch.dtype, centered: bool, size: int):
-    x = torch.randn(100_000 if size < 500 else 10_000, size, generator=torch.Generator().manual_seed(0)).to(
-        dtype
-    )
+    x = torch.randn(100_000 if size < 500 else 10_000, size, generator=seeded(0)).to(dtype)
     same = functional.cosine_similarity(x, x, centered=centered)
     opposite = functional.cosine_similarity(x, -x, centered=centered)
     eps = torch.finfo(dtype).eps
@@ -38,7 +43,7 @@ def test_results_lie_in_the_unit_interval(operation: Operation, dtype: torch.dty
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("centered", [False, True])
 def test_a_field_equal_to_its_filter_gives_one(dtype: torch.dtype, centered: bool):
-    filters = torch.randn(200, 3, 2, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    filters = torch.randn(200, 3, 2, 2, generator=seeded(0)).to(dtype)
     output = functional.cosine_conv2d(filters, filters, centered=centered).reshape(200, 200).diagonal()
     assert output.max() <= 1
     assert output.min() >= 1 - 4 * torch.finfo(dtype).eps
@@ -137,7 +142,7 @@ def test_nan_and_inf_stay_in_their_row(operation: Operation, bad: float, where: 
 
 @every_operation
 def test_finite_input_and_cotangents_never_give_nan(operation: Operation):
-    generator = torch.Generator().manual_seed(3)
+    generator = seeded(3)
     limit = torch.finfo(torch.float32).max
 
     def wild(tensor: torch.Tensor) -> torch.Tensor:

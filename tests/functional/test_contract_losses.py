@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from operations import seeded
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize, one_hot
 
@@ -22,7 +23,7 @@ from cosnorm.functional import (
 
 N, D, C = 9, 7, 5
 LABELS = torch.arange(2 * N) % C
-WEIGHT = torch.randn(C, D, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+WEIGHT = torch.randn(C, D, generator=seeded(7), dtype=torch.float64)
 PARTNER = torch.arange(2 * N).roll(N)
 SIGNS = torch.where(torch.arange(N) % 3 == 0, -1, 1)
 
@@ -122,7 +123,7 @@ LOSSES = {
 
 
 def rows(dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(2 * N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    return torch.randn(2 * N, D, generator=seeded(1), dtype=torch.float64).to(dtype)
 
 
 def value_and_gradient(function, x: Tensor) -> tuple[Tensor, Tensor]:
