@@ -137,7 +137,7 @@ KERNELS += [
         dtypes=(torch.float32,),
     )
     for operation in OPERATIONS
-    if operation.name in ("linear", "linear-centered", "conv2d")
+    if operation.name in ("linear", "linear-centered", "conv2d", "conv2d-centered")
 ]
 
 

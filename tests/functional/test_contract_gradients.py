@@ -174,9 +174,10 @@ def test_what_is_saved_for_backward(operation: Operation):
         output = operation.call(x, y)
     # A convolution's products; those of a linear layer are fewer than its weights.
     products = output.numel() if operation.is_conv or "linear" in operation.name else 0
-    vectors = output.numel() // 2 if operation.is_conv else x.shape[0]
-    means = y.shape[0] if operation.centered else 0
-    allowed = x.numel() + y.numel() + vectors + y.shape[0] + means + products
+    # A convolution's vectors are its fields, those of each group apart.
+    vectors = output.numel() // len(y) * (x.shape[1] // y.shape[1]) if operation.is_conv else len(x)
+    means = vectors + len(y) if operation.centered else 0
+    allowed = x.numel() + y.numel() + vectors + len(y) + means + products
     assert sum(saved.values()) <= 4 * allowed
     assert output.untyped_storage().data_ptr() not in saved
 

@@ -1,5 +1,6 @@
 """The compiled way of images: which inputs it takes, that it is right, and that it declines the others."""
 
+import math
 from unittest import mock
 
 import pytest
@@ -10,6 +11,7 @@ from cosnorm import functional
 from cosnorm.functional.cosine_images import image_cosine
 from cosnorm.functional.fields import Geometry
 from cosnorm.kernels.compiled import library
+from cosnorm.kernels.cpu_fields import Windows, prepare_centered
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the passes in C were not compiled here")
 
@@ -30,54 +32,105 @@ CASES = [(case, False) for case in GEOMETRIES]
 CASES += [(case, True) for case in GEOMETRIES if len(case[0]) == 4 and case[-1] == 1]
 
 
-def _exact(x, w, g, geometry, augment):
+def _exact(x, w, g, geometry, augment, centered=False):
     x, w = x.double().requires_grad_(), w.double().requires_grad_()
     places = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
     names = ("stride", "padding", "dilation", "groups")
-    output = reference.conv(x, w, **dict(zip(names, places, strict=True)), augment=augment)
+    options = dict(zip(names, places, strict=True))
+    output = reference.conv(x, w, **options, centered=centered, augment=augment)
     return output.detach(), *torch.autograd.grad(output, (x, w), g(output))
 
 
-def _close(found, exact):
-    return (found - exact).abs().max() <= 3e-6 * exact.abs().max().clamp(min=1)
+def _close(found, exact, bound=3e-6):
+    return (found - exact).abs().max() <= bound * exact.abs().max().clamp(min=1)
 
 
-@pytest.mark.parametrize(("case", "last"), CASES, ids=str)
-@pytest.mark.parametrize("augment", [0.0, 0.3])
-def test_values_and_gradients(case: tuple, last: bool, augment: float):
-    x_shape, w_shape, *places, groups = case
-    geometry = Geometry(w_shape[2:], *places, groups)
-    x, w = torch.randn(x_shape), torch.randn(w_shape)
-    x[0] = 0  # zero fields
-    if last:
-        x = x.contiguous(memory_format=torch.channels_last)
+def _check(x, w, geometry, augment, centered, bound=3e-6):
+    """Cosines and both gradients are the formula's, with and without gradients."""
 
     def cotangent(output):
         generator = torch.Generator().manual_seed(1)
         return torch.randn(output.shape, generator=generator).to(output)
 
-    exact = _exact(x, w, cotangent, geometry, augment)
+    exact = _exact(x, w, cotangent, geometry, augment, centered)
     with torch.no_grad():
-        alone = image_cosine(x, w, geometry, augment)
+        alone = image_cosine(x, w, geometry, augment, centered=centered)
     assert alone is not None
-    assert _close(alone, exact[0])
-    x, w = x.requires_grad_(), w.requires_grad_()
-    output = image_cosine(x, w, geometry, augment)
+    assert _close(alone, exact[0], bound)
+    x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+    output = image_cosine(x, w, geometry, augment, centered=centered)
     torch.testing.assert_close(output.detach(), alone, rtol=0, atol=2e-7)
     for own, other in zip(
         (output, *torch.autograd.grad(output, (x, w), cotangent(output))), exact, strict=True
     ):
         assert own.shape == other.shape
-        assert _close(own, other)
+        assert _close(own, other, bound)
+
+
+@pytest.mark.parametrize(("case", "last"), CASES, ids=str)
+@pytest.mark.parametrize("augment", [0.0, 0.3])
+@pytest.mark.parametrize("centered", [False, True])
+def test_values_and_gradients(case: tuple, last: bool, augment: float, centered: bool):
+    x_shape, w_shape, *places, groups = case
+    if centered and math.prod(w_shape[1:]) == 1:
+        pytest.skip("a filter of one value is nothing but its mean")
+    geometry = Geometry(w_shape[2:], *places, groups)
+    x, w = torch.randn(x_shape), torch.randn(w_shape)
+    x[0] = 0  # zero fields
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    _check(x, w, geometry, augment, centered)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("augment", [0.0, 1e-4, 0.3])
+def test_constant_fields(last: bool, groups: int, augment: float):
+    x, w = torch.randn(3, 4, 12, 13), torch.randn(6, 4 // groups, 3, 3)
+    x[1, :, 2:8, 3:11] = 3  # in float64, too, nothing is left of it
+    x[2] = -2  # with zeros around it
+    if last and groups == 1:
+        x = x.contiguous(memory_format=torch.channels_last)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), groups)
+    with torch.no_grad():
+        x[2, ::2, 0, 0] = 0  # else it would be shifted first
+    _check(x, w, geometry, augment, True, 1e-5)
+    with torch.no_grad():
+        inside = image_cosine(x, w, geometry, 0.0, centered=True)[1, :, 3:7, 4:10]
+    assert bool((inside == 0).all())
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("deviation", [1.0, 1e-2, 1e-4, 1e-6])
+def test_norms_of_nearly_constant_fields(last: bool, deviation: float):
+    x = torch.randn(2, 3, 9, 8).mul_(deviation).add_(5)
+    x[:, :, :, 6:] = 0  # so that it cannot be shifted
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    w = torch.randn(4, 3, 2, 3)
+    windows = Windows((9, 8), (8, 6), (2, 3), (1, 1), (0, 0), (1, 1), 1, last)
+    prepared = prepare_centered(x, w, windows, 0.0)
+    fields = reference.unfold(x.double(), (2, 3), (1, 1), (0, 0), (1, 1)).flatten(1, 2)
+    centered = fields - fields.mean(1, keepdim=True)
+    constant = centered.abs().amax(1) <= 4 * 2.0**-23 * fields.mean(1).abs()
+    found = prepared.factors[4:].reshape(2, 8, 6)
+    assert bool((found[constant] == 0).all())
+    right = centered.norm(dim=1).reciprocal()
+    assert ((found / right - 1).abs()[~constant] <= 3e-7).all()
+    torch.testing.assert_close(prepared.mean.reshape(2, 8, 6), fields.mean(1).float())
+    assert (prepared.constant is not None) == bool(constant.logical_and(fields.norm(dim=1) > 0).any())
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
-def test_one_gradient_alone(needs: tuple[bool, bool]):
-    x, w = torch.randn(3, 2, 7, 7, requires_grad=needs[0]), torch.randn(4, 2, 3, 3, requires_grad=needs[1])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize("augment", [0.0, 0.3])
+def test_one_gradient_alone(needs: tuple[bool, bool], centered: bool, augment: float):
+    x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3, requires_grad=needs[1])
+    x[0, :, :5, :5] = 2  # constant fields
+    x.requires_grad_(needs[0])
     geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1)
-    output = image_cosine(x, w, geometry, 0.0)
+    output = image_cosine(x, w, geometry, augment, centered=centered)
     g = torch.randn_like(output)
-    exact = _exact(x.detach(), w.detach(), lambda _: g.double(), geometry, 0.0)
+    exact = _exact(x.detach(), w.detach(), lambda _: g.double(), geometry, augment, centered)
     assert _close(torch.autograd.grad(output, x if needs[0] else w, g)[0], exact[1 if needs[0] else 2])
 
 
@@ -93,11 +146,12 @@ def test_the_cosine_of_a_field_with_itself_is_at_most_one(last: bool):
     assert output.min() >= -1
 
 
-def test_an_in_place_relu_may_follow():
+@pytest.mark.parametrize("centered", [False, True])
+def test_an_in_place_relu_may_follow(centered: bool):
     x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3, requires_grad=True)
-    (torch.relu_(functional.cosine_conv2d(x, w)) ** 2).sum().backward()
+    (torch.relu_(functional.cosine_conv2d(x, w, centered=centered)) ** 2).sum().backward()
     (found, w.grad) = (w.grad, None)
-    (torch.relu(functional.cosine_conv2d(x, w)) ** 2).sum().backward()
+    (torch.relu(functional.cosine_conv2d(x, w, centered=centered)) ** 2).sum().backward()
     torch.testing.assert_close(found, w.grad)
 
 
@@ -133,6 +187,52 @@ def test_what_it_declines():
     assert not taken(x, w)
 
 
+def test_what_it_declines_centered():
+    x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1)
+
+    def taken(x, w):
+        return image_cosine(x, w, geometry, 0.0, centered=True) is not None
+
+    assert taken(x, w)
+    assert not taken(x * 1e-12, w)
+    assert not taken(x, w * 1e12)
+    assert not taken(x.double(), w.double())
+    assert not taken(x, torch.ones_like(w))  # filters that count as zero
+    assert not taken(x, w + 1e5)  # filters whose means would eat their digits
+    for shift in (10, -10):  # subtracting it first is exact, and keeps the digits
+        close = x.clone()
+        close[1] += shift
+        assert not taken(close, w)
+    x[1, 0, 3, 3] = 2.0**31
+    assert not taken(x, w)
+    x[1, 0, 3, 3] = torch.nan
+    assert not taken(x, w)
+    x[1, 0, 3, 3] = torch.inf
+    assert not taken(x, w)
+
+
+def test_centered_filters_with_the_channels_last():
+    x, w = torch.randn(3, 4, 9, 8), torch.randn(6, 4, 3, 3)
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1)
+    last = {"memory_format": torch.channels_last}
+    _check(x.contiguous(**last), w.contiguous(**last), geometry, 0.0, True)
+    _check(x, w.contiguous(**last), geometry, 0.0, True)
+
+
+def test_a_second_derivative_centered():
+    x, w = torch.randn(2, 2, 5, 5), torch.randn(3, 2, 3, 3)
+
+    def second(x, w, cosines):
+        x = x.requires_grad_()
+        gradient = torch.autograd.grad(cosines(x, w).square().sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(gradient.square().sum(), x)[0]
+
+    found = second(x, w, lambda x, w: functional.cosine_conv2d(x, w, centered=True))
+    exact = second(x.detach().double(), w.double(), lambda x, w: reference.conv(x, w, centered=True))
+    assert _close(found, exact, 1e-5)
+
+
 def test_a_cotangent_out_of_its_window():
     x, w = torch.randn(3, 2, 7, 7, requires_grad=True), torch.randn(4, 2, 3, 3).mul_(2**26).requires_grad_()
     geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), 1)
@@ -146,9 +246,11 @@ def test_a_cotangent_out_of_its_window():
         assert (into_x[sample] - exact[1][sample]).abs().max() < 1e-5 * scale
 
 
-def test_without_the_library_the_result_is_the_same():
+@pytest.mark.parametrize("centered", [False, True])
+def test_without_the_library_the_result_is_the_same(centered: bool):
     x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3)
-    found = functional.cosine_conv2d(x, w)
+    found = functional.cosine_conv2d(x, w, centered=centered)
     with mock.patch("cosnorm.functional.cosine_images.library", return_value=None) as asked:
-        torch.testing.assert_close(functional.cosine_conv2d(x, w), found, rtol=0, atol=1e-6)
+        other = functional.cosine_conv2d(x, w, centered=centered)
+        torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
     assert asked.called

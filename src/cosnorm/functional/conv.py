@@ -212,7 +212,7 @@ def _cosine_conv(
             )
         output = kernel_fields(batched, weight, geometry, augment=augment)
     else:
-        found = None if centered else image_cosine(batched, weight, geometry, augment)
+        found = image_cosine(batched, weight, geometry, augment, centered=centered)
         if found is None:
             found = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
         output = found

@@ -67,9 +67,10 @@ def folded_conv(
             f"dimensions, got {tuple(x.shape)}"
         )
     x = in_order_of(weight, x)
-    found = None if centered or augment else image_cosine(x, weight, geometry, 0.0, folded=True)
-    if found is not None:
-        return found
+    if not augment:
+        found = image_cosine(x, weight, geometry, 0.0, centered=centered, folded=True)
+        if found is not None:
+            return found
     with without_autocast(x.device):
         looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
         fields = plain_fields(x, geometry, centered=centered, augment=augment) if looks else None

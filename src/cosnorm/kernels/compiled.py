@@ -14,6 +14,8 @@ from typing import Any
 # The largest norms of rows and of cotangents that the plain form allows, those of `cosnorm.functional.norms`
 # for float32; the smallest are their reciprocals.
 LIMIT, COTANGENT_LIMIT = 2.0**30, 2.0**40
+# A centered norm must be above D times this times the mean: far above that of what could be a constant row.
+CONSTANT = 64 * 2.0**-23
 
 _POINTER, _COUNT, _FLOAT, _DOUBLE, _INT = (
     ctypes.c_void_p,
@@ -45,6 +47,19 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "finish_fields": (_POINTER, _FLOAT, *[_POINTER] * 3, *[_COUNT] * 4),
     "weigh_fields": (_POINTER, _POINTER, _FLOAT, _POINTER, *[_COUNT] * 4, _INT, _DOUBLE, _POINTER, _POINTER),
     "correct_fields": (*[_POINTER] * 3, _COUNT, _COUNT, _POINTER, _INT),
+    "prepare_centered": (
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _POINTER,
+        _INT,
+        _COUNT,
+        *[_DOUBLE] * 3,
+        *[_POINTER] * 4,
+    ),
+    "clear_fields": (_POINTER, _POINTER, *[_COUNT] * 3, _INT),
+    "correct_centered": (*[_POINTER] * 4, _COUNT, _COUNT, _POINTER, _INT),
     "sparse_products": (*[_POINTER] * 3, _COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
     "sparse_cosine": (
         *[_POINTER] * 3,
@@ -61,7 +76,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     ),
     "sparse_gradient": (*[_POINTER] * 3, _COUNT, *[_POINTER] * 4, _COUNT, _COUNT, _POINTER),
 }
-_WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields")
+_WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields", "clear_fields")
 
 
 @functools.cache

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.kernels.compiled import COTANGENT_LIMIT, LIMIT, library
+from cosnorm.kernels.compiled import CONSTANT, COTANGENT_LIMIT, LIMIT, library
 
-# A centered norm must be above D times this times the mean: far above that of what could be a constant row.
-_CONSTANT = 64 * torch.finfo(torch.float32).eps
 # So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
 # norms and products, and one both gradients (LOG, 2026-11-26).
 FEW, FEW_GRADIENTS = 16, 8
@@ -79,7 +77,7 @@ def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple
         size,
         extra,
         LIMIT,
-        size * _CONSTANT,
+        size * CONSTANT,
         values.data_ptr(),
         factors.data_ptr(),
         torch.get_num_threads(),

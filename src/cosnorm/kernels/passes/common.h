@@ -46,6 +46,8 @@ void add_scaled(const float *x, float factor, float *out, count size);
 void move_sums(float *part, double *total, count size);
 double sum_of_squares(const float *x, count size);
 int row_factors(const float *x, count rows, count size, double extra, double limit, float *factor, int threads);
+int center_rows(const float *x, float *out, count rows, count size, double extra, double limit, double constant,
+                float *factor, int threads);
 int weigh_rows(const float *g, const float *p, float extra, const float *fx, const float *fw, const float *mean,
                count samples, count each, count columns, double limit, float *h, float *along_x, float *along_w,
                float *shift, double *sums, int threads);

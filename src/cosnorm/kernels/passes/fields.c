@@ -2,31 +2,14 @@
  *
  * Images are x (samples, groups * channels, height, width) in the order of their dimensions: planes, one for each
  * group of each sample; or with the channels last and one group: then a position is a row. */
-#include "common.h"
-
-typedef struct {
-    count height, width, out_height, out_width;
-    count kernel[2], stride[2], padding[2], dilation[2];
-} geometry;
+#include "fields.h"
 
 CLONES static void add_squares(const float *x, float *out, count size) {
 #pragma omp simd
     for (count k = 0; k < size; k++) out[k] += x[k] * x[k];
 }
 
-/* The positions p for which 0 <= p stride + shift < size, as [first, last). */
-static void range(count shift, count stride, count size, count positions, count *first, count *last) {
-    *first = shift >= 0 ? 0 : (-shift + stride - 1) / stride;
-    *last = size - 1 - shift < 0 ? 0 : smaller(positions, (size - 1 - shift) / stride + 1);
-}
-
-CLONES static void add_from(const float *x, float *out, count size, count stride) {
-    if (stride == 1) {
-#pragma omp simd
-        for (count k = 0; k < size; k++) out[k] += x[k];
-    } else
-        for (count k = 0; k < size; k++) out[k] += x[k * stride];
-}
+WINDOW_SUMS(float, add_from, box)
 
 CLONES static void add_to(const float *x, float *out, count size, count stride) {
     if (stride == 1)
@@ -35,29 +18,8 @@ CLONES static void add_to(const float *x, float *out, count size, count stride) 
         for (count k = 0; k < size; k++) out[k * stride] += x[k];
 }
 
-/* Sums over the windows of a map, rows first. scratch: height * out_width. */
-static void box(const float *map, const geometry *at, float *scratch, float *out) {
-    memset(scratch, 0, at->height * at->out_width * sizeof(float));
-    memset(out, 0, at->out_height * at->out_width * sizeof(float));
-    count first, last;
-    for (count k = 0; k < at->kernel[1]; k++) {
-        count shift = k * at->dilation[1] - at->padding[1];
-        range(shift, at->stride[1], at->width, at->out_width, &first, &last);
-        for (count i = 0; i < at->height && first < last; i++)
-            add_from(map + i * at->width + first * at->stride[1] + shift, scratch + i * at->out_width + first,
-                     last - first, at->stride[1]);
-    }
-    for (count k = 0; k < at->kernel[0]; k++) {
-        count shift = k * at->dilation[0] - at->padding[0];
-        range(shift, at->stride[0], at->height, at->out_height, &first, &last);
-        for (count i = first; i < last; i++)
-            add_from(scratch + (i * at->stride[0] + shift) * at->out_width, out + i * at->out_width,
-                     at->out_width, 1);
-    }
-}
-
 /* The adjoint: a number for each window is added to all its positions. */
-static void spread(const float *windows, const geometry *at, float *scratch, float *map) {
+void spread(const float *windows, const geometry *at, float *scratch, float *map) {
     memset(scratch, 0, at->height * at->out_width * sizeof(float));
     memset(map, 0, at->height * at->width * sizeof(float));
     count first, last;
@@ -106,8 +68,6 @@ static int truly_zero(const float *x, const float *map, count channels, count si
             return 0;
     return 1;
 }
-
-static count scratch_size(const geometry *at) { return at->height * (at->width + at->out_width); }
 
 /* factors: of the filters (null: they are unit vectors already), then of the fields of each plane. */
 int cosnorm_prepare_fields(const float *x, const float *weight, count planes, count channels, const geometry *at,

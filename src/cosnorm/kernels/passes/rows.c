@@ -73,8 +73,8 @@ static float center(const float *x, float *out, count size) {
 }
 
 /* out: the rows less their means. 0, too, where a row could count as constant: |x - mean| at most constant * |mean|. */
-static int center_rows(const float *x, float *out, count rows, count size, double extra, double limit,
-                        double constant, float *factor, int threads) {
+int center_rows(const float *x, float *out, count rows, count size, double extra, double limit, double constant,
+                float *factor, int threads) {
     int fine = 1;
 #pragma omp parallel for schedule(static) reduction(min : fine) num_threads(worth(threads, rows * size))
     for (count i = 0; i < rows; i++) {
