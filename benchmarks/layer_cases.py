@@ -170,6 +170,7 @@ def _conv(shape: tuple[int, ...], filters: int, kernel: int, make: Callable[...,
     layers = _with_weight(layers, layers["plain"].weight)
     if make is inference:
         layers["folded cosine"] = layers["cosine"].fold()
+        layers["folded centered"] = layers["centered"].fold()
     return {name: make(layer, x) for name, layer in layers.items()}
 
 
@@ -192,6 +193,7 @@ def _channels_last(shape: tuple[int, ...], filters: int, kernel: int) -> dict[st
     layers = {
         "plain": nn.Conv2d(shape[1], filters, kernel, bias=False, **options),
         "cosine": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, **options),
+        "centered": cosnorm.nn.CosineConv2d(shape[1], filters, kernel, centered=True, **options),
         "batch norm": nn.Sequential(
             nn.Conv2d(shape[1], filters, kernel, bias=False, **options), nn.BatchNorm2d(filters)
         ),
@@ -286,7 +288,7 @@ def _cases() -> list[Case]:
                     f"conv-{kind}-{name}",
                     lambda s=shape, f=filters, k=kernel, make=make: _conv(s, f, k, make),
                     _conv_floor(shape, filters, kernel, products),
-                    groups=(COSINES, ("cosine", "folded cosine")),
+                    groups=(COSINES, ("cosine", "folded cosine"), ("centered", "folded centered")),
                 )
             )
         found.append(

@@ -27,8 +27,11 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "linear-broadcast": ("linear-broadcast-", ("cosine", "F.cosine_similarity")),
     "conv-training": ("conv-training-", ("cosine", "centered", "batch norm")),
     "conv-unfold": ("conv-unfold-", ("cosine", "unfold by hand")),
-    "conv-inference": ("conv-inference-", ("cosine", "folded cosine", "batch norm")),
-    "conv-channels-last": ("conv-channels-last-", ("cosine", "batch norm")),
+    "conv-inference": (
+        "conv-inference-",
+        ("cosine", "folded cosine", "centered", "folded centered", "batch norm"),
+    ),
+    "conv-channels-last": ("conv-channels-last-", ("cosine", "centered", "batch norm")),
     "pairwise": ("pairwise-10000", ("cosine", "normalize + linear by hand")),
     "mnist-step": ("mnist-step", LAYERS[:-1]),
     "sparse": ("sparse-", ("plain on sparse rows", "cosine", "centered")),
