@@ -10,6 +10,7 @@ from cosnorm_lab.report import write_report
 from cosnorm_lab.series import NAMES
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 OPTIONS = (
@@ -58,12 +59,21 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
+def _open(browser, page, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    # On a busy machine the page of the test before, opened again, was once asked before it had its sections.
+    browser.get("about:blank")
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 60).until(
+        lambda _: browser.execute_script("return document.readyState") == "complete"
+    )
+    return browser
+
+
 @pytest.fixture(params=[1200, 375], ids=["desktop", "phone"])
 def opened(request, browser, report):
-    size = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(report.as_uri())
-    return browser
+    return _open(browser, report, request.param)
 
 
 def all_of(browser, selector):
@@ -151,10 +161,7 @@ COMMITTED = Path(__file__).parents[2] / "results" / "report.html"
 
 @pytest.fixture(params=[1200, 375], ids=["desktop", "phone"])
 def committed(request, browser):
-    size = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": request.param < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(COMMITTED.as_uri())
-    return browser
+    return _open(browser, COMMITTED, request.param)
 
 
 def test_the_committed_report_draws_every_figure_and_every_link_resolves(committed):
