@@ -46,7 +46,7 @@ RECIPES = {
             dataset="mnist",
             description="Table 1 of the paper: 784-1000-1000-10, 200 epochs, eight methods",
             configs=mnist.table1,
-            paper=by_method(mnist.PAPER_TABLE1, mnist.NOTES_TABLE1),
+            paper=mnist.OTHER_READING + by_method(mnist.PAPER_TABLE1, mnist.NOTES_TABLE1),
             figures={"errors": 2, "pre-activations": 3},
         ),
         Recipe(
