@@ -14,6 +14,10 @@ from cosnorm_lab.figures import Picture
 
 DOTS_PER_INCH = 200
 PANELS_A_ROW = 4
+# Longer names stand below the lines: beside them they would leave the lines no room.
+CHARACTERS_BESIDE = 32
+# There, two names that are no longer than this share a row.
+CHARACTERS_IN_A_COLUMN = 48
 
 
 def png(picture: Picture) -> bytes:
@@ -47,8 +51,18 @@ def draw(picture: Picture) -> Figure:
         panels[0].set_xlabel(first.x.title)
         panels[0].set_ylabel(first.y.title)
     if picture.legend:
-        panels[0].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
+        _legend(figure, panels[0], [line.caption for line in first.lines])
     return figure
+
+
+def _legend(figure: Figure, axes: Axes, names: list[str]) -> None:
+    longest = max(map(len, names), default=0)
+    if longest <= CHARACTERS_BESIDE:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)
+        return
+    columns = 2 if longest <= CHARACTERS_IN_A_COLUMN else 1
+    figure.set_figheight(figure.get_figheight() + 0.22 * math.ceil(len(names) / columns))
+    figure.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=10)
 
 
 def _chart(axes: Axes, chart: Chart) -> None:

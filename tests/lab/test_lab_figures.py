@@ -54,6 +54,30 @@ def test_every_method_can_be_seen(tmp_path, make):
     assert image.shape[1] >= 1600
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"input_dropout": 0.2, "dropout": 0.5}, {"init_std": 0.316, "input_dropout": 0.2, "dropout": 0.5}],
+)
+def test_names_leave_the_lines_their_room(tmp_path, fields):
+    """Short, longer and long: beside the lines, below them in two columns, and in one."""
+    runs = [
+        write_record(tmp_path, config(method=method), errors=[200, 150]) for method in ("cosine", "mean-only")
+    ]
+    if fields:
+        runs += [write_record(tmp_path, config(epochs=3, **fields), errors=[250, 180, 160])]
+    figure = drawn_of(errors_by_epoch, runs)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    width, height = figure.get_size_inches() * figure.dpi
+    lines = axes.get_window_extent()
+    assert lines.width > 0.6 * width
+    assert lines.height > 0.6 * height
+    legend = (axes.get_legend() or figure.legends[0]).get_window_extent()
+    assert not legend.overlaps(axes.get_tightbbox()) if figure.legends else legend.x0 >= lines.x1
+    assert min(legend.x0, legend.y0) >= 0
+    assert legend.x1 <= width
+
+
 def test_seeds_are_one_line_in_a_band(tmp_path):
     runs = [
         write_record(tmp_path, config(epochs=2, seed=seed), errors=errors)
