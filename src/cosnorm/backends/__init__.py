@@ -1,0 +1,1 @@
+"""What computes: a folder a backend, the same file and function names in each; `choose` decides."""

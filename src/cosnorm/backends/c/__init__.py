@@ -1,0 +1,1 @@
+"""Passes compiled from C around torch's products, on a CPU."""

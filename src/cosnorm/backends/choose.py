@@ -1,0 +1,108 @@
+"""The one place that decides what computes.
+
+    c       compiled passes around torch's products, on a CPU
+    look    the same in torch's operators, on a CPU: one look at the norms, then factors on the products
+    triton  kernels, on a GPU
+    torch   torch's operators, anywhere, without a look at the data
+
+`impl="auto"` takes the first that there is for a device; one that is named computes, or the call raises. A
+backend declines what its form could get wrong (it returns None: extreme norms), and the torch form computes
+then. `COSNORM_IMPL` in the environment forces one for a whole program.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+IMPLEMENTATIONS = ("auto", "c", "torch", "triton")
+_FORCED = "COSNORM_IMPL"
+_AUTO = {"cpu": ("c", "look", "torch")}
+_TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_impl(where: str, impl: str) -> None:
+    """Raise unless `impl` is the name of an implementation."""
+    if not isinstance(impl, str):
+        raise TypeError(f"{where}: impl must be a string, got {type(impl).__name__}")
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f'{where}: impl must be "auto", "c", "torch" or "triton", got {impl!r}')
+
+
+def backends(operation: str, impl: str, tensor: Tensor) -> Iterator[ModuleType]:
+    """The modules that may compute an operation on such a tensor, in the order in which they are asked.
+
+    Args:
+        operation: the name of the file of the operation in each backend that has it: "rows", "fields", ….
+        impl: as the user named it.
+        tensor: its device and dtype decide.
+
+    Raises:
+        RuntimeError: the named one cannot compute here; the message says why.
+    """
+    for name in _names(operation, impl, tensor.device.type, tensor.dtype):
+        found = _module(name, operation)
+        if found is not None:
+            yield found
+
+
+def _names(operation: str, impl: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
+    forced = os.environ.get(_FORCED, "auto")
+    if forced != "auto":
+        if forced not in (*IMPLEMENTATIONS, "look"):
+            raise ValueError(f'{_FORCED} must be "auto", "c", "look", "torch" or "triton", got {forced!r}')
+        # What it cannot do is left to torch's form: a whole program has more operations than one.
+        return ("torch",) if _obstacle(operation, forced, device, dtype) else (forced, "torch")
+    if impl == "auto":
+        return _AUTO.get(device, ("torch",))
+    obstacle = _obstacle(operation, impl, device, dtype)
+    if obstacle:
+        raise RuntimeError(f'impl="{impl}" {obstacle}; use impl="torch" or "auto"')
+    return impl, "torch"
+
+
+@functools.cache
+def _module(name: str, operation: str) -> ModuleType | None:
+    """The module of an operation in a backend; None if it has none, or if nothing of it runs here."""
+    path = f"cosnorm.backends.{name}.{operation}"
+    if importlib.util.find_spec(path) is None:
+        return None
+    if name == "c":
+        from cosnorm.backends.c.library import library
+
+        if library() is None:
+            return None
+    return importlib.import_module(path)
+
+
+def _obstacle(operation: str, name: str, device: str, dtype: torch.dtype) -> str:
+    """Why a backend cannot compute on such tensors; empty if it can."""
+    if name == "torch":
+        return ""
+    if name == "triton":
+        return _triton_obstacle(operation, device, dtype)
+    if device != "cpu":
+        return f"needs tensors on a CPU, got {device}"
+    if _module(name, operation) is None:
+        return f"has no compiled passes for {operation} here"
+    return ""
+
+
+def _triton_obstacle(operation: str, device: str, dtype: torch.dtype) -> str:
+    if dtype not in _TRITON_DTYPES:
+        return f"takes float32, bfloat16 and float16, got {dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "needs triton, which is not installed: pip install triton"
+    from cosnorm.backends.triton.launch import interpreting
+
+    if device != "cuda" and not (device == "cpu" and interpreting()):
+        return (
+            f"needs tensors on a GPU, got {device} (TRITON_INTERPRET=1, set before triton is imported, runs "
+            "the kernels in its interpreter)"
+        )
+    return "" if _module("triton", operation) else f"has no kernel for {operation}"

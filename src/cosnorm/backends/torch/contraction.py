@@ -1,0 +1,83 @@
+"""Which rows meet which: the sums of products over the last dimension, and their adjoints."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Contraction(Protocol):
+    """How rows x (*, D) and rows y (*, D) meet; leading dimensions broadcast."""
+
+    def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:
+        """The shape of the products."""
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """The products Σ_d x·y."""
+
+    def into_x(self, h: Tensor, x: torch.Size, y: Tensor) -> Tensor:
+        """Σ h·y over all that rows x meet, in the shape x."""
+
+    def into_y(self, h: Tensor, x: Tensor, y: torch.Size) -> Tensor:
+        """Σ h·x over all that rows y meet, in the shape y."""
+
+    def beside_x(self, numbers: Tensor) -> Tensor:
+        """One number for each row x, (*, 1), so that it broadcasts beside the products."""
+
+    def beside_y(self, numbers: Tensor) -> Tensor:
+        """One number for each row y, (*, 1), so that it broadcasts beside the products."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Each row with one other: (*, D), (*, D) → (*)."""
+
+    def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:  # noqa: D102
+        return torch.broadcast_shapes(x[:-1], y[:-1])
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return (x * y).sum(-1)
+
+    def into_x(self, h: Tensor, x: torch.Size, y: Tensor) -> Tensor:  # noqa: D102
+        return (h.unsqueeze(-1) * y).sum_to_size(x)
+
+    def into_y(self, h: Tensor, x: Tensor, y: torch.Size) -> Tensor:  # noqa: D102
+        return (h.unsqueeze(-1) * x).sum_to_size(y)
+
+    def beside_x(self, numbers: Tensor) -> Tensor:  # noqa: D102
+        return numbers.squeeze(-1)
+
+    beside_y = beside_x
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Every row of one matrix with every row of another: (*, N, D), (*, M, D) → (*, N, M)."""
+
+    def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:  # noqa: D102
+        return torch.Size((*torch.broadcast_shapes(x[:-2], y[:-2]), x[-2], y[-2]))
+
+    def dot(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+        return x @ y.mT
+
+    def into_x(self, h: Tensor, x: torch.Size, y: Tensor) -> Tensor:  # noqa: D102
+        return (h @ y).sum_to_size(x)
+
+    def into_y(self, h: Tensor, x: Tensor, y: torch.Size) -> Tensor:  # noqa: D102
+        return (h.mT @ x).sum_to_size(y)
+
+    def beside_x(self, numbers: Tensor) -> Tensor:  # noqa: D102
+        return numbers
+
+    def beside_y(self, numbers: Tensor) -> Tensor:  # noqa: D102
+        return numbers.mT
+
+
+PAIRS, MATRIX = Pairs(), Matrix()
+
+
+def summed_dimensions(products: torch.Size, beside: torch.Size) -> tuple[int, ...]:
+    """The dimensions of the products along which numbers of shape `beside` are one and the same."""
+    lead = len(products) - len(beside)
+    return tuple(d for d in range(len(products)) if d < lead or beside[d - lead] != products[d])

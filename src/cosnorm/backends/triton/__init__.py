@@ -1,0 +1,1 @@
+"""Kernels for a GPU. Only `choose` imports them, where they run."""

@@ -1,0 +1,328 @@
+"""What an operator is: a schema and its functions, written once. `define` makes the rest.
+
+Each computation of the library is an operator of torch's dispatcher. Above it there is only torch, so that
+eager code, `torch.compile`, tracers, `vmap`, fake and meta tensors, autocast and dispatch modes all see the
+same thing; below it nobody knows autograd. The autograd function stands at the dispatcher's Autograd key, not
+around the call: Dynamo, `jit.trace` and modes see one node, and every level of `torch.func` comes by, as with
+torch's own operators.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
+
+Function = Callable[..., Any]
+
+_LIBRARY = torch.library.Library("cosnorm", "DEF")
+_AUTOCAST = {"AutocastCPU": "cpu", "AutocastCUDA": "cuda", "AutocastXPU": "xpu", "AutocastMPS": "mps"}
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+for _key in _AUTOCAST:
+    _AUTOCAST_KEYS = _AUTOCAST_KEYS | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _key))
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The gradient of an operator, itself an operator, and what serves where that one cannot.
+
+    Attributes:
+        compute: gradients of the learning arguments from (cotangent, *arguments, *saved, needs), `arguments`
+            without `keep`; anything for one that is not needed.
+        learns: how many of the first arguments are tensors (or None) that get gradients.
+        gradients: the same from (cotangent, *arguments, needs), differentiable, for second derivatives.
+            None: a second derivative raises.
+        tangent: the forward derivative from (tangents, *arguments), differentiable. None: it raises.
+        flops: multiplications and additions from the arguments of `compute`, tensors as their shapes.
+    """
+
+    compute: Function
+    learns: int
+    gradients: Function | None = None
+    tangent: Function | None = None
+    flops: Function | None = None
+
+
+def define(
+    schema: str,
+    compute: Function,
+    shapes: Function,
+    *,
+    backward: Backward | None = None,
+    flops: Function | None = None,
+    batch: Function | None = None,
+    autocast: Function | None = None,
+) -> Any:
+    """Register an operator `cosnorm::…` and return it.
+
+    Args:
+        schema: name, arguments and results, without defaults. Of the results only the first has a gradient;
+            the others are what the backward pass wants, and need be made only where the last argument,
+            `bool keep`, says so: callers give False, the autograd function sets it. Without a `backward`
+            nothing can be differentiated.
+        compute: makes the results, from tensors without autograd; on any device.
+        shapes: empty results of the right shapes, dtypes and strides from tensors without data.
+        backward: its gradient.
+        flops: multiplications and additions, from the arguments with tensors as their shapes.
+        batch: the rule for `vmap`, as `torch.library.register_vmap` takes it; None: one after the other.
+        autocast: gives a learning tensor in the dtype that torch's own function would take under autocast,
+            from the tensor, the type of device and the autocast dtype; None: as it is.
+    """
+    name, arguments, results = _parts(schema)
+    operator = _register(schema, compute, shapes, flops, batch)
+    if backward is None:
+        kernel = _refusing(operator)
+    else:
+        saved = [f"Tensor saved_{number}" for number in range(1, len(results))]
+        inputs = ["Tensor cotangent", *arguments[:-1], *saved, "bool[] needs"]
+        returned = ", ".join(["Tensor"] * backward.learns)
+        gradient = _register(
+            f"{name}_backward({', '.join(inputs)}) -> ({returned})",
+            _in_order(backward),
+            _gradient_shapes(backward.learns),
+            backward.flops,
+            None,
+        )
+        _LIBRARY.impl(f"{name}_backward", _refusing(gradient), "Autograd")
+        for key in _AUTOCAST:
+            _LIBRARY.impl(f"{name}_backward", _autocasting(gradient, key, None, 0), key)
+        kernel = _differentiating(operator, gradient, backward)
+    _LIBRARY.impl(name, kernel, "Autograd")
+    for key in _AUTOCAST:
+        _LIBRARY.impl(name, _autocasting(operator, key, autocast, backward.learns if backward else 0), key)
+    return operator
+
+
+def without_autocast() -> Any:
+    """A context in which our formulas keep the dtypes that they choose."""
+    return torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS)
+
+
+def _parts(schema: str) -> tuple[str, list[str], list[str]]:
+    """Name, arguments and results of a schema."""
+    name, _, rest = schema.partition("(")
+    arguments, _, results = rest.partition(") -> ")
+    return name, arguments.split(", "), results.strip("()").split(", ")
+
+
+def _register(
+    schema: str, compute: Function, shapes: Function, flops: Function | None, batch: Function | None
+) -> Any:
+    name = _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+    _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"cosnorm::{name}", shapes, lib=_LIBRARY)
+    packet = getattr(torch.ops.cosnorm, name)
+    torch.library.register_vmap(f"cosnorm::{name}", batch or _one_by_one(packet.default), lib=_LIBRARY)
+    if flops is not None:
+        register_flop_formula(packet)(lambda *shapes, out_shape=None, **_: flops(*shapes))
+    return packet.default
+
+
+def _in_order(backward: Backward) -> Function:
+    """The gradients in the memory order of what they belong to, as compiled code is told."""
+
+    def compute(cotangent: Tensor, *arguments: Any) -> Any:
+        found = backward.compute(cotangent, *arguments)
+        ordered = tuple(
+            _in_order_of(one, like) if needed else cotangent.new_empty(0)
+            for one, like, needed in zip(found, arguments, arguments[-1], strict=False)
+        )
+        return ordered if backward.learns > 1 else ordered[0]
+
+    return compute
+
+
+def _in_order_of(gradient: Tensor, like: Tensor) -> Tensor:
+    if gradient.stride() == like.stride():
+        return gradient
+    ordered = torch.empty_like(like)
+    return gradient if gradient.stride() == ordered.stride() else ordered.copy_(gradient)
+
+
+def _gradient_shapes(learns: int) -> Function:
+    def shapes(cotangent: Tensor, *arguments: Any) -> Any:
+        found = tuple(
+            torch.empty_like(one) if needed else cotangent.new_empty(0)
+            for one, needed in zip(arguments[:learns], arguments[-1], strict=True)
+        )
+        return found if learns > 1 else found[0]
+
+    return shapes
+
+
+def _one_by_one(operator: Any) -> Function:
+    """The rule for `vmap` of any operator: one call for each sample."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        columns = [
+            one.unbind(dim) if isinstance(one, Tensor) and dim is not None else [one] * info.batch_size
+            for one, dim in zip(arguments, in_dims, strict=True)
+        ]
+        results = [operator(*sample) for sample in zip(*columns, strict=True)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+    return rule
+
+
+def _autocasting(operator: Any, key: str, autocast: Function | None, learns: int) -> Function:
+    device = _AUTOCAST[key]
+
+    def kernel(*arguments: Any) -> Any:
+        if autocast is not None:
+            dtype = torch.get_autocast_dtype(device)
+            cast = [one if one is None else autocast(one, device, dtype) for one in arguments[:learns]]
+            arguments = (*cast, *arguments[learns:])
+        with without_autocast():
+            return operator(*arguments)
+
+    return kernel
+
+
+def _below(operator: Any, arguments: tuple[Any, ...]) -> Any:
+    """The operator below autograd; under a function transform, with what the next level differentiates."""
+    if not torch._C._are_functorch_transforms_active():
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+    # The body of an autograd function has gradients switched off, and the levels further out want theirs.
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
+def _applying(function: type[torch.autograd.Function]) -> Function:
+    """`function.apply` for use at the Autograd key, where one level of transforms has come by already.
+
+    `Function.apply` itself would hand the call to all levels again.
+    """
+    apply = super(torch.autograd.Function, function).apply
+
+    def call(*arguments: Any) -> Any:
+        if not torch._C._are_functorch_transforms_active():
+            return apply(*arguments)
+        with enable_single_level_autograd_function():
+            return apply(*arguments)
+
+    return call
+
+
+def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Function:
+    """The Autograd kernel of an operator that has a gradient."""
+    learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
+    others = len(operator._schema.returns) - 1
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            results = _below(operator, arguments)
+            _, *saved = (results,) if isinstance(results, Tensor) else results
+            tensors = [one if isinstance(one, Tensor) else None for one in arguments]
+            ctx.save_for_backward(*tensors, *saved)
+            ctx.save_for_forward(*tensors)
+            ctx.others = [None if isinstance(one, Tensor) else one for one in arguments]
+            ctx.mark_non_differentiable(*saved)
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Tensor, *_: Any) -> tuple[Any, ...]:
+            arguments, saved = _saved(ctx)
+            needs = list(ctx.needs_input_grad[:learns])
+            if closed_form is not None and torch.is_grad_enabled():
+                # A second derivative, or another level of a function transform, may follow.
+                with without_autocast():
+                    found = closed_form(cotangent, *arguments[:-1], needs)
+            else:
+                found = gradient(cotangent, *arguments[:-1], *saved, needs)
+            found = (found,) if isinstance(found, Tensor) else found
+            wanted = [one if needed else None for one, needed in zip(found, needs, strict=True)]
+            return *wanted, *[None] * (len(arguments) - learns)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            if tangent is None:
+                raise RuntimeError(
+                    f"{operator._schema.name} has no forward derivative; use reverse mode: backward or jacrev"
+                )
+            arguments, _ = _saved(ctx)
+            with without_autocast(), torch.enable_grad():
+                if _forward_levels() > 1:
+                    # Torch has forward derivatives off within `jvp`; the levels further out want theirs.
+                    with forward_ad._set_fwd_grad_enabled(True):
+                        found = tangent(tangents[:learns], *map(_primal, arguments[:-1]))
+                else:
+                    found = tangent(tangents[:learns], *arguments[:-1])
+            return found if others == 0 else (found, *[None] * others)
+
+    apply = _applying(Differentiable)
+
+    def kernel(*arguments: Any) -> Any:
+        learning = torch.is_grad_enabled() and any(
+            one.requires_grad for one in arguments[:learns] if one is not None
+        )
+        if not learning and _reverse_mode_alone():
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+        return apply(*arguments[:-1], learning or arguments[-1])
+
+    return kernel
+
+
+def _reverse_mode_alone() -> bool:
+    """Whether nothing but a recorded gradient could ask for a derivative."""
+    return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
+
+
+def _saved(ctx: Any) -> tuple[list[Any], list[Tensor]]:
+    """The arguments as they were given, and the results that were kept."""
+    number = len(ctx.others)
+    tensors = ctx.saved_tensors
+    pairs = zip(tensors[:number], ctx.others, strict=True)
+    arguments = [other if one is None else one for one, other in pairs]
+    return arguments, list(tensors[number:])
+
+
+def _forward_levels() -> int:
+    """How many `torch.func.jvp` are inside each other here."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return sum(one.key() == torch._C._functorch.TransformType.Jvp for one in stack)
+
+
+def _primal(argument: Any) -> Any:
+    return forward_ad.unpack_dual(argument).primal if isinstance(argument, Tensor) else argument
+
+
+def _refusing(operator: Any) -> Function:
+    """The Autograd kernel of an operator that cannot be differentiated: it raises, and never gives zero."""
+
+    class Refusing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            return _below(operator, arguments)
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            raise RuntimeError(_REFUSED.format(operator._schema.name))
+
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            raise RuntimeError(_REFUSED.format(operator._schema.name))
+
+    apply = _applying(Refusing)
+
+    def kernel(*arguments: Any) -> Any:
+        if not torch.is_grad_enabled() and _reverse_mode_alone():
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+        return apply(*arguments)
+
+    return kernel
+
+
+_REFUSED = (
+    "{}: the gradient of a blocked loss cannot be differentiated again; for a gradient penalty or a "
+    "second-order method write the loss with cosnorm.functional.pairwise_cosine, which has second derivatives"
+)
