@@ -9,8 +9,8 @@ from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# With norms of rows within [1/limit, limit], and sums of magnitudes of a cotangent within theirs, no product of
-# the plain form (rows as they are, factors 1/|x| behind the products) can overflow or lose its digits.
+# With norms of rows within [1/limit, limit], and sums of magnitudes of a cotangent within theirs, no product
+# of the plain form (rows as they are, factors 1/|x| behind the products) can overflow or lose its digits.
 NORM_LIMIT = {torch.float32: 2.0**30, torch.float64: 2.0**200}
 COTANGENT_LIMIT = {torch.float32: 2.0**40, torch.float64: 2.0**300}
 

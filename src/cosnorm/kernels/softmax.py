@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.kernels.launch import interpreting, product, readable, writable
+from cosnorm.backends.triton.launch import interpreting, product, readable, writable
 
 # Bytes of W that are held at a time.
 _CHUNK = 2**27

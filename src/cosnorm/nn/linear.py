@@ -3,9 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from cosnorm.backends.choose import check_impl
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.checks import check_augment, check_count, check_dtype, check_flag
-from cosnorm.functional.implementation import check_impl, check_precision
+from cosnorm.functional.checks import (
+    check_augment,
+    check_count,
+    check_dtype,
+    check_flag,
+    check_precision,
+)
 from cosnorm.nn.scale import Scale
 
 

@@ -260,9 +260,14 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     apply = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        learning = torch.is_grad_enabled() and any(
-            one.requires_grad for one in arguments[:learns] if one is not None
-        )
+        learning = False
+        if torch.is_grad_enabled():
+            needs = [isinstance(one, Tensor) and one.requires_grad for one in arguments]
+            learning = any(needs[:learns])
+            if any(needs[learns:]):
+                raise RuntimeError(
+                    _CONSTANT.format(operator._schema.arguments[needs.index(True, learns)].name)
+                )
         if not learning and _reverse_mode_alone():
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
@@ -322,6 +327,7 @@ def _refusing(operator: Any) -> Function:
     return kernel
 
 
+_CONSTANT = "{0} requires a gradient but receives none here; use {0}.detach(), or a layer that is not folded"
 _REFUSED = (
     "{}: the gradient of a blocked loss cannot be differentiated again; for a gradient penalty or a "
     "second-order method write the loss with cosnorm.functional.pairwise_cosine, which has second derivatives"

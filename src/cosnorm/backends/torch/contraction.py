@@ -8,7 +8,16 @@ from torch import Tensor
 
 
 class Contraction(Protocol):
-    """How rows x (*, D) and rows y (*, D) meet; leading dimensions broadcast."""
+    """How rows x (*, D) and rows y (*, D) meet; leading dimensions broadcast.
+
+    Attributes:
+        is_product: whether they meet in matrix products.
+        keeps_products: whether products are worth their memory until the backward pass, where they spare two
+            passes over both matrices.
+    """
+
+    is_product: bool
+    keeps_products: bool
 
     def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:
         """The shape of the products."""
@@ -33,6 +42,9 @@ class Contraction(Protocol):
 class Pairs:
     """Each row with one other: (*, D), (*, D) → (*)."""
 
+    is_product: bool = False
+    keeps_products: bool = False
+
     def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:  # noqa: D102
         return torch.broadcast_shapes(x[:-1], y[:-1])
 
@@ -55,6 +67,9 @@ class Pairs:
 class Matrix:
     """Every row of one matrix with every row of another: (*, N, D), (*, M, D) → (*, N, M)."""
 
+    keeps_products: bool
+    is_product: bool = True
+
     def shape(self, x: torch.Size, y: torch.Size) -> torch.Size:  # noqa: D102
         return torch.Size((*torch.broadcast_shapes(x[:-2], y[:-2]), x[-2], y[-2]))
 
@@ -74,7 +89,7 @@ class Matrix:
         return numbers.mT
 
 
-PAIRS, MATRIX = Pairs(), Matrix()
+PAIRS, MATRIX, ALL_PAIRS = Pairs(), Matrix(keeps_products=True), Matrix(keeps_products=False)
 
 
 def summed_dimensions(products: torch.Size, beside: torch.Size) -> tuple[int, ...]:

@@ -24,7 +24,12 @@ def _is_wide(x: Tensor) -> bool:
 
 
 def _unit_dtype(x: Tensor, contraction: Contraction) -> torch.dtype:
-    return product_dtype(x.dtype, x.device) if contraction is MATRIX else accumulation_dtype(x.dtype)
+    return product_dtype(x.dtype, x.device) if contraction.is_product else accumulation_dtype(x.dtype)
+
+
+def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+    """Whether this form has these shapes and this layout: it has all."""
+    return True
 
 
 def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
@@ -46,6 +51,23 @@ def cosines(
     if keep:
         statistics = torch.cat([unit.norm.flatten() for unit in units])
     return _dot(*units, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
+
+
+def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> Tensor:
+    """The cosines with unit rows, whose appended components are `constant`, (M, 1)."""
+    dtype = _unit_dtype(x, MATRIX)
+    unit_x: UnitRows | WideRows
+    if _is_wide(x):
+        unit_x = wide_rows(x, dtype, centered=centered, augment=augment)
+    else:
+        unit_x = unit_rows(x, centered=centered, augment=augment)
+    return _dot(unit_x, as_unit(weight.to(dtype), constant), MATRIX).clamp(-1, 1).to(x.dtype)
+
+
+def as_unit(weight: Tensor, constant: Tensor | None) -> UnitRows:
+    """Rows that are unit vectors already."""
+    one = weight.new_ones((1, 1))
+    return UnitRows(weight, constant, one, one)
 
 
 def gradients(
@@ -93,10 +115,12 @@ def gradient_formula(
     centered: bool,
     augment: float,
     needs: list[bool],
+    unit_y: UnitRows | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients in x and y; differentiable, in one dtype."""
-    units = [unit_rows(rows, centered=centered, augment=augment) for rows in (x, y)]
-    return _gradients(cotangent, x, y, *units, contraction, centered, needs)
+    """The gradients in x and y; differentiable, in one dtype. Rows y may be unit vectors already."""
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
+    return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 
 def _dot(unit_x: UnitRows | WideRows, unit_y: UnitRows | WideRows, contraction: Contraction) -> Tensor:
@@ -167,9 +191,11 @@ def tangent_formula(
     *,
     centered: bool,
     augment: float,
+    unit_y: UnitRows | None = None,
 ) -> Tensor:
     """The derivative of the cosines along tangents of x and y (None: 0); differentiable."""
-    unit_x, unit_y = (unit_rows(rows, centered=centered, augment=augment) for rows in (x, y))
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
 
     def move(unit: UnitRows, tangent: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         tangent = torch.zeros_like(rows) if tangent is None else tangent

@@ -1,8 +1,8 @@
 """Rows as unit vectors, whatever their norms, by operators that never look at the data.
 
 `unit_rows` divides by the largest magnitude first, all in one dtype, and is differentiable: second
-derivatives, forward mode, `vmap` and export come from it, and all of float64. `wide_rows` makes the same of the
-narrower types by norms in float64, which holds each of their squares: fewer launches and less traffic.
+derivatives, forward mode, `vmap` and export come from it, and all of float64. `wide_rows` makes the same of
+the narrower types by norms in float64, which holds each of their squares: fewer launches and less traffic.
 """
 
 from typing import NamedTuple
