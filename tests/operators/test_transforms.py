@@ -1,7 +1,7 @@
 """Whoever calls an operation, and under whatever: the same numbers, for every public operation.
 
-Eager code is compared with the plain formula elsewhere; here each caller is compared with the same caller of the
-formula. What is refused is named.
+Eager code is compared with the plain formula elsewhere; here each caller is compared with the same caller of
+the formula. What is refused is named.
 """
 
 import warnings
@@ -115,8 +115,8 @@ def test_jit_trace(operation: Operation, tmp_path):
     x, y = few(operation, torch.float32)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(lambda x, y: operation.call(x, y), (x, y)).save(tmp_path / "traced.pt")
-        traced = torch.jit.load(tmp_path / "traced.pt")
+        torch.jit.trace(lambda x, y: operation.call(x, y), (x, y)).save(str(tmp_path / "traced.pt"))
+        traced = torch.jit.load(str(tmp_path / "traced.pt"))
     assert_same(traced(x.flip(0), y), operation.call(x.flip(0), y), 1e-6)
     assert_same(gradients(traced, x.flip(0), y), gradients(operation.call, x.flip(0), y), 1e-6)
 
