@@ -12,6 +12,7 @@ from cosnorm.functional.checks import (
     check_flag,
     check_precision,
 )
+from cosnorm.nn.folded import FoldedCosineLinear
 from cosnorm.nn.scale import Scale
 
 
@@ -106,8 +107,6 @@ class CosineLinear(nn.Linear):
 
     def fold(self) -> nn.Module:
         """A layer for inference whose weight has unit rows; see `cosnorm.convert.fold`."""
-        from cosnorm.nn.folded import FoldedCosineLinear
-
         return FoldedCosineLinear(self).eval()
 
     def extra_repr(self) -> str:

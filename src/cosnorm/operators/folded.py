@@ -31,6 +31,13 @@ def _shapes(
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
+def _formula(
+    x: Tensor, weight: Tensor, constant: Tensor | None, centered: bool, augment: float, impl: str
+) -> Tensor:
+    unit_y = torch_rows.as_unit(weight, constant)
+    return torch_rows.cosine_formula(x, weight, MATRIX, centered=centered, augment=augment, unit_y=unit_y)
+
+
 def _gradient(
     cotangent: Tensor,
     x: Tensor,
@@ -66,6 +73,7 @@ cosine_folded = define(
     _shapes,
     flops=partial(flops, MATRIX),
     autocast=lower_under_autocast,
+    formula=_formula,
     backward=Backward(
         _gradient, learns=1, gradients=_gradient, tangent=_tangent, flops=partial(backward_flops, MATRIX)
     ),

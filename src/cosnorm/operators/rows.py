@@ -62,6 +62,12 @@ def _gradients(
     return torch_rows.gradients(*given, **options) if found is None else found
 
 
+def _formula(
+    contraction: Contraction, x: Tensor, y: Tensor, centered: bool, augment: float, impl: str
+) -> Tensor:
+    return torch_rows.cosine_formula(x, y, contraction, centered=centered, augment=augment)
+
+
 def gradient_formula(
     contraction: Contraction,
     cotangent: Tensor,
@@ -136,6 +142,7 @@ def _define(name: str, contraction: Contraction, autocast: Any) -> Any:
         flops=partial(flops, contraction),
         batch=partial(_batched, contraction),
         autocast=autocast,
+        formula=partial(_formula, contraction),
         backward=Backward(
             partial(_gradients, contraction),
             learns=2,

@@ -9,6 +9,7 @@ the projection of u on the plane orthogonal to x. `cosines` and `gradients` comp
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +43,16 @@ def cosines(
     x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cosines; nothing in place of the products x·y; and the norms in float64, of x and then of y."""
-    options = {"centered": centered, "augment": augment}
     products, statistics = x.new_empty(0), x.new_empty(0)
     if not _is_wide(x):
-        return cosine_formula(x, y, contraction, **options), products, statistics
+        output = cosine_formula(x, y, contraction, centered=centered, augment=augment)
+        return output, products, statistics
     dtype = _unit_dtype(x, contraction)
-    units = [wide_rows(rows, dtype, **options) for rows in (x, y)]
+    unit_x = wide_rows(x, dtype, centered=centered, augment=augment)
+    unit_y = wide_rows(y, dtype, centered=centered, augment=augment)
     if keep:
-        statistics = torch.cat([unit.norm.flatten() for unit in units])
-    return _dot(*units, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
+        statistics = torch.cat([unit_x.norm.flatten(), unit_y.norm.flatten()])
+    return _dot(unit_x, unit_y, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
 
 
 def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> Tensor:
@@ -83,27 +85,35 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and y; statistics other than ours are made again."""
-    options = {"centered": centered, "augment": augment}
+    options: Any = {"centered": centered, "augment": augment}
     if not _is_wide(x):
         return gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
+    norm_x = norm_y = None
     numbers = [x[..., 0].numel(), y[..., 0].numel()]
-    norms: list[Tensor | None] = [None, None]
     if statistics.dtype == torch.float64 and len(statistics) == sum(numbers):
-        pairs = zip(statistics.split(numbers), (x, y), strict=True)
-        norms = [norm.view(*rows.shape[:-1], 1) for norm, rows in pairs]
+        norm_x, norm_y = statistics.split(numbers)
+        norm_x, norm_y = norm_x.view(*x.shape[:-1], 1), norm_y.view(*y.shape[:-1], 1)
     dtype = _unit_dtype(x, contraction)
-    units = [wide_rows(r, dtype, norm=n, **options) for r, n in zip((x, y), norms, strict=True)]
-    return _gradients(cotangent, x, y, *units, contraction, centered, needs)
+    unit_x = wide_rows(x, dtype, norm=norm_x, **options)
+    unit_y = wide_rows(y, dtype, norm=norm_y, **options)
+    return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 
 def cosine_formula(
-    x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float
+    x: Tensor,
+    y: Tensor,
+    contraction: Contraction,
+    *,
+    centered: bool,
+    augment: float,
+    unit_y: UnitRows | None = None,
 ) -> Tensor:
-    """The cosines; differentiable, in one dtype."""
+    """The cosines; differentiable, in one dtype. Rows y may be unit vectors already."""
     dtype = _unit_dtype(x, contraction)
-    found = (unit_rows(rows, centered=centered, augment=augment) for rows in (x, y))
-    units = [unit._replace(values=unit.values.to(dtype)) for unit in found]
-    return _dot(*units, contraction).clamp(-1, 1).to(x.dtype)
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
+    unit_x, unit_y = (unit._replace(values=unit.values.to(dtype)) for unit in (unit_x, unit_y))
+    return _dot(unit_x, unit_y, contraction).clamp(-1, 1).to(x.dtype)
 
 
 def gradient_formula(
@@ -144,7 +154,6 @@ def _gradients(
     if not cotangent.numel():
         return torch.zeros_like(x), torch.zeros_like(y)
     accumulation, dtype = accumulation_dtype(x.dtype), _unit_dtype(x, contraction)
-    both = unit_x.constant is not None and unit_y.constant is not None
 
     def scaled(beside: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
         # The cotangents of each row are divided by the largest of them.
@@ -170,14 +179,14 @@ def _gradients(
         h, largest = scaled(contraction.beside_x, x)
         u = contraction.into_x(h.to(dtype), x.shape, unit_y.values.to(dtype))
         appended = None
-        if both:
+        if unit_y.constant is not None:
             appended = contraction.into_x(h.to(accumulation), (*x.shape[:-1], 1), unit_y.constant)
         into_x = finish(u, appended, unit_x, largest, x)
     if needs[1]:
         h, largest = scaled(contraction.beside_y, y)
         u = contraction.into_y(h.to(dtype), unit_x.values.to(dtype), y.shape)
         appended = None
-        if both:
+        if unit_x.constant is not None:
             appended = contraction.into_y(h.to(accumulation), unit_x.constant, (*y.shape[:-1], 1))
         into_y = finish(u, appended, unit_y, largest, y)
     return into_x, into_y

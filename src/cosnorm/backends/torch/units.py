@@ -105,8 +105,8 @@ def wide_rows(
         if norm is None or augment:
             largest = torch.linalg.vector_norm(values, torch.inf, -1, keepdim=True, dtype=torch.float64)
             constant = largest <= constant_bound(mean, x.dtype)
-        if augment:
-            values.masked_fill_(constant, 0)
+    if augment and constant is not None:
+        values.masked_fill_(constant, 0)
     if norm is None:
         norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=torch.float64)
         if augment:
@@ -114,6 +114,6 @@ def wide_rows(
         elif constant is not None:
             norm.masked_fill_(constant, torch.inf)
         else:
-            torch.nn.functional.threshold_(norm, 0.0, torch.inf)
+            torch.nn.functional.threshold(norm, 0.0, torch.inf, inplace=True)
     appended = (augment / norm).to(accumulation_dtype(x.dtype)) if augment else None
     return WideRows(torch.div(values, norm, out=torch.empty_like(values, dtype=dtype)), appended, norm)
