@@ -38,9 +38,9 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
 
     float16 is left to overflow, because gradient scalers look for inf to lower their scale.
     """
-    if dtype != torch.float16:
-        gradient = gradient.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
-    return gradient.to(dtype)
+    if dtype == torch.float16:
+        return gradient.to(dtype)
+    return gradient.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
 
 
 def check_one_dtype(*tensors: Tensor) -> None:

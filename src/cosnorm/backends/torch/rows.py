@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cosnorm.backends.torch.contraction import MATRIX, Contraction, summed_dimensions
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
-from cosnorm.norms import accumulation_dtype, product_dtype, saturate
+from cosnorm.norms import accumulation_dtype, product_dtype
 
 
 def _is_wide(x: Tensor) -> bool:
@@ -48,10 +48,7 @@ def cosines(
         output = cosine_formula(x, y, contraction, centered=centered, augment=augment)
         return output, products, statistics
     dtype = _unit_dtype(x, contraction)
-    unit_x = wide_rows(x, dtype, centered=centered, augment=augment)
-    unit_y = wide_rows(y, dtype, centered=centered, augment=augment)
-    if keep:
-        statistics = torch.cat([unit_x.norm.flatten(), unit_y.norm.flatten()])
+    unit_x, unit_y, statistics = wide_rows(x, y, dtype, centered=centered, augment=augment)
     return _dot(unit_x, unit_y, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
 
 
@@ -60,7 +57,7 @@ def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool
     dtype = _unit_dtype(x, MATRIX)
     unit_x: UnitRows | WideRows
     if _is_wide(x):
-        unit_x = wide_rows(x, dtype, centered=centered, augment=augment)
+        unit_x, _, _ = wide_rows(x, x[:0], dtype, centered=centered, augment=augment)
     else:
         unit_x = unit_rows(x, centered=centered, augment=augment)
     return _dot(unit_x, as_unit(weight.to(dtype), constant), MATRIX).clamp(-1, 1).to(x.dtype)
@@ -88,14 +85,9 @@ def gradients(
     options: Any = {"centered": centered, "augment": augment}
     if not _is_wide(x):
         return gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
-    norm_x = norm_y = None
-    numbers = [x[..., 0].numel(), y[..., 0].numel()]
-    if statistics.dtype == torch.float64 and len(statistics) == sum(numbers):
-        norm_x, norm_y = statistics.split(numbers)
-        norm_x, norm_y = norm_x.view(*x.shape[:-1], 1), norm_y.view(*y.shape[:-1], 1)
-    dtype = _unit_dtype(x, contraction)
-    unit_x = wide_rows(x, dtype, norm=norm_x, **options)
-    unit_y = wide_rows(y, dtype, norm=norm_y, **options)
+    ours = statistics.dtype == torch.float64 and len(statistics) == x[..., 0].numel() + y[..., 0].numel()
+    norms = statistics if ours else None
+    unit_x, unit_y, _ = wide_rows(x, y, _unit_dtype(x, contraction), norms=norms, **options)
     return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 
@@ -159,20 +151,18 @@ def _gradients(
         # The cotangents of each row are divided by the largest of them.
         shape = beside(rows[..., :1]).shape
         largest = largest_of(cotangent, summed_dimensions(cotangent.shape, shape))
-        return cotangent / largest, largest.reshape(*rows.shape[:-1], 1).to(accumulation)
+        return cotangent / largest, largest.reshape(*rows.shape[:-1], 1)
 
     def finish(
         u: Tensor, appended: Tensor | None, unit: UnitRows | WideRows, largest: Tensor, like: Tensor
     ) -> Tensor:
-        values = unit.values.to(accumulation)
-        u = u.to(accumulation)
-        along = (values * u).sum(-1, keepdim=True)
+        along = (unit.values * u).sum(-1, keepdim=True, dtype=accumulation)
         if appended is not None and unit.constant is not None:
             along = along + unit.constant * appended
-        u = torch.addcmul(u, values, along, value=-1)
+        u = torch.addcmul(u, unit.values, along, value=-1)
         if centered:
             u = u - u.mean(-1, keepdim=True)
-        return saturate(unit.divide(u, largest), like.dtype)
+        return unit.divide(u, largest, like.dtype)
 
     into_x = into_y = x.new_empty(0)
     if needs[0]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.units import largest_of, unit_rows
-from cosnorm.norms import accumulation_dtype, constant_bound, saturate
+from cosnorm.norms import accumulation_dtype, constant_bound
 
 GATHERED = 2**22  # elements of a dense piece of x
 
@@ -190,4 +190,4 @@ def gradient_formula(
     gradient = summed - unit.values * along
     if centered:
         gradient = gradient - gradient.mean(1, keepdim=True)
-    return saturate(unit.divide(gradient, largest.t()), weight.dtype)
+    return unit.divide(gradient, largest.t(), weight.dtype)
