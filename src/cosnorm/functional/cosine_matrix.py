@@ -12,7 +12,6 @@ it is, for the deviations of a row sum to 0, and |w̃|² = |w|² − D μ².
 All this is the plain form: it looks at the data, and leaves to the unit form what it could get wrong.
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from cosnorm.kernels import cpu_rows
 from cosnorm.kernels.compiled import library
 
 _PLAIN, _DTYPES = (Tensor, nn.Parameter), (torch.float32, torch.float64)
+_COMPILED = (*_DTYPES, torch.bfloat16)
 
 
 def matrix_cosine(
@@ -48,7 +48,7 @@ def matrix_cosine(
     ):
         return None
     dtype = x.dtype
-    if dtype is not weight.dtype or dtype not in _DTYPES or not x.is_cpu or not weight.is_cpu:
+    if dtype is not weight.dtype or dtype not in _COMPILED or not x.is_cpu or not weight.is_cpu:
         return None
     shape, (columns, size) = x.shape, weight.shape if weight.ndim == 2 else (0, 0)
     if (
@@ -68,65 +68,76 @@ def matrix_cosine(
     rows = x if len(shape) == 2 else x.flatten(0, -2)
     if learns and folded:
         return None
-    contiguous = rows.is_contiguous() and weight.is_contiguous()
-    passes = cpu_rows if dtype is torch.float32 and contiguous and library() else row_passes
-    extra = augment * augment
     if learns:
-        output: Tensor | None = _MatrixCosine.apply(rows, weight, passes, centered, augment)
-    else:
-        output = _cosines(passes, rows, weight, centered, extra, folded)
-    if output is None:
-        return None
+        return _shaped(_MatrixCosine.apply(rows, weight, centered, augment), shape)
+    found = _cosines(rows, weight, centered, augment, folded, keep=False)
+    return None if found is None else _shaped(found[0], shape)
+
+
+def _shaped(output: Tensor, shape: torch.Size) -> Tensor:
     return output if len(shape) == 2 else output.unflatten(0, shape[:-1])
 
 
+def _has_passes(x: Tensor, weight: Tensor) -> bool:
+    return x.dtype in _COMPILED and x.is_contiguous() and weight.is_contiguous() and library() is not None
+
+
 def _cosines(
-    passes: ModuleType, x: Tensor, weight: Tensor, centered: bool, extra: float, folded: bool
-) -> Tensor | None:
-    """The cosines alone."""
-    if centered:
-        prepared = passes.prepare_rows(x, weight, extra, folded)
-        if prepared is None:
-            return None
-        products = F.linear(prepared[0], weight)
-        return passes.finish_rows(products, prepared[1], extra, products)
-    found = passes.cosine_rows(x, weight, extra, folded, keep=False)
-    return None if found is None else found[0]
+    x: Tensor, weight: Tensor, centered: bool, augment: float, folded: bool, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The cosines, the products and the statistics, by the compiled passes or by those of torch's operators."""
+    if _has_passes(x, weight):
+        return cpu_rows.cosines(x, weight, centered=centered, augment=augment, folded=folded, keep=keep)
+    if x.dtype not in _DTYPES:
+        return None
+    extra = augment * augment
+    if not centered:
+        return row_passes.cosine_rows(x, weight, extra, folded, keep=keep)
+    prepared = row_passes.prepare_rows(x, weight, extra, folded)
+    if prepared is None:
+        return None
+    products = F.linear(prepared[0], weight)
+    output = torch.empty_like(products) if keep else products
+    return row_passes.finish_rows(products, prepared[1], extra, output), products, prepared[1]
 
 
 class _MatrixCosine(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, passes: ModuleType, centered: bool, augment: float
-    ) -> Tensor:
-        extra, products, factors = augment * augment, None, None
-        if not centered:
-            found = passes.cosine_rows(x, weight, extra, False, keep=True)
-            if found is not None:
-                output, products, factors = found
-        else:
-            prepared = passes.prepare_rows(x, weight, extra, False)
-            if prepared is not None:
-                values, factors = prepared
-                products = F.linear(values, weight)
-                output = passes.finish_rows(products, factors, extra, torch.empty_like(products))
-        ctx.passes, ctx.options = passes, (centered, augment)
-        if factors is None:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, centered: bool, augment: float) -> Tensor:
+        ctx.options = centered, augment
+        found = _cosines(x, weight, centered, augment, False, keep=True)
+        if found is None:
             ctx.save_for_backward(x, weight, None, None)
             return unit_cosine(x.unsqueeze(1), weight, centered, augment)[0]
-        ctx.save_for_backward(x, weight, products, factors)
+        output, products, statistics = found
+        ctx.save_for_backward(x, weight, products, statistics)
         return output
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, products, factors = ctx.saved_tensors
-        (centered, augment), needs = ctx.options, ctx.needs_input_grad[:2]
-        if factors is not None and not torch.is_grad_enabled():  # else a second derivative may follow
-            values = ctx.passes.center_rows(x) if centered else x
-            found = ctx.passes.row_gradients(
-                cotangent.contiguous(), products, factors, values, weight, centered, augment * augment, needs
+        x, weight, products, statistics = ctx.saved_tensors
+        (centered, augment), (needs_x, needs_w) = ctx.options, ctx.needs_input_grad[:2]
+        found = None
+        if statistics is None or torch.is_grad_enabled():  # then a second derivative may follow
+            pass
+        elif _has_passes(x, weight):
+            found = cpu_rows.gradients(
+                cotangent,
+                x,
+                weight,
+                products,
+                statistics,
+                centered=centered,
+                augment=augment,
+                needs_x=needs_x,
+                needs_w=needs_w,
             )
-            if found is not None:
-                return *found, None, None, None
-        into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, *needs)
-        return into_x.squeeze(1) if needs[0] else None, into_w if needs[1] else None, *[None] * 3
+        else:
+            values = row_passes.center_rows(x) if centered else x
+            found = row_passes.row_gradients(
+                cotangent, products, statistics, values, weight, centered, augment * augment, (needs_x, needs_w)
+            )
+        if found is not None:
+            return *found, None, None
+        into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, needs_x, needs_w)
+        return into_x.squeeze(1) if needs_x else None, into_w if needs_w else None, None, None

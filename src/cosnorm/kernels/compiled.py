@@ -26,12 +26,8 @@ _POINTER, _COUNT, _FLOAT, _DOUBLE, _INT = (
 )
 # The arguments of each function but the last, the number of threads.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cosine_rows": (*[_POINTER] * 3, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _POINTER, _POINTER),
-    "cosine_few": (*[_POINTER] * 2, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, *[_POINTER] * 3),
-    "prepare_rows": (_POINTER, _POINTER, *[_COUNT] * 3, *[_DOUBLE] * 3, _POINTER, _POINTER),
     "center_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
     "finish_rows": (_POINTER, _FLOAT, *[_POINTER] * 3, _COUNT, _COUNT),
-    "weigh_rows": (*[_POINTER] * 5, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, _INT, *[_POINTER] * 3),
     "prepare_fields": (
         _POINTER,
         _POINTER,
@@ -75,6 +71,18 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
         _POINTER,
     ),
     "sparse_gradient": (*[_POINTER] * 3, _COUNT, *[_POINTER] * 4, _COUNT, _COUNT, _POINTER),
+}
+# Those over rows are there for each type.
+_ROWS: dict[str, tuple[Any, ...]] = {
+    "center": (*[_POINTER] * 2, *[_COUNT] * 3, *[_DOUBLE] * 3, *[_POINTER] * 2),
+    "cosines": (*[_POINTER] * 3, *[_COUNT] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2),
+    "few_cosines": (*[_POINTER] * 2, *[_COUNT] * 3, *[_DOUBLE] * 3, _INT, *[_POINTER] * 4),
+    "gradients": (*[_POINTER] * 5, *[_COUNT] * 3, *[_DOUBLE] * 2, _INT, *[_POINTER] * 4),
+}
+_SIGNATURES |= {
+    f"{name}_{dtype}": arguments
+    for name, arguments in _ROWS.items()
+    for dtype in ("float32", "float64", "bfloat16")
 }
 _WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields", "clear_fields")
 

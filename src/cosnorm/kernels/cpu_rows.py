@@ -1,144 +1,154 @@
-"""The compiled passes over rows on tensors: float32, contiguous, on a CPU; nothing is checked here.
+"""The compiled passes over rows: cosines of the rows of two matrices, and their gradients.
 
-What looks at the data returns None where the plain form could be wrong: where a norm is out of its window,
-and may not be taken for that of a zero row. `cosnorm.functional.row_passes` has the same by torch.
+Between the passes the products are torch's own. The matrices are float32, float64 or bfloat16, of one dtype,
+contiguous, on a CPU, with at least one row, column and feature: nothing is checked here. None says that the
+plain form could be wrong: a norm lies out of its window and is not that of a zero row (NaN and inf end there,
+too), a centered row could count as constant, or the means of the weight would eat its digits.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.kernels.compiled import CONSTANT, COTANGENT_LIMIT, LIMIT, library
+from cosnorm.functional.norms import accumulation_dtype, largest_norm
+from cosnorm.kernels.compiled import library
 
 # So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
 # norms and products, and one both gradients (LOG, 2026-11-26).
 FEW, FEW_GRADIENTS = 16, 8
 
 
-def cosine_rows(
-    x: Tensor, weight: Tensor, extra: float, folded: bool, *, keep: bool
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The cosines (x·w + extra) f_x f_w (N, M), the products x·w, and the factors f.
+class _Passes:
+    """The functions for one dtype, and what they are told of it."""
 
-    f = 1/√(|row|² + extra), 0 for zero rows: of the weight (M), then of x (N). Folded, the rows of the weight
-    are unit vectors already. Unless they are to be kept, the products are overwritten by the cosines.
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.center, self.cosines, self.few_cosines, self.gradients = (
+            getattr(library(), f"cosnorm_{name}_{str(dtype).removeprefix('torch.')}")
+            for name in ("center", "cosines", "few_cosines", "gradients")
+        )
+        self.number = accumulation_dtype(dtype)
+        self.limit = largest_norm(self.number)
+        self.cotangent_limit = largest_norm(self.number, cotangent=True)
+        self.eps, self.number_eps = torch.finfo(dtype).eps, torch.finfo(self.number).eps
+
+    def constant(self, size: int) -> float:
+        """So many times the mean must a centered norm be: far above that of what could be a constant row."""
+        return float(max(64 * self.number_eps * size, 8 * self.eps * size**0.5))
+
+
+_PASSES: dict[torch.dtype, Any] = {}
+
+
+def _passes(dtype: torch.dtype) -> _Passes:
+    found = _PASSES.get(dtype)
+    if found is None:
+        found = _PASSES[dtype] = _Passes(dtype)
+    return found
+
+
+def cosines(
+    x: Tensor, weight: Tensor, *, centered: bool, augment: float, folded: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The cosines (x·w + augment²) f_x f_w (N, M), the products x·w, and the statistics, in one dimension.
+
+    Statistics: the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N), and, where
+    the rows are centered, the means of the weight (M). Folded, the rows of the weight are unit vectors already
+    (of mean 0). If nothing is to be kept, the cosines take the place of the products and the statistics.
     """
-    rows, columns = len(x), len(weight)
-    factors = torch.empty(rows + columns)
-    few = rows <= FEW
-    products = torch.empty(rows, columns) if few else F.linear(x, weight)
-    output = torch.empty_like(products) if keep else products
-    if few:
-        fine = library().cosnorm_cosine_few(
+    passes, threads = _passes(x.dtype), torch.get_num_threads()
+    (rows, size), columns = x.shape, weight.shape[0]
+    sizes, augment_squared = (rows, columns, size), augment * augment
+    statistics = values = None
+    if keep or centered or rows <= FEW:
+        statistics = torch.empty(
+            rows + (2 if centered else 1) * columns, dtype=passes.number, device=x.device
+        )
+    if centered:
+        values = torch.empty_like(x)
+    if rows <= FEW:
+        products = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
+        output = torch.empty_like(products) if keep else products
+        fine = passes.few_cosines(
             x.data_ptr(),
             weight.data_ptr(),
-            rows,
-            columns,
-            x.shape[1],
-            extra,
-            LIMIT,
+            *sizes,
+            augment_squared,
+            passes.limit,
+            passes.constant(size) if centered else 0,
             folded,
+            _address(values),
             products.data_ptr(),
-            factors.data_ptr(),
+            _address(statistics),
             output.data_ptr(),
-            torch.get_num_threads(),
+            threads,
         )
     else:
-        fine = library().cosnorm_cosine_rows(
+        if values is not None:
+            fine = passes.center(
+                x.data_ptr(),
+                0 if folded else weight.data_ptr(),
+                *sizes,
+                augment_squared,
+                passes.limit,
+                passes.constant(size),
+                values.data_ptr(),
+                _address(statistics),
+                threads,
+            )
+            if not fine:
+                return None
+        products = F.linear(x if values is None else values, weight)
+        output = torch.empty_like(products) if keep else products
+        fine = passes.cosines(
             products.data_ptr(),
-            x.data_ptr(),
+            x.data_ptr() if values is None else 0,
             0 if folded else weight.data_ptr(),
-            rows,
-            columns,
-            x.shape[1],
-            extra,
-            LIMIT,
-            factors.data_ptr(),
+            *sizes,
+            augment_squared,
+            passes.limit,
+            _address(statistics),
             output.data_ptr(),
-            torch.get_num_threads(),
+            threads,
         )
-    return (output, products, factors) if fine else None
+    return (output, products, output if statistics is None else statistics) if fine else None
 
 
-def prepare_rows(x: Tensor, weight: Tensor, extra: float, folded: bool) -> tuple[Tensor, Tensor] | None:
-    """The rows of x less their means, and the factors as of `cosine_rows`, but of what is centered.
-
-    Behind the factors stand the means of the weight (M). None, too, where a row of x could count as constant,
-    or where the means of the weight are so large that they would eat the digits.
-    """
-    rows, size = x.shape
-    columns = weight.shape[0]
-    factors, values = torch.empty(rows + 2 * columns), torch.empty_like(x)
-    fine = library().cosnorm_prepare_rows(
-        x.data_ptr(),
-        0 if folded else weight.data_ptr(),
-        rows,
-        columns,
-        size,
-        extra,
-        LIMIT,
-        size * CONSTANT,
-        values.data_ptr(),
-        factors.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return (values, factors) if fine else None
-
-
-def center_rows(x: Tensor) -> Tensor:
-    """The rows less their means."""
-    values = torch.empty_like(x)
-    library().cosnorm_center_rows(x.data_ptr(), values.data_ptr(), *x.shape, torch.get_num_threads())
-    return values
-
-
-def finish_rows(products: Tensor, factors: Tensor, extra: float, output: Tensor) -> Tensor:
-    """The cosines from products of what `prepare_rows` gave, into `output`, also in place."""
-    rows, columns = products.shape
-    address = factors.data_ptr()
-    library().cosnorm_finish_rows(
-        products.data_ptr(),
-        extra,
-        address + 4 * columns,
-        address,
-        output.data_ptr(),
-        rows,
-        columns,
-        torch.get_num_threads(),
-    )
-    return output
-
-
-def row_gradients(
+def gradients(
     cotangent: Tensor,
-    products: Tensor,
-    factors: Tensor,
     x: Tensor,
     weight: Tensor,
+    products: Tensor,
+    statistics: Tensor,
+    *,
     centered: bool,
-    extra: float,
-    needs: tuple[bool, bool],
+    augment: float,
+    needs_x: bool,
+    needs_w: bool,
 ) -> tuple[Tensor | None, Tensor | None] | None:
-    """The gradients in x and in the weight, by h = g f_x f_w and its products with both."""
-    few = len(x) <= FEW_GRADIENTS
+    """The gradients in x and in the weight from what `cosines` kept, by h = g f_x f_w and its products."""
+    passes, few = _passes(x.dtype), x.shape[0] <= FEW_GRADIENTS
+    cotangent = cotangent.contiguous()
     h = torch.empty_like(products)
-    into_x = torch.empty_like(x) if needs[0] else None
-    into_w = torch.empty_like(weight) if needs[1] else None
-    fine = library().cosnorm_weigh_rows(
+    values = torch.empty_like(x) if centered else None
+    into_x = torch.empty_like(x) if needs_x else None
+    into_w = torch.empty_like(weight) if needs_w else None
+    fine = passes.gradients(
         cotangent.data_ptr(),
-        products.data_ptr(),
-        factors.data_ptr(),
         x.data_ptr(),
         weight.data_ptr(),
+        products.data_ptr(),
+        statistics.data_ptr(),
         *products.shape,
         x.shape[1],
-        extra,
-        COTANGENT_LIMIT,
-        centered,
+        augment * augment,
+        passes.cotangent_limit,
         few,
+        _address(values),
         h.data_ptr(),
-        0 if into_x is None else into_x.data_ptr(),
-        0 if into_w is None else into_w.data_ptr(),
+        _address(into_x),
+        _address(into_w),
         torch.get_num_threads(),
     )
     if not fine:
@@ -147,5 +157,9 @@ def row_gradients(
         if into_x is not None:
             into_x.addmm_(h, weight)
         if into_w is not None:
-            into_w.addmm_(h.t(), x)
+            into_w.addmm_(h.t(), x if values is None else values)
     return into_x, into_w
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
