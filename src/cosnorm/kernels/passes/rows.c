@@ -31,7 +31,7 @@ static int crowded(void) {
 #endif
 }
 
-int mode = -1;
+int mode = -1, mode2;
 static int team(int threads, count values) {
     if (mode < 0) mode = getenv("CN_MODE") ? atoi(getenv("CN_MODE")) : 0;
     if (mode == 1) return 1;
@@ -39,23 +39,9 @@ static int team(int threads, count values) {
     return threads > 1 && values > 32768 && !crowded() ? threads : 1;
 }
 
-/* bfloat16 is the upper half of a float. */
-static inline float from_bfloat16(uint16_t value) {
-    uint32_t bits = (uint32_t)value << 16;
-    float out;
-    memcpy(&out, &bits, sizeof out);
-    return out;
-}
-
-/* Rounds half to even; no NaN comes here. */
-static inline uint16_t to_bfloat16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 #define READ(value) (value)
 #define WRITE(value) (value)
+#define VALUE_MANY NUMBER_MANY
 
 #define VALUE float
 #define NUMBER float
@@ -74,12 +60,32 @@ static inline uint16_t to_bfloat16(float value) {
 #undef NAME
 #undef READ
 #undef WRITE
+#undef VALUE_MANY
+
+/* bfloat16 is the upper half of a float. */
+typedef uint16_t halves __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t words __attribute__((vector_size(64)));
+
+static inline float from_bfloat16(uint16_t value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+/* Rounds half to even; no NaN comes here. */
+static inline uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 
 #define VALUE uint16_t
 #define NUMBER float
 #define NAME(stem) stem##_bfloat16
 #define READ(value) from_bfloat16(value)
 #define WRITE(value) to_bfloat16(value)
+#define VALUE_MANY(x, k) ((lanes_bfloat16)(__builtin_convertvector(*(const halves *)((x) + (k)), words) << 16))
 #include "rows.h"
 
 /* What the passes over fields and sparse rows use, with regions of their own. */

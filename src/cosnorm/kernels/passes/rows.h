@@ -5,50 +5,56 @@
  * is called: a call from Python opens one region, and between its passes there is at most a barrier. Each thread has
  * its own `fine`; none leaves early, because the others would wait for it. */
 
-#define BLOCK 512 /* values whose sum is a NUMBER before it enters a double */
+/* Sums run in LANES side by side, which need not wait for one another: the compiler's own way would add up the lanes one
+ * after the other at the end of each. */
+typedef NUMBER NAME(lanes) __attribute__((vector_size(64), aligned(__alignof__(VALUE)), may_alias));
+#define LANES ((count)(64 / sizeof(NUMBER)))
+#define BLOCK (128 * LANES) /* values whose sum is a NUMBER in each lane before it enters a double */
+#define PIECE 512           /* values that a loop leaves in the cache for the next */
 
-/* The sum of TERM(k) into the double `total`; four sums at once: one alone would wait for each addition to end. */
-#define ADD_UP(TERM)                                                    \
-    count start = 0;                                                    \
-    for (; start + BLOCK <= size; start += BLOCK) {                     \
-        NUMBER first = 0, second = 0, third = 0, fourth = 0;            \
-        _Pragma("omp simd reduction(+ : first, second, third, fourth)") \
-        for (count k = start; k < start + BLOCK / 4; k++) {             \
-            first += TERM(k);                                           \
-            second += TERM(k + BLOCK / 4);                              \
-            third += TERM(k + BLOCK / 2);                               \
-            fourth += TERM(k + 3 * BLOCK / 4);                          \
-        }                                                               \
-        total += (first + second) + (third + fourth);                   \
-    }                                                                   \
-    NUMBER rest = 0;                                                    \
-    _Pragma("omp simd reduction(+ : rest)")                             \
-    for (count k = start; k < size; k++) rest += TERM(k);               \
-    total += rest;
+static inline double NAME(sum_lanes)(NUMBER *lane) {
+    for (count half = LANES / 2; half; half /= 2)
+        for (count k = 0; k < half; k++) lane[k] += lane[k + half];
+    return lane[0];
+}
 
-#define DIFFERENCE(k) (READ(x[k]) - offset)
-#define SQUARE(k) (READ(x[k]) * READ(x[k]))
+/* The sum of TERM(MANY, k), which is LANES values from k on, and of TERM(ONE, k). */
+#define ADD_UP(TERM) \
+    double total = 0; \
+    count k = 0; \
+    while (k + LANES <= size) { \
+        NAME(lanes) first = {0}, second = {0}, third = {0}, fourth = {0}; \
+        count end = smaller(size, k + BLOCK); \
+        for (; k + 4 * LANES <= end; k += 4 * LANES) { \
+            first += TERM(MANY, k); \
+            second += TERM(MANY, k + LANES); \
+            third += TERM(MANY, k + 2 * LANES); \
+            fourth += TERM(MANY, k + 3 * LANES); \
+        } \
+        for (; k + LANES <= end; k += LANES) first += TERM(MANY, k); \
+        first = (first + second) + (third + fourth); \
+        total += NAME(sum_lanes)((NUMBER *)&first); \
+    } \
+    NUMBER rest = 0; \
+    for (; k < size; k++) rest += TERM(ONE, k); \
+    return total + rest;
+
+#define VALUE_ONE(x, k) READ((x)[k])
+#define NUMBER_MANY(x, k) (*(const NAME(lanes) *)((x) + (k)))
+#define NUMBER_ONE(x, k) ((x)[k])
+#define DIFFERENCE(HOW, k) (VALUE_##HOW(x, k) - offset)
+#define SQUARE(HOW, k) (VALUE_##HOW(x, k) * VALUE_##HOW(x, k))
+#define PRODUCT(HOW, k) (VALUE_##HOW(x, k) * NUMBER_##HOW(y, k))
+#define NUMBER_ITSELF(HOW, k) NUMBER_##HOW(x, k)
 
 /* The sum of x - offset. */
-CLONES static double NAME(sum)(const VALUE *x, NUMBER offset, count size) {
-    double total = 0;
-    ADD_UP(DIFFERENCE)
-    return total;
-}
+CLONES static double NAME(sum)(const VALUE *x, NUMBER offset, count size) { ADD_UP(DIFFERENCE) }
 
-CLONES double NAME(sum_of_squares)(const VALUE *x, count size) {
-    double total = 0;
-    ADD_UP(SQUARE)
-    return total;
-}
+CLONES double NAME(sum_of_squares)(const VALUE *x, count size) { ADD_UP(SQUARE) }
 
-CLONES static NUMBER NAME(dot)(const VALUE *x, const NUMBER *y, count size) {
-    double total = 0;
-#define PRODUCT(k) (READ(x[k]) * y[k])
-    ADD_UP(PRODUCT)
-#undef PRODUCT
-    return (NUMBER)total;
-}
+CLONES static double NAME(dot)(const VALUE *x, const NUMBER *y, count size) { ADD_UP(PRODUCT) }
+
+CLONES static double NAME(sum_of_numbers)(const NUMBER *x, count size) { ADD_UP(NUMBER_ITSELF) }
 
 CLONES void NAME(add_scaled)(const VALUE *x, NUMBER factor, NUMBER *out, count size) {
 #pragma omp simd
@@ -79,28 +85,17 @@ static void NAME(row_factors)(const VALUE *x, count rows, count size, double aug
     }
 }
 
-/* out = (x - mean) - rest, of which it returns the sum of squares. */
-CLONES static double NAME(subtract)(const VALUE *x, NUMBER mean, NUMBER rest, VALUE *out, count size) {
-    double total = 0;
-    for (count start = 0; start < size; start += BLOCK) {
-        count end = smaller(size, start + BLOCK);
-        NUMBER part = 0;
-#pragma omp simd reduction(+ : part)
-        for (count k = start; k < end; k++) {
-            NUMBER value = READ(x[k]) - mean - rest;
-            part += value * value;
-            out[k] = WRITE(value);
-        }
-        total += part;
-    }
-    return total;
+CLONES static void NAME(subtract)(const VALUE *x, NUMBER mean, NUMBER rest, VALUE *out, count size) {
+#pragma omp simd
+    for (count k = 0; k < size; k++) out[k] = WRITE(READ(x[k]) - mean - rest);
 }
 
 /* out: the row less its mean, which it returns, and the square of what is left. The mean is taken twice, because the
  * first one is rounded. out may be x. */
 static NUMBER NAME(center)(const VALUE *x, VALUE *out, count size, double *squared) {
     NUMBER mean = (NUMBER)(NAME(sum)(x, 0, size) / size);
-    *squared = NAME(subtract)(x, mean, (NUMBER)(NAME(sum)(x, mean, size) / size), out, size);
+    NAME(subtract)(x, mean, (NUMBER)(NAME(sum)(x, mean, size) / size), out, size);
+    *squared = NAME(sum_of_squares)(out, size);
     return mean;
 }
 
@@ -197,27 +192,27 @@ int NAME(cosnorm_cosines)(const VALUE *p, const VALUE *x, const VALUE *weight, c
 /* |w|^2, and the products of w with four rows, from one reading. */
 CLONES static double NAME(products_of_four)(const VALUE *w, const VALUE *const x[4], count size, double out[4]) {
     const VALUE *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
-    double total = 0;
-    for (int n = 0; n < 4; n++) out[n] = 0;
-    for (count start = 0; start < size; start += BLOCK) {
-        count end = smaller(size, start + BLOCK);
-        NUMBER square = 0, first = 0, second = 0, third = 0, fourth = 0;
-#pragma omp simd reduction(+ : square, first, second, third, fourth)
-        for (count k = start; k < end; k++) {
-            NUMBER value = READ(w[k]);
-            square += value * value;
-            first += value * READ(x0[k]);
-            second += value * READ(x1[k]);
-            third += value * READ(x2[k]);
-            fourth += value * READ(x3[k]);
+    double totals[5] = {0};
+    count k = 0;
+    while (k + LANES <= size) {
+        NAME(lanes) sums[5] = {{0}};
+        for (count end = smaller(size, k + BLOCK); k + LANES <= end; k += LANES) {
+            NAME(lanes) value = VALUE_MANY(w, k);
+            sums[0] += value * VALUE_MANY(x0, k);
+            sums[1] += value * VALUE_MANY(x1, k);
+            sums[2] += value * VALUE_MANY(x2, k);
+            sums[3] += value * VALUE_MANY(x3, k);
+            sums[4] += value * value;
         }
-        total += square;
-        out[0] += first;
-        out[1] += second;
-        out[2] += third;
-        out[3] += fourth;
+        for (int n = 0; n < 5; n++) totals[n] += NAME(sum_lanes)((NUMBER *)(sums + n));
     }
-    return total;
+    for (; k < size; k++) {
+        double value = READ(w[k]);
+        totals[4] += value * value;
+        for (int n = 0; n < 4; n++) totals[n] += value * READ(x[n][k]);
+    }
+    for (int n = 0; n < 4; n++) out[n] = totals[n];
+    return totals[4];
 }
 
 /* The products p of few rows with the weight, and its factors, from one reading of it. */
@@ -277,21 +272,20 @@ CLONES void NAME(move_sums)(NUMBER *part, double *total, count size) {
 CLONES static void NAME(weigh)(const VALUE *g, const VALUE *p, NUMBER augment_squared, NUMBER fx, const NUMBER *fw,
                                VALUE *h, NUMBER *along, NUMBER *total, count size, double *along_row,
                                double *total_row) {
-    for (count start = 0; start < size; start += BLOCK) {
-        count end = smaller(size, start + BLOCK);
-        NUMBER part = 0, magnitude = 0;
-#pragma omp simd reduction(+ : part, magnitude)
-        for (count j = start; j < end; j++) {
-            NUMBER value = READ(g[j]), weighed = value * fx * fw[j], own = weighed * (READ(p[j]) + augment_squared);
-            NUMBER absolute = value < 0 ? -value : value;
-            h[j] = WRITE(weighed);
-            part += own;
-            magnitude += absolute;
-            along[j] += own;
-            total[j] += absolute;
+    NUMBER products[PIECE], magnitudes[PIECE];
+    for (count start = 0; start < size; start += PIECE) {
+        count piece = smaller(size - start, PIECE);
+#pragma omp simd
+        for (count j = 0; j < piece; j++) {
+            NUMBER value = READ(g[start + j]), weighed = value * fx * fw[start + j];
+            h[start + j] = WRITE(weighed);
+            products[j] = weighed * (READ(p[start + j]) + augment_squared);
+            magnitudes[j] = value < 0 ? -value : value;
+            along[start + j] += products[j];
+            total[start + j] += magnitudes[j];
         }
-        *along_row += part;
-        *total_row += magnitude;
+        *along_row += NAME(sum_of_numbers)(products, piece);
+        *total_row += NAME(sum_of_numbers)(magnitudes, piece);
     }
 }
 
@@ -321,7 +315,7 @@ static void NAME(weigh_part)(const VALUE *g, const VALUE *p, double augment_squa
             NAME(weigh)(g + i * columns, p + i * columns, (NUMBER)augment_squared, fx[i], fw, own, along, total, columns,
                         &along_row, &total_sample);
             along_x[i] = (NUMBER)-along_row * fx[i] * fx[i];
-            if (mean) shift[i] = NAME(dot)(own, mean, columns);
+            if (mean) shift[i] = (NUMBER)NAME(dot)(own, mean, columns);
             if (++since == 64) {
                 NAME(move_sums)(along, sums, 2 * columns);
                 since = 0;
@@ -427,4 +421,11 @@ int NAME(cosnorm_gradients)(const VALUE *g, const VALUE *x, const VALUE *weight,
 #undef ADD_UP
 #undef BLOCK
 #undef DIFFERENCE
+#undef LANES
+#undef NUMBER_ITSELF
+#undef NUMBER_MANY
+#undef NUMBER_ONE
+#undef PIECE
+#undef PRODUCT
 #undef SQUARE
+#undef VALUE_ONE
