@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from cosnorm.functional import cosine_linear
 from cosnorm.functional.cosine_matrix import matrix_cosine
+from cosnorm.kernels.compiled import library
 
 # Rows whose norms and products, and whose gradients, are taken in one pass; on one thread and on several.
 FEW = [(1, 784, 100), (2, 63, 37), (4, 1100, 5), (7, 784, 100), (8, 513, 3), (9, 784, 100), (16, 31, 7)]
@@ -63,7 +64,8 @@ def test_what_it_declines(rows: int):
     assert taken(x, w)
     assert not taken(x * 1e-12, w)
     assert not taken(x, w * 1e12)
-    assert not taken(x.half(), w.half())
+    assert taken(x.half(), w.half()) == taken(x.bfloat16(), w.bfloat16()) == bool(library())
+    assert not taken(x.to(torch.float8_e5m2), w.to(torch.float8_e5m2))
     assert not taken(x[:0], w)
     assert not taken(x, w + 30, centered=True)  # the weight's mean is larger than its deviations
     assert not taken(x * 1e-7 + 1, w, centered=True)  # nearly constant rows

@@ -25,7 +25,7 @@ from cosnorm.kernels import cpu_rows
 from cosnorm.kernels.compiled import library
 
 _PLAIN, _DTYPES = (Tensor, nn.Parameter), (torch.float32, torch.float64)
-_COMPILED = (*_DTYPES, torch.bfloat16)
+_COMPILED = (*_DTYPES, torch.bfloat16, torch.float16)
 
 
 def matrix_cosine(
@@ -35,9 +35,9 @@ def matrix_cosine(
 
     Folded, the rows of the weight are unit vectors already, and nothing learns.
 
-    It takes what every step of a training on a CPU has: float32 or float64, outside of compiled code,
-    autocast, function transforms and forward mode. Its checks are few and plain: after a matrix product the
-    caches hold nothing of this, and the first touch of every line costs microseconds.
+    It takes what every step of a training on a CPU has: outside of compiled code, autocast, function
+    transforms and forward mode. Its checks are few and plain: after a matrix product the caches hold nothing of
+    this, and the first touch of every line costs microseconds.
     """
     if (
         torch.compiler.is_dynamo_compiling()  # first, so that it sees no more; other tracers have own types
@@ -85,7 +85,7 @@ def _has_passes(x: Tensor, weight: Tensor) -> bool:
 def _cosines(
     x: Tensor, weight: Tensor, centered: bool, augment: float, folded: bool, *, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The cosines, the products and the statistics, by the compiled passes or by those of torch's operators."""
+    """The cosines, the products and the statistics, by compiled passes or by those of torch's operators."""
     if _has_passes(x, weight):
         return cpu_rows.cosines(x, weight, centered=centered, augment=augment, folded=folded, keep=keep)
     if x.dtype not in _DTYPES:
@@ -133,11 +133,12 @@ class _MatrixCosine(torch.autograd.Function):
                 needs_w=needs_w,
             )
         else:
-            values = row_passes.center_rows(x) if centered else x
+            values, needs = row_passes.center_rows(x) if centered else x, (needs_x, needs_w)
             found = row_passes.row_gradients(
-                cotangent, products, statistics, values, weight, centered, augment * augment, (needs_x, needs_w)
+                cotangent, products, statistics, values, weight, centered, augment * augment, needs
             )
         if found is not None:
             return *found, None, None
-        into_x, into_w = unit_gradients(cotangent, x.unsqueeze(1), weight, centered, augment, needs_x, needs_w)
+        rows = x.unsqueeze(1)
+        into_x, into_w = unit_gradients(cotangent, rows, weight, centered, augment, needs_x, needs_w)
         return into_x.squeeze(1) if needs_x else None, into_w if needs_w else None, None, None

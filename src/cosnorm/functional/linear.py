@@ -97,7 +97,13 @@ def cosine_linear(
     check_precision(where, precision)
     rows = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
     kernels = choose(where, impl, x)
-    if precision == "fp8":
+    found = None
+    if torch.is_autocast_enabled(x.device.type) and precision is None and not kernels:
+        with without_autocast(x.device):  # it cast the rows already
+            found = matrix_cosine(rows, weight, centered, augment)
+    if found is not None:
+        output = found
+    elif precision == "fp8":
         output = fp8_cosine(rows, weight, centered=centered, augment=augment, kernels=kernels)
     elif kernels:
         output = kernel_cosine(rows, weight, centered=centered, augment=augment)

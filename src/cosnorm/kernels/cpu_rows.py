@@ -1,9 +1,9 @@
 """The compiled passes over rows: cosines of the rows of two matrices, and their gradients.
 
-Between the passes the products are torch's own. The matrices are float32, float64 or bfloat16, of one dtype,
-contiguous, on a CPU, with at least one row, column and feature: nothing is checked here. None says that the
-plain form could be wrong: a norm lies out of its window and is not that of a zero row (NaN and inf end there,
-too), a centered row could count as constant, or the means of the weight would eat its digits.
+Between the passes the products are torch's own. The matrices are of one floating dtype (float16 goes through
+float32), contiguous, on a CPU, with at least one row, column and feature: nothing is checked here. None says
+that the plain form could be wrong: a norm lies out of its window and is not that of a zero row (NaN and inf
+end there, too), a centered row could count as constant, or the means of the weight would eat its digits.
 """
 
 from typing import Any
@@ -16,21 +16,24 @@ from cosnorm.functional.norms import accumulation_dtype, largest_norm
 from cosnorm.kernels.compiled import library
 
 # So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
-# norms and products, and one both gradients (LOG, 2026-11-26).
-FEW, FEW_GRADIENTS = 16, 8
+# norms and products, and one both gradients. The library's own products of bfloat16 are faster than that.
+_FEW = {torch.float32: 16, torch.float16: 16, torch.float64: 8}
+_FEW_GRADIENTS = {torch.float32: 8, torch.float16: 8, torch.float64: 8}
 
 
 class _Passes:
     """The functions for one dtype, and what they are told of it."""
 
     def __init__(self, dtype: torch.dtype) -> None:
+        computed = torch.float32 if dtype is torch.float16 else dtype
         self.center, self.cosines, self.few_cosines, self.gradients = (
-            getattr(library(), f"cosnorm_{name}_{str(dtype).removeprefix('torch.')}")
+            getattr(library(), f"cosnorm_{name}_{str(computed).removeprefix('torch.')}")
             for name in ("center", "cosines", "few_cosines", "gradients")
         )
         self.number = accumulation_dtype(dtype)
         self.limit = largest_norm(self.number)
         self.cotangent_limit = largest_norm(self.number, cotangent=True)
+        self.few, self.few_gradients = _FEW.get(dtype, 0), _FEW_GRADIENTS.get(dtype, 0)
         self.eps, self.number_eps = torch.finfo(dtype).eps, torch.finfo(self.number).eps
 
     def constant(self, size: int) -> float:
@@ -53,21 +56,24 @@ def cosines(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The cosines (x·w + augment²) f_x f_w (N, M), the products x·w, and the statistics, in one dimension.
 
-    Statistics: the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N), and, where
-    the rows are centered, the means of the weight (M). Folded, the rows of the weight are unit vectors already
-    (of mean 0). If nothing is to be kept, the cosines take the place of the products and the statistics.
+    The statistics are the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N), and
+    of centered rows the means of the weight (M), in the dtype of sums. Folded, the rows of the weight are unit
+    vectors already (of mean 0). If nothing is to be kept, the other two may be the cosines as well. Products of
+    float16 are float32.
     """
-    passes, threads = _passes(x.dtype), torch.get_num_threads()
+    passes, threads, dtype = _passes(x.dtype), torch.get_num_threads(), x.dtype
+    if dtype is torch.float16:
+        x, weight = x.float(), weight.float()
     (rows, size), columns = x.shape, weight.shape[0]
     sizes, augment_squared = (rows, columns, size), augment * augment
     statistics = values = None
-    if keep or centered or rows <= FEW:
+    if keep or centered or rows <= passes.few:
         statistics = torch.empty(
             rows + (2 if centered else 1) * columns, dtype=passes.number, device=x.device
         )
     if centered:
         values = torch.empty_like(x)
-    if rows <= FEW:
+    if rows <= passes.few:
         products = torch.empty((rows, columns), dtype=x.dtype, device=x.device)
         output = torch.empty_like(products) if keep else products
         fine = passes.few_cosines(
@@ -112,7 +118,9 @@ def cosines(
             output.data_ptr(),
             threads,
         )
-    return (output, products, output if statistics is None else statistics) if fine else None
+    if not fine:
+        return None
+    return output.to(dtype), products, output if statistics is None else statistics
 
 
 def gradients(
@@ -128,7 +136,10 @@ def gradients(
     needs_w: bool,
 ) -> tuple[Tensor | None, Tensor | None] | None:
     """The gradients in x and in the weight from what `cosines` kept, by h = g f_x f_w and its products."""
-    passes, few = _passes(x.dtype), x.shape[0] <= FEW_GRADIENTS
+    passes, dtype = _passes(x.dtype), x.dtype
+    few = x.shape[0] <= passes.few_gradients
+    if dtype is torch.float16:
+        cotangent, x, weight = cotangent.float(), x.float(), weight.float()
     cotangent = cotangent.contiguous()
     h = torch.empty_like(products)
     values = torch.empty_like(x) if centered else None
@@ -158,6 +169,8 @@ def gradients(
             into_x.addmm_(h, weight)
         if into_w is not None:
             into_w.addmm_(h.t(), x if values is None else values)
+    if dtype is torch.float16:
+        into_x, into_w = (None if one is None else one.to(dtype) for one in (into_x, into_w))
     return into_x, into_w
 
 

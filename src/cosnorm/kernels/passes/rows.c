@@ -32,11 +32,16 @@ static int crowded(void) {
 }
 
 int mode = -1, mode2;
+/* How many threads a call takes. On a crowded machine one: the second would be waited for longer than it could help. */
 static int team(int threads, count values) {
-    if (mode < 0) mode = getenv("CN_MODE") ? atoi(getenv("CN_MODE")) : 0;
     if (mode == 1) return 1;
     if (mode == 2) return worth(threads, values);
-    return threads > 1 && values > 32768 && !crowded() ? threads : 1;
+    return crowded() ? 1 : worth(threads, values);
+}
+
+/* The same of few rows: several, whose product torch would wait for in the same way, take all. */
+static int few_team(int threads, count rows, count values) {
+    return rows > 1 ? worth(threads, values) : team(threads, values);
 }
 
 #define READ(value) (value)

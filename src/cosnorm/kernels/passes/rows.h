@@ -61,6 +61,11 @@ CLONES void NAME(add_scaled)(const VALUE *x, NUMBER factor, NUMBER *out, count s
     for (count k = 0; k < size; k++) out[k] += factor * READ(x[k]);
 }
 
+CLONES static void NAME(add_numbers)(const NUMBER *x, NUMBER *out, count size) {
+#pragma omp simd
+    for (count k = 0; k < size; k++) out[k] += x[k];
+}
+
 CLONES static void NAME(scale)(const VALUE *x, NUMBER factor, NUMBER offset, VALUE *out, count size) {
 #pragma omp simd
     for (count k = 0; k < size; k++) out[k] = WRITE(READ(x[k]) * factor + offset);
@@ -246,7 +251,8 @@ int NAME(cosnorm_few_cosines)(const VALUE *x, const VALUE *weight, count rows, c
                               VALUE *p, NUMBER *statistics, VALUE *out, int threads) {
     NUMBER *of_x = statistics + columns;
     int fine = 1;
-#pragma omp parallel num_threads(team(threads, columns * size)) reduction(min : fine)
+    threads = few_team(threads, rows, columns * size);
+#pragma omp parallel num_threads(threads) reduction(min : fine)
     {
         if (values) {
             NAME(center_rows)(x, values, rows, size, augment_squared, limit, constant, of_x, &fine);
@@ -314,9 +320,9 @@ static void NAME(weigh_part)(const VALUE *g, const VALUE *p, double augment_squa
             VALUE *own = h + i * columns;
             NAME(weigh)(g + i * columns, p + i * columns, (NUMBER)augment_squared, fx[i], fw, own, along, total, columns,
                         &along_row, &total_sample);
-            along_x[i] = (NUMBER)-along_row * fx[i] * fx[i];
+            along_x[i] = (NUMBER)(-along_row * fx[i] * fx[i]);
             if (mean) shift[i] = (NUMBER)NAME(dot)(own, mean, columns);
-            if (++since == 64) {
+            if (++since == 32) {
                 NAME(move_sums)(along, sums, 2 * columns);
                 since = 0;
             }
@@ -335,25 +341,40 @@ static NUMBER NAME(along_column)(const double *sums, count columns, int parts, c
         total += NAME(sums_of)(sums, columns, part)[columns + j];
     }
     if (!fits(total, limit)) *fine = 0;
-    return (NUMBER)-along * factor * factor;
+    return (NUMBER)(-along * factor * factor);
 }
 
-/* One row of the weight and few rows of x: own = along w + offset + h x, and into_x += h w; h lies a column apart. */
-static void NAME(few_gradients)(const VALUE *w, const VALUE *x, const VALUE *h, count rows, count columns, count size,
-                                NUMBER along, NUMBER offset, NUMBER *own, NUMBER *into_x) {
-    if (own) {
-        for (count k = 0; k < size; k++) own[k] = offset;
-        NAME(add_scaled)(w, along, own, size);
-    }
-    for (count i = 0; i < rows; i++) {
-        if (into_x) NAME(add_scaled)(w, READ(h[i * columns]), into_x + i * size, size);
-        if (own) NAME(add_scaled)(x + i * size, READ(h[i * columns]), own, size);
-    }
-}
-
-CLONES static void NAME(write)(const NUMBER *x, VALUE *out, count size) {
+/* out = along w + offset + the sum of h x over four rows of x; out may be w. */
+CLONES static void NAME(add_four)(const VALUE *w, NUMBER along, NUMBER offset, const VALUE *const x[4],
+                                  const NUMBER h[4], VALUE *out, count size) {
+    const VALUE *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
+    NUMBER h0 = h[0], h1 = h[1], h2 = h[2], h3 = h[3];
 #pragma omp simd
-    for (count k = 0; k < size; k++) out[k] = WRITE(x[k]);
+    for (count k = 0; k < size; k++)
+        out[k] = WRITE(READ(w[k]) * along + offset + (h0 * READ(x0[k]) + h1 * READ(x1[k])) +
+                       (h2 * READ(x2[k]) + h3 * READ(x3[k])));
+}
+
+/* One row of the weight and few rows of x: its gradient along w + offset + h x, and into_x += h w (null: not wanted).
+ * h lies `columns` apart. */
+static void NAME(few_gradients)(const VALUE *w, const VALUE *x, const VALUE *h, count rows, count columns, count size,
+                                NUMBER along, NUMBER offset, VALUE *into_w, NUMBER *into_x) {
+    for (count first = 0; into_w && first < rows; first += 4) {
+        const VALUE *vectors[4];
+        NUMBER weights[4];
+        for (count n = 0; n < 4; n++) {
+            count i = smaller(first + n, rows - 1);
+            vectors[n] = x + i * size;
+            weights[n] = first + n < rows ? READ(h[i * columns]) : 0;
+        }
+        NAME(add_four)(first ? into_w : w, first ? 1 : along, first ? 0 : offset, vectors, weights, into_w, size);
+    }
+    for (count i = 0; into_x && i < rows; i++) NAME(add_scaled)(w, READ(h[i * columns]), into_x + i * size, size);
+}
+
+CLONES static void NAME(write)(const NUMBER *x, NUMBER offset, VALUE *out, count size) {
+#pragma omp simd
+    for (count k = 0; k < size; k++) out[k] = WRITE(x[k] + offset);
 }
 
 /* h, and what the gradients in x and in the weight (null: not wanted) are before the products with h are added: the
@@ -364,8 +385,9 @@ int NAME(cosnorm_gradients)(const VALUE *g, const VALUE *x, const VALUE *weight,
                             double limit, int few, VALUE *values, VALUE *h, VALUE *into_x, VALUE *into_w,
                             int threads) {
     const NUMBER *of_x = statistics + columns, *mean = values ? of_x + rows : 0;
-    threads = team(threads, rows * columns + (rows + columns) * size);
-    count vectors = few ? threads * (rows + 1) * size : 0;
+    count work = rows * columns + (rows + columns) * size;
+    threads = few ? few_team(threads, rows, work) : team(threads, work);
+    count vectors = few && into_x ? threads * rows * size : 0;
     double *sums = malloc(NAME(sums_size)(columns, threads) + (2 * rows + vectors) * sizeof(NUMBER));
     if (!sums) return 0;
     NUMBER *along_x = (NUMBER *)NAME(sums_of)(sums, columns, threads), *shift = along_x + rows, *parts = shift + rows;
@@ -387,23 +409,20 @@ int NAME(cosnorm_gradients)(const VALUE *g, const VALUE *x, const VALUE *weight,
         if (few) {
 #pragma omp for schedule(static)
             for (int t = 0; t < threads; t++) {
-                NUMBER *own = parts + t * (rows + 1) * size, *part = own + size;
-                memset(part, 0, rows * size * sizeof(NUMBER));
+                NUMBER *part = vectors ? parts + t * rows * size : 0;
+                if (part) memset(part, 0, rows * size * sizeof(NUMBER));
                 for (count j = columns * t / threads; j < columns * (t + 1) / threads; j++) {
                     NUMBER along = NAME(along_column)(sums, columns, threads, j, statistics[j], limit, &fine);
                     NAME(few_gradients)(weight + j * size, values ? values : x, h + j, rows, columns, size, along,
-                                        mean ? -mean[j] * along : 0, into_w ? own : 0, into_x ? part : 0);
-                    if (into_w) NAME(write)(own, into_w + j * size, size);
+                                        mean ? -mean[j] * along : 0, into_w ? into_w + j * size : 0, part);
                 }
             }
 #pragma omp for schedule(static)
             for (count i = 0; i < (into_x ? rows : 0); i++) {
-                NUMBER *first = parts + (i + 1) * size;
-                for (int t = 1; t < threads; t++)
-                    for (count k = 0; k < size; k++) first[k] += first[t * (rows + 1) * size + k];
-                NAME(add_scaled)((values ? values : x) + i * size, along_x[i], first, size);
-                for (count k = 0; mean && k < size; k++) first[k] -= shift[i];
-                NAME(write)(first, into_x + i * size, size);
+                NUMBER *own = parts + i * size;
+                for (int t = 1; t < threads; t++) NAME(add_numbers)(parts + (t * rows + i) * size, own, size);
+                NAME(add_scaled)((values ? values : x) + i * size, along_x[i], own, size);
+                NAME(write)(own, mean ? -shift[i] : 0, into_x + i * size, size);
             }
         } else {
 #pragma omp for schedule(static)
