@@ -36,8 +36,8 @@ def matrix_cosine(
     Folded, the rows of the weight are unit vectors already, and nothing learns.
 
     It takes what every step of a training on a CPU has: outside of compiled code, autocast, function
-    transforms and forward mode. Its checks are few and plain: after a matrix product the caches hold nothing of
-    this, and the first touch of every line costs microseconds.
+    transforms and forward mode. Its checks are few and plain: after a matrix product the caches hold
+    nothing of this, and the first touch of every line costs microseconds.
     """
     if (
         torch.compiler.is_dynamo_compiling()  # first, so that it sees no more; other tracers have own types

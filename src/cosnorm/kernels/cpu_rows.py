@@ -56,10 +56,10 @@ def cosines(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The cosines (x·w + augment²) f_x f_w (N, M), the products x·w, and the statistics, in one dimension.
 
-    The statistics are the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N), and
-    of centered rows the means of the weight (M), in the dtype of sums. Folded, the rows of the weight are unit
-    vectors already (of mean 0). If nothing is to be kept, the other two may be the cosines as well. Products of
-    float16 are float32.
+    The statistics are the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N),
+    and of centered rows the means of the weight (M), in the dtype of sums. Folded, the rows of the weight are
+    unit vectors already (of mean 0). If nothing is to be kept, the other two may be the cosines themselves.
+    The products of float16 are float32.
     """
     passes, threads, dtype = _passes(x.dtype), torch.get_num_threads(), x.dtype
     if dtype is torch.float16:
