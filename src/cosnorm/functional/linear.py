@@ -98,7 +98,7 @@ def cosine_linear(
     rows = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
     kernels = choose(where, impl, x)
     found = None
-    if torch.is_autocast_enabled(x.device.type) and precision is None and not kernels:
+    if x.is_cpu and torch.is_autocast_enabled("cpu") and precision is None and not kernels:
         with without_autocast(x.device):  # it cast the rows already
             found = matrix_cosine(rows, weight, centered, augment)
     if found is not None:
