@@ -14,7 +14,7 @@ setup(
         Extension(
             "cosnorm.kernels._passes",
             [f"src/cosnorm/kernels/passes/{name}.c" for name in ("rows", "fields", "centered", "sparse")],
-            depends=[f"src/cosnorm/kernels/passes/{name}.h" for name in ("common", "fields")],
+            depends=[f"src/cosnorm/kernels/passes/{name}.h" for name in ("common", "fields", "rows")],
             # OpenMP is not linked: its functions are found in the copy that torch has loaded.
             extra_compile_args=["-O3", "-fno-math-errno", *(["-fopenmp"] if _LINUX else [])],
             optional=True,

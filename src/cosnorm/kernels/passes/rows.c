@@ -31,11 +31,8 @@ static int crowded(void) {
 #endif
 }
 
-int mode = -1, mode2;
 /* How many threads a call takes. On a crowded machine one: the second would be waited for longer than it could help. */
 static int team(int threads, count values) {
-    if (mode == 1) return 1;
-    if (mode == 2) return worth(threads, values);
     return crowded() ? 1 : worth(threads, values);
 }
 
