@@ -31,25 +31,34 @@ static inline int all_zero(const float *x, count size, count stride) {
     return 1;
 }
 
-/* 1/sqrt(squared + extra), 0 for a zero norm; `zero` says whether the vector of squared norm 0 is a zero vector. */
-static inline int factor_of(double squared, int zero, double extra, double limit, float *factor) {
-    if (squared == 0 ? !zero : !inside(sqrt(squared), limit)) return 0;
-    double norm = sqrt(squared + extra);
-    *factor = norm == 0 ? 0 : (float)(1 / norm);
-    return norm == 0 || extra == 0 || inside(norm, limit);
+/* 1/sqrt(squared + augment_squared), 0 for a zero norm, -1 for one that the plain form does not allow; `zero` says
+ * whether the vector of squared norm 0 is a zero vector. */
+static inline double reciprocal_norm(double squared, int zero, double augment_squared, double limit) {
+    if (squared == 0 ? !zero : !inside(sqrt(squared), limit)) return -1;
+    double norm = sqrt(squared + augment_squared);
+    if (norm == 0) return 0;
+    return augment_squared == 0 || inside(norm, limit) ? 1 / norm : -1;
+}
+
+/* The same into `factor`. */
+static inline int factor_of(double squared, int zero, double augment_squared, double limit, float *factor) {
+    double found = reciprocal_norm(squared, zero, augment_squared, limit);
+    *factor = (float)found;
+    return found >= 0;
 }
 
 static inline int fits(double total, double limit) { return total == 0 || inside(total, limit); }
 
-/* Those of rows.c that the others use, too. */
+/* Those of rows.c that the others use, too; each opens a region. sums: 3 * columns * threads of scratch. */
 void add_scaled(const float *x, float factor, float *out, count size);
 void move_sums(float *part, double *total, count size);
 double sum_of_squares(const float *x, count size);
-int row_factors(const float *x, count rows, count size, double extra, double limit, float *factor, int threads);
-int center_rows(const float *x, float *out, count rows, count size, double extra, double limit, double constant,
-                float *factor, int threads);
-int weigh_rows(const float *g, const float *p, float extra, const float *fx, const float *fw, const float *mean,
+int row_factors(const float *x, count rows, count size, double augment_squared, double limit, float *factor,
+                int threads);
+int center_rows(const float *x, float *out, count rows, count size, double augment_squared, double limit,
+                double constant, float *factor, int threads);
+int weigh_rows(const float *g, const float *p, float augment_squared, const float *fx, const float *fw,
                count samples, count each, count columns, double limit, float *h, float *along_x, float *along_w,
-               float *shift, double *sums, int threads);
+               double *sums, int threads);
 
 #endif
