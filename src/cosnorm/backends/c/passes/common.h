@@ -31,8 +31,8 @@ static inline int all_zero(const float *x, count size, count stride) {
     return 1;
 }
 
-/* 1/sqrt(squared + augment_squared), 0 for a zero norm, -1 for one that the plain form does not allow; `zero` says
- * whether the vector of squared norm 0 is a zero vector. */
+/* 1/sqrt(squared + augment_squared), 0 for a zero norm, -1 for one that the plain form does not allow;
+ * `zero` says whether the vector of squared norm 0 is a zero vector. */
 static inline double reciprocal_norm(double squared, int zero, double augment_squared, double limit) {
     if (squared == 0 ? !zero : !inside(sqrt(squared), limit)) return -1;
     double norm = sqrt(squared + augment_squared);
@@ -58,7 +58,7 @@ int row_factors(const float *x, count rows, count size, double augment_squared, 
 int center_rows(const float *x, float *out, count rows, count size, double augment_squared, double limit,
                 double constant, float *factor, int threads);
 int weigh_rows(const float *g, const float *p, float augment_squared, const float *fx, const float *fw,
-               count samples, count each, count columns, double limit, float *h, float *along_x, float *along_w,
-               double *sums, int threads);
+               count samples, count each, count columns, double limit, float *h, float *along_x,
+               float *along_w, double *sums, int threads);
 
 #endif

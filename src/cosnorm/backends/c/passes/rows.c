@@ -9,8 +9,8 @@
 
 #include <stdint.h>
 
-/* Whether other processes want this thread's processor: for a quarter of a second it lost it more than 25 times a second
- * (8 on a quiet machine, 60 to 130 beside one to six busy processes). */
+/* Whether other processes want this thread's processor: for a quarter of a second it lost it more than 25
+ * times a second (8 on a quiet machine, 60 to 130 beside one to six busy processes). */
 static int crowded(void) {
 #ifdef RUSAGE_THREAD
     static _Thread_local double since;
@@ -31,10 +31,9 @@ static int crowded(void) {
 #endif
 }
 
-/* How many threads a call takes. On a crowded machine one: the second would be waited for longer than it could help. */
-static int team(int threads, count values) {
-    return crowded() ? 1 : worth(threads, values);
-}
+/* How many threads a call takes. On a crowded machine one: the second would be waited for longer than it
+ * could help. */
+static int team(int threads, count values) { return crowded() ? 1 : worth(threads, values); }
 
 /* The same of few rows: several, whose product torch would wait for in the same way, take all. */
 static int few_team(int threads, count rows, count values) {
@@ -87,12 +86,15 @@ static inline uint16_t to_bfloat16(float value) {
 #define NAME(stem) stem##_bfloat16
 #define READ(value) from_bfloat16(value)
 #define WRITE(value) to_bfloat16(value)
-#define VALUE_MANY(x, k) ((lanes_bfloat16)(__builtin_convertvector(*(const halves *)((x) + (k)), words) << 16))
+#define VALUE_MANY(x, k) \
+    ((lanes_bfloat16)(__builtin_convertvector(*(const halves *)((x) + (k)), words) << 16))
 #include "rows.h"
 
 /* What the passes over fields and sparse rows use, with regions of their own. */
 
-void add_scaled(const float *x, float factor, float *out, count size) { add_scaled_float32(x, factor, out, size); }
+void add_scaled(const float *x, float factor, float *out, count size) {
+    add_scaled_float32(x, factor, out, size);
+}
 
 void move_sums(float *part, double *total, count size) { move_sums_float32(part, total, size); }
 
@@ -101,7 +103,7 @@ double sum_of_squares(const float *x, count size) { return sum_of_squares_float3
 int row_factors(const float *x, count rows, count size, double augment_squared, double limit, float *factor,
                 int threads) {
     int fine = 1;
-#pragma omp parallel num_threads(worth(threads, rows * size)) reduction(min : fine)
+#pragma omp parallel num_threads(worth(threads, rows *size)) reduction(min : fine)
     row_factors_float32(x, rows, size, augment_squared, limit, factor, &fine);
     return fine;
 }
@@ -109,21 +111,22 @@ int row_factors(const float *x, count rows, count size, double augment_squared, 
 int center_rows(const float *x, float *out, count rows, count size, double augment_squared, double limit,
                 double constant, float *factor, int threads) {
     int fine = 1;
-#pragma omp parallel num_threads(worth(threads, rows * size)) reduction(min : fine)
+#pragma omp parallel num_threads(worth(threads, rows *size)) reduction(min : fine)
     center_rows_float32(x, out, rows, size, augment_squared, limit, constant, factor, &fine);
     return fine;
 }
 
 int weigh_rows(const float *g, const float *p, float augment_squared, const float *fx, const float *fw,
-               count samples, count each, count columns, double limit, float *h, float *along_x, float *along_w,
-               double *sums, int threads) {
+               count samples, count each, count columns, double limit, float *h, float *along_x,
+               float *along_w, double *sums, int threads) {
     int fine = 1;
 #pragma omp parallel num_threads(worth(threads, samples * each * columns)) reduction(min : fine)
     {
 #pragma omp for schedule(static)
         for (int t = 0; t < threads; t++)
-            weigh_part_float32(g, p, augment_squared, fx, fw, 0, samples * t / threads, samples * (t + 1) / threads, each,
-                               columns, limit, h, along_x, 0, sums_of_float32(sums, columns, t), &fine);
+            weigh_part_float32(g, p, augment_squared, fx, fw, 0, samples * t / threads,
+                               samples * (t + 1) / threads, each, columns, limit, h, along_x, 0,
+                               sums_of_float32(sums, columns, t), &fine);
 #pragma omp for schedule(static)
         for (count j = 0; j < columns; j++)
             along_w[j] = along_column_float32(sums, columns, threads, j, fw[j], limit, &fine);
@@ -133,7 +136,7 @@ int weigh_rows(const float *g, const float *p, float augment_squared, const floa
 
 /* The rows less their means, also in place. */
 void cosnorm_center_rows(const float *x, float *out, count rows, count size, int threads) {
-#pragma omp parallel for schedule(static) num_threads(worth(threads, rows * size))
+#pragma omp parallel for schedule(static) num_threads(worth(threads, rows *size))
     for (count i = 0; i < rows; i++) {
         double squared;
         center_float32(x + i * size, out + i * size, size, &squared);
@@ -143,6 +146,6 @@ void cosnorm_center_rows(const float *x, float *out, count rows, count size, int
 /* out = (p + augment_squared) fx fw in [-1, 1]; out may be p. */
 void cosnorm_finish_rows(const float *p, float augment_squared, const float *fx, const float *fw, float *out,
                          count rows, count columns, int threads) {
-#pragma omp parallel num_threads(worth(threads, rows * columns))
+#pragma omp parallel num_threads(worth(threads, rows *columns))
     finish_rows_float32(p, augment_squared, fx, fw, out, rows, columns);
 }
