@@ -39,7 +39,8 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     float16 is left to overflow, because gradient scalers look for inf to lower their scale.
     """
     if dtype != torch.float16:
-        gradient = gradient.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+        limit = min(torch.finfo(dtype).max, torch.finfo(gradient.dtype).max)
+        gradient = gradient.clamp(-limit, limit)
     return gradient.to(dtype)
 
 

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.checks import Reduction
+from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.losses.temperature import Temperature
 
 

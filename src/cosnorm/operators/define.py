@@ -9,6 +9,7 @@ torch's own operators.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import or_
 from typing import Any
 
 import torch
@@ -62,8 +63,8 @@ def define(
     Args:
         schema: name, arguments and results, without defaults. Of the results only the first has a gradient;
             the others are what the backward pass wants, and need be made only where the last argument,
-            `bool keep`, says so: callers give False, the autograd function sets it. Without a `backward`
-            nothing can be differentiated.
+            `bool keep`, says so: callers give False, the autograd function sets it. `bool[] keep` says it of
+            each learning argument. Without a `backward` nothing can be differentiated.
         compute: makes the results, from tensors without autograd; on any device.
         shapes: empty results of the right shapes, dtypes and strides from tensors without data.
         backward: its gradient.
@@ -214,6 +215,7 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     """The Autograd kernel of an operator that has a gradient."""
     learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
     others = len(operator._schema.returns) - 1
+    each = str(operator._schema.arguments[-1].type) == "List[bool]"
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -260,13 +262,15 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     apply = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        learning = torch.is_grad_enabled() and any(
-            one.requires_grad for one in arguments[:learns] if one is not None
-        )
-        if not learning and _reverse_mode_alone():
+        recording = torch.is_grad_enabled()
+        learning = [recording and one is not None and one.requires_grad for one in arguments[:learns]]
+        if not any(learning) and _reverse_mode_alone():
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
-        return apply(*arguments[:-1], learning or arguments[-1])
+        # Levels further out may have asked for more.
+        keep = arguments[-1]
+        keep = list(map(or_, learning, keep)) if each else any(learning) or keep
+        return apply(*arguments[:-1], keep)
 
     return kernel
 
