@@ -228,7 +228,7 @@ def test_memory(kind: str, reduction: str):
         "keys": {},
         "both directions": {"bidirectional": True},
     }[kind] | {"reduction": reduction}
-    saved, largest = zip(*(memory(options, rows, chunk) for chunk in (8, 64, 300)), strict=True)
+    saved, largest = zip(*(memory(options, rows, chunk) for chunk in (8, 128, 300)), strict=True)
     assert max(saved) <= 4 * len(rows) * number * (3 * size + 10)
     assert saved[0] == saved[1] == saved[2]
     if reduction == "none" or kind == "keys":

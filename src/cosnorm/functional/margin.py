@@ -180,7 +180,7 @@ def sample_classes(
         raise ValueError(
             f"{where}: num_sampled must be at most num_classes = {num_classes}, got {num_sampled}"
         )
-    present = indices_in(labels, num_classes, f"{where}: labels").unique()
+    present = indices_in(labels, num_classes, f"{where}: labels must be").unique()
     order = torch.randperm(num_classes, generator=generator, device=labels.device)
     absent = order[~torch.isin(order, present)]
     return torch.cat([present, absent[: max(0, num_sampled - len(present))]]).sort().values

@@ -54,7 +54,7 @@ def center_loss(
     check_rows_of_classes(where, embeddings=embeddings, centers=centers)
     check_labels(where, labels, embeddings)
     check_reduction(where, reduction)
-    own = centers[indices_in(labels, centers.shape[0], f"{where}: labels")]
+    own = centers[indices_in(labels, centers.shape[0], f"{where}: labels must be")]
     dtype = accumulation_dtype(own.dtype)
     return averaged((embeddings.to(dtype) - own.to(dtype)).square().sum(1) / 2, reduction)
 

@@ -1,5 +1,6 @@
 """Losses of single pairs."""
 
+import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.arrays import takes_arrays

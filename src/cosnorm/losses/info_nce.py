@@ -99,7 +99,7 @@ def info_nce_loss(
         own = torch.arange(number, device=keys.device).unsqueeze(1)
         chosen = torch.cat([own, negatives.long()], 1)
         units = unit_vectors(queries, False), unit_vectors(keys, False)
-        cosines = chosen_products(*units, chosen, f"{where}: negatives must be rows of keys and", False)
+        cosines = chosen_products(*units, chosen, f"{where}: negatives must be rows of keys,", False)
         return _reduced(cosines, temperature, reduction)
     check_tensors(where, queries=queries, negatives=negatives)
     if negatives.ndim != 3 or negatives.shape[0] != number or negatives.shape[2] != queries.shape[1]:
@@ -147,7 +147,7 @@ def sample_negatives(
     if positives is None:
         positives = torch.arange(num_keys)
     check_indices(where, "positives", positives, positives.device)
-    positives = indices_in(positives, num_keys, f"{where}: positives")
+    positives = indices_in(positives, num_keys, f"{where}: positives must be")
     shape = (positives.shape[0], num_negatives)
     drawn = torch.randint(num_keys - 1, shape, generator=generator, device=positives.device)
     return drawn + (drawn >= positives.unsqueeze(1))

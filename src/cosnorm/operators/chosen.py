@@ -59,5 +59,5 @@ chosen_products = define(
 )
 """x_i·y_k for unit rows x (N, D), y (M, D) and k = chosen[i, ·] (N, K) → (N, K), in [-1, 1].
 
-N·K keys are never held, forward or backward. `what` the choices are stands in the error for those out of range.
+N·K keys are never held, forward or backward. `what` is the beginning of the error for a choice out of range.
 """

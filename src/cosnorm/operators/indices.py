@@ -9,11 +9,11 @@ from cosnorm.operators.define import define
 
 
 def check_range(what: str, indices: Tensor, size: int) -> None:
-    """Raise unless indices are in [0, size)."""
+    """Raise unless indices are in [0, size); `what` is the beginning of the error."""
     if indices.numel():
         low, high = (int(bound) for bound in torch.aminmax(indices))
         if low < 0 or high >= size:
-            raise ValueError(f"{what} must be in [0, {size}), got {low} to {high}")
+            raise ValueError(f"{what} in [0, {size}), got {low} to {high}")
 
 
 def _indices(indices: Tensor, size: int, what: str) -> Tensor:
@@ -35,7 +35,7 @@ def _like(dtype: torch.dtype) -> Any:
 
 
 indices_in = define("indices_in(Tensor indices, int size, str what) -> Tensor", _indices, _like(torch.int64))
-"""Indices in [0, size) as int64; `what` they are stands in the error."""
+"""Indices in [0, size) as int64; `what` is the beginning of the error: "where: labels must be"."""
 
 signs_of = define("signs_of(Tensor labels, str where) -> Tensor", _signs, _like(torch.bool))
 """Where labels of ±1 are 1."""

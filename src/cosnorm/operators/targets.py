@@ -103,7 +103,7 @@ def gather_batch(
     of_classes = share_rows(number, weight.device, group)
     shares = share_rows(len(embeddings), embeddings.device, group)
     if check:
-        check_range(f"{WHERE}: labels", labels, of_classes.total)
+        check_range(f"{WHERE}: labels must be", labels, of_classes.total)
     here = gather(labels.long(), shares) - of_classes.own.start
     places = here
     if classes is not None:
@@ -126,7 +126,7 @@ def _check_classes(classes: Tensor, number: int) -> None:
             f"{WHERE}: classes must have shape (S,) and name each class once, got shape "
             f"{tuple(classes.shape)} with {len(classes.unique())} different ones; use classes.unique()"
         )
-    check_range(f"{WHERE}: classes", classes, number)
+    check_range(f"{WHERE}: classes must be", classes, number)
 
 
 def _compute(
