@@ -168,7 +168,7 @@ def _loss(
     options: PairOptions,
     reduction: Reduction,
 ) -> Tensor:
-    loss, count, *_ = pair_softmax(queries, keys, extra_keys, temperature, *options, [False] * 4)
+    loss, count, *_ = pair_softmax(queries, keys, extra_keys, temperature, *options, 0)
     return reduced(loss, count, reduction)
 
 

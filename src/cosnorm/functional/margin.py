@@ -140,7 +140,7 @@ def margin_cross_entropy(
         group=processes,
         impl=impl,
     )
-    loss, count, *_ = class_softmax(embeddings, weight, value, *options, [False] * 3)
+    loss, count, *_ = class_softmax(embeddings, weight, value, *options, 0)
     return reduced(loss, count, reduction)
 
 

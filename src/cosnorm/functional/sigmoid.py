@@ -65,5 +65,5 @@ def pairwise_sigmoid_loss(
     options = SigmoidOptions(
         number_scale, number_bias, reduction == "none", chunk_size, name_of(_WHERE, group)
     )
-    loss, count, *_ = sigmoid_pairs(queries, keys, tensor_scale, tensor_bias, *options, [False] * 4)
+    loss, count, *_ = sigmoid_pairs(queries, keys, tensor_scale, tensor_bias, *options, 0)
     return reduced(loss, count, reduction)

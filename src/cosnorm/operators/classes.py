@@ -19,7 +19,7 @@ from cosnorm.backends.torch.units import UnitRows, project_
 from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduce_rows
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import Backward, define
-from cosnorm.operators.options import arguments_of, results_of
+from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
 from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch
 
@@ -170,7 +170,7 @@ def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOp
 
 
 def _compute(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> Results:
-    options, keep = ClassOptions(*rest[:-1]), rest[-1]
+    options, keep = ClassOptions(*rest[:-1]), flags_of(rest[-1], 3)
     softmax = _softmax(embeddings, weight, value, options)
     kept: list[Any] | None = [] if options.keeps(embeddings, weight, keep) else None
     sums = softmax.log_sums(kept)
@@ -195,7 +195,7 @@ def _compute(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> R
 
 
 def _shapes(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> Results:
-    options, keep = ClassOptions(*rest[:-1]), rest[-1]
+    options, keep = ClassOptions(*rest[:-1]), flags_of(rest[-1], 3)
     number, size = embeddings.shape
 
     def empty(*shape: int) -> Tensor:
@@ -277,7 +277,7 @@ def _backward_flops(
 
 
 class_softmax = define(
-    f"class_softmax(Tensor embeddings, Tensor weight, Tensor value, {arguments_of(ClassOptions)}, bool[] keep) "
+    f"class_softmax(Tensor embeddings, Tensor weight, Tensor value, {arguments_of(ClassOptions)}, int keep) "
     f"-> {results_of(Results)}",
     _compute,
     _shapes,

@@ -19,7 +19,7 @@ from cosnorm.backends.pairs import direction
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import Backward, define
-from cosnorm.operators.options import arguments_of, results_of
+from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pair_problem import PairOptions, Problem, pose
 from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pair_up, split_factor
 
@@ -166,7 +166,7 @@ def _with_gradients(problem: Problem, pairs: Pairs, positive: Tensor, into: Grad
 
 
 def _compute(*arguments: Any) -> Results:
-    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), arguments[-1]
+    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), flags_of(arguments[-1], 4)
     pairs, problem = learning.pairs(options)
     positive = _positive(problem, pairs)
     projected, divisors, into_temperature, log_sums = (pairs.x.new_empty(0) for _ in range(4))
@@ -187,7 +187,7 @@ def _compute(*arguments: Any) -> Results:
 
 
 def _shapes(*arguments: Any) -> Results:
-    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), arguments[-1]
+    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), flags_of(arguments[-1], 4)
     queries = learning.queries
     number, size = queries.shape
 
@@ -239,7 +239,7 @@ def _flops(passes: int, queries: torch.Size, keys: torch.Size | None, extra: tor
 
 def _forward_flops(*arguments: Any) -> int:
     options = PairOptions(*arguments[4:-1])
-    return _flops(3 if any(arguments[-1]) and not options.separate else 1, *arguments[:3])
+    return _flops(3 if arguments[-1] and not options.separate else 1, *arguments[:3])
 
 
 def _backward_flops(cotangent: torch.Size, *arguments: Any) -> int:
@@ -248,7 +248,7 @@ def _backward_flops(cotangent: torch.Size, *arguments: Any) -> int:
 
 pair_softmax = define(
     "pair_softmax(Tensor queries, Tensor? keys, Tensor? extra_keys, Tensor? temperature, "
-    f"{arguments_of(PairOptions)}, bool[] keep) -> {results_of(Results)}",
+    f"{arguments_of(PairOptions)}, int keep) -> {results_of(Results)}",
     _compute,
     _shapes,
     flops=_forward_flops,

@@ -9,7 +9,6 @@ torch's own operators.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from operator import or_
 from typing import Any
 
 import torch
@@ -63,8 +62,8 @@ def define(
     Args:
         schema: name, arguments and results, without defaults. Of the results only the first has a gradient;
             the others are what the backward pass wants, and need be made only where the last argument,
-            `bool keep`, says so: callers give False, the autograd function sets it. `bool[] keep` says it of
-            each learning argument. Without a `backward` nothing can be differentiated.
+            `bool keep`, says so: callers give False, the autograd function sets it. `int keep` (callers: 0) has a
+            bit for each argument that learns. Without a `backward` nothing can be differentiated.
         compute: makes the results, from tensors without autograd; on any device.
         shapes: empty results of the right shapes, dtypes and strides from tensors without data.
         backward: its gradient.
@@ -215,7 +214,7 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     """The Autograd kernel of an operator that has a gradient."""
     learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
     others = len(operator._schema.returns) - 1
-    each = str(operator._schema.arguments[-1].type) == "List[bool]"
+    each = str(operator._schema.arguments[-1].type) == "int"
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -269,7 +268,7 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
                 return operator(*arguments)
         # Levels further out may have asked for more.
         keep = arguments[-1]
-        keep = list(map(or_, learning, keep)) if each else any(learning) or keep
+        keep = keep | sum(one << place for place, one in enumerate(learning)) if each else any(learning) or keep
         return apply(*arguments[:-1], keep)
 
     return kernel

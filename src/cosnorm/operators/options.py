@@ -20,6 +20,11 @@ def arguments_of(options: type[NamedTuple]) -> str:  # type: ignore[valid-type]
     return ", ".join(f"{_NAMES[kind]} {name}" for name, kind in get_type_hints(options).items())
 
 
+def flags_of(keep: int, learns: int) -> list[bool]:
+    """Which of the learning arguments get gradients, from `int keep` of a schema."""
+    return [bool(keep >> place & 1) for place in range(learns)]
+
+
 def results_of(results: type[NamedTuple]) -> str:  # type: ignore[valid-type]
     """The results of a schema by their names."""
     return f"({', '.join(f'Tensor {name}' for name in get_type_hints(results))})"

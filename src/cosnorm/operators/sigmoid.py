@@ -84,7 +84,7 @@ def _pass(
 
 
 def _compute(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> Results:
-    options, keep = SigmoidOptions(*rest[:-1]), any(rest[-1])
+    options, keep = SigmoidOptions(*rest[:-1]), bool(rest[-1])
     s, b = _value("scale", scale, options.number_scale), _value("bias", bias, options.number_bias)
     pairs = pair_up(queries, keys, None, options.group, "auto")
     kept = keep and not options.separate
@@ -97,7 +97,7 @@ def _compute(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor |
 
 
 def _shapes(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> Results:
-    options, keep = SigmoidOptions(*rest[:-1]), any(rest[-1])
+    options, keep = SigmoidOptions(*rest[:-1]), bool(rest[-1])
     kept = keep and not options.separate
     rows = queries.shape[0] + keys.shape[0]
 
@@ -140,7 +140,7 @@ def _flops(passes: int, queries: torch.Size, keys: torch.Size) -> int:
 
 
 def _forward_flops(queries: torch.Size, keys: torch.Size, *rest: Any) -> int:
-    made = any(rest[-1]) and not SigmoidOptions(*rest[2:-1]).separate
+    made = rest[-1] and not SigmoidOptions(*rest[2:-1]).separate
     return _flops(3 if made else 1, queries, keys)
 
 
@@ -150,7 +150,7 @@ def _backward_flops(cotangent: torch.Size, queries: torch.Size, keys: torch.Size
 
 sigmoid_pairs = define(
     f"sigmoid_pairs(Tensor queries, Tensor keys, Tensor? scale, Tensor? bias, {arguments_of(SigmoidOptions)}, "
-    f"bool[] keep) -> {results_of(Results)}",
+    f"int keep) -> {results_of(Results)}",
     _compute,
     _shapes,
     flops=_forward_flops,
