@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cases import ALL_CASES
+
 
 def peak_bytes(case: str, step: str) -> int:
     """Run one step in a fresh process, and return its extra peak memory.
@@ -36,8 +38,6 @@ def main() -> None:
     parser.add_argument("case")
     parser.add_argument("step")
     arguments = parser.parse_args()
-    from benchmarks.run import ALL_CASES
-
     torch.manual_seed(0)
     rows = torch.randn(64, 16, requires_grad=True)
     (rows @ rows.t()).logsumexp(1).sum().backward()  # libraries and threads are there before the measurement

@@ -17,14 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import caffe2_cases, gpu_cases, lab_cases, layer_cases, loss_cases
+from benchmarks import gpu_cases
+from benchmarks.cases import ALL_CASES
 from benchmarks.floors import milliseconds, rates
 from benchmarks.memory import peak_bytes
 from benchmarks.registry import Case, Step
 from cosnorm_lab.host import commit, host, versions
 from cosnorm_lab.memory import keep_freed_memory
-
-ALL_CASES = [*layer_cases.CASES, *loss_cases.CASES, *lab_cases.CASES, *caffe2_cases.CASES]
 
 
 def check_agreement(case: Case, steps: dict[str, Step]) -> None:

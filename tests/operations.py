@@ -120,7 +120,7 @@ def _by_operators(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor,
 
     def called(x: Tensor, y: Tensor) -> Tensor:
         with (
-            mock.patch("cosnorm.functional.cosine_matrix.library", return_value=None),
+            mock.patch("cosnorm.backends.c.library.library", return_value=None),
             mock.patch("cosnorm.functional.cosine_images.library", return_value=None),
         ):
             return call(x, y)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-# With norms of rows within [1/limit, limit], and sums of magnitudes of a cotangent within theirs, no product of
-# the plain form (rows as they are, factors 1/|x| behind the products) can overflow or lose its digits.
+# With norms of rows within [1/limit, limit], and sums of magnitudes of a cotangent within theirs, no product
+# of the plain form (rows as they are, factors 1/|x| behind the products) can overflow or lose its digits.
 NORM_LIMIT = {torch.float32: 2.0**30, torch.float64: 2.0**200}
 COTANGENT_LIMIT = {torch.float32: 2.0**40, torch.float64: 2.0**300}
 
@@ -38,10 +38,10 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
 
     float16 is left to overflow, because gradient scalers look for inf to lower their scale.
     """
-    if dtype != torch.float16:
-        limit = min(torch.finfo(dtype).max, torch.finfo(gradient.dtype).max)
-        gradient = gradient.clamp(-limit, limit)
-    return gradient.to(dtype)
+    if dtype == torch.float16:
+        return gradient.to(dtype)
+    limit = min(torch.finfo(dtype).max, torch.finfo(gradient.dtype).max)
+    return gradient.clamp(-limit, limit).to(dtype)
 
 
 def check_one_dtype(*tensors: Tensor) -> None:

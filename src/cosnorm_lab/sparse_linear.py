@@ -1,13 +1,12 @@
 """Plain and weight normalized linear layers that take sparse rows too: every method has the benefit."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cosnorm.backends.torch.sparse import row_sums
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.sparse_products import SparseUnits, adjoint, row_sums, sparse_product
+from cosnorm.operators.sparse import sparse_product
 
 
 class SparseLinear(nn.Linear):
@@ -17,9 +16,8 @@ class SparseLinear(nn.Linear):
         """(N, in_features) → (N, out_features)."""
         if input.layout != torch.sparse_csr:
             return super().forward(input)
-        output: Tensor = _Product.apply(
-            input.crow_indices(), input.col_indices(), input.values(), self.weight
-        )
+        parts = input.crow_indices(), input.col_indices(), input.values()
+        output: Tensor = sparse_product(self.weight, *parts, "auto", False)
         return output if self.bias is None else output + self.bias
 
 
@@ -40,23 +38,3 @@ class SparseWeightNorm(SparseLinear):
             return F.linear(input, F.normalize(self.weight, dim=1))
         norm = row_sums(input.crow_indices(), input.values().square()).sqrt()
         return cosine_linear(input, self.weight) * norm.unsqueeze(1)
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(starts: Tensor, columns: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-        return sparse_product(_rows(starts, columns, values), weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        starts, columns, values, weight = ctx.saved_tensors
-        return None, None, None, adjoint(weight, cotangent, _rows(starts, columns, values))
-
-
-def _rows(starts: Tensor, columns: Tensor, values: Tensor) -> SparseUnits:
-    return SparseUnits(starts, columns, values, values.new_zeros(len(starts) - 1, 1))

@@ -88,10 +88,10 @@ def test_the_rule_for_centered_zero(dtype: torch.dtype, scale: float):
         x = torch.tensor([1.5 + steps * eps, 1.5 - steps * eps, 1.5, 1.5], dtype=dtype) * scale
         zero = steps * eps <= 4 * eps * 1.5
         assert zero == (steps <= 6)
-        value = functional.cosine_similarity(x, y, centered=True).item()
+        value = functional.cosine_similarity(x, y, dim=-1, centered=True).item()
         assert value == pytest.approx(0.0 if zero else expected, abs=4 * eps)
     x = torch.tensor([1.5 + 7 * eps, 1.5 - 7 * eps, 1.5, 1.5], dtype=dtype) * scale
-    assert functional.cosine_similarity(x, y, centered=True).item() == pytest.approx(1, abs=4 * eps)
+    assert functional.cosine_similarity(x, y, dim=-1, centered=True).item() == pytest.approx(1, abs=4 * eps)
     image, filters = x.reshape(1, 1, 4), y.reshape(1, 1, 4)
     assert functional.cosine_conv1d(image, filters, centered=True).item() == pytest.approx(1, abs=4 * eps)
     image = torch.tensor([[[1.5 + 6 * eps, 1.5 - 6 * eps, 1.5, 1.5]]], dtype=dtype) * scale

@@ -148,17 +148,6 @@ def test_a_hessian_by_reverse_mode_twice():
     torch.testing.assert_close(hessian, hessian.T)
 
 
-def test_forward_mode_raises_and_is_never_zero():
-    x, w = torch.randn(2, 5), torch.randn(3, 5)
-    with pytest.raises(NotImplementedError, match="forward mode"):
-        torch.func.jvp(lambda x: functional.cosine_linear(x, w), (x,), (x,))
-    with torch.autograd.forward_ad.dual_level():
-        for rows in (x, w):
-            dual = torch.autograd.forward_ad.make_dual(rows, torch.ones_like(rows))
-            with pytest.raises(NotImplementedError, match="forward mode"):
-                functional.cosine_linear(*(dual if one is rows else one for one in (x, w)))
-
-
 @every_operation
 def test_what_is_saved_for_backward(operation: Operation):
     """The inputs, norm and mean of each vector, and products; never the output, never a normalized copy."""

@@ -90,7 +90,7 @@ def test_float64_gradient_against_mpmath(magnitude: float, cotangent: float):
     x = torch.randn(5, dtype=torch.float64, generator=generator) * magnitude
     y = torch.randn(5, dtype=torch.float64, generator=generator)
     x.requires_grad_()
-    functional.cosine_similarity(x, y).backward(torch.tensor(cotangent, dtype=torch.float64))
+    functional.cosine_similarity(x, y, dim=-1).backward(torch.tensor(cotangent, dtype=torch.float64))
     exact = torch.tensor(reference.exact_gradient(x.tolist(), y.tolist(), cotangent), dtype=torch.float64)
     limit = torch.finfo(torch.float64).max
     smallest = 4 * 5e-324

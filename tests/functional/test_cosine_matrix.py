@@ -3,10 +3,10 @@
 import pytest
 import reference
 import torch
+from cosnorm.functional.cosine_matrix import matrix_cosine
 from torch.nn import functional as F
 
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.cosine_matrix import matrix_cosine
 
 # Rows whose norms and products, and whose gradients, are taken in one pass; on one thread and on several.
 FEW = [(1, 784, 100), (2, 63, 37), (4, 1100, 5), (7, 784, 100), (8, 513, 3), (9, 784, 100), (16, 31, 7)]

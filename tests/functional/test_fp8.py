@@ -4,8 +4,8 @@ import pytest
 import reference
 import torch
 
+from cosnorm.backends.torch.fp8 import DTYPE, quantize
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.fp8 import DTYPE, quantize
 from cosnorm.nn import CosineLinear
 
 

@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 
+from cosnorm.backends.c.library import library
+from cosnorm.backends.look import rows as look_rows
+from cosnorm.backends.torch import rows as torch_rows
 from cosnorm.functional import cosine_linear
 from cosnorm.nn import CosineLinear
 
@@ -14,7 +17,7 @@ X, W = torch.randn(2, 5), torch.randn(3, 5)
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match='impl must be "auto", "torch" or "triton", got \'cuda\''):
+    with pytest.raises(ValueError, match='impl must be "auto", "c", "torch" or "triton", got \'cuda\''):
         cosine_linear(X, W, impl="cuda")
     with pytest.raises(TypeError, match="impl must be a string, got NoneType"):
         CosineLinear(5, 3, impl=None)
@@ -23,7 +26,7 @@ def test_unknown_names():
 def test_what_the_kernels_do_not_take():
     with pytest.raises(RuntimeError, match=r"takes float32, bfloat16 and float16, got torch\.float64"):
         cosine_linear(X.double(), W.double(), impl="triton")
-    with pytest.raises(RuntimeError, match="no kernel for a sparse x"):
+    with pytest.raises(RuntimeError, match="no kernel for sparse"):
         cosine_linear(X.to_sparse_csr(), W, impl="triton")
 
 
@@ -43,7 +46,8 @@ def test_on_a_cpu_without_the_interpreter():
     found = subprocess.run(
         [sys.executable, "-c", program], env={}, capture_output=True, text=True, check=False
     )
-    assert 'impl="triton" needs tensors on a GPU, got cpu; use impl="torch"' in found.stderr.splitlines()[-1]
+    assert 'impl="triton" needs tensors on a GPU, got cpu' in found.stderr.splitlines()[-1]
+    assert 'use impl="torch"' in found.stderr.splitlines()[-1]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -58,5 +62,27 @@ def test_it_compiles():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_auto_is_torch_on_a_cpu():
-    assert torch.equal(cosine_linear(X, W), cosine_linear(X, W, impl="torch"))
+@pytest.mark.parametrize("name", ["c", "torch"])
+def test_named_ones_agree(name: str):
+    if name == "c" and library() is None:
+        with pytest.raises(RuntimeError, match="no compiled passes"):
+            cosine_linear(X, W, impl=name)
+    else:
+        torch.testing.assert_close(cosine_linear(X, W, impl=name), cosine_linear(X, W), rtol=1e-6, atol=1e-6)
+
+
+def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch):
+    taken = []
+    for backend in (look_rows, torch_rows):
+        compute = backend.cosines
+        name = backend.__name__.split(".")[2]
+        monkeypatch.setattr(
+            backend, "cosines", lambda *a, n=name, f=compute, **o: taken.append(n) or f(*a, **o)
+        )
+    for name in ("look", "torch"):
+        monkeypatch.setenv("COSNORM_IMPL", name)
+        cosine_linear(X, W, impl="auto")
+    assert taken == ["look", "torch"]
+    monkeypatch.setenv("COSNORM_IMPL", "gpu")
+    with pytest.raises(ValueError, match="COSNORM_IMPL must be"):
+        cosine_linear(X, W)

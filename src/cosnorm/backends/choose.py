@@ -16,6 +16,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,11 @@ def check_impl(where: str, impl: str) -> None:
         raise TypeError(f"{where}: impl must be a string, got {type(impl).__name__}")
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f'{where}: impl must be "auto", "c", "torch" or "triton", got {impl!r}')
+
+
+def backend(operation: str, impl: str, tensor: Tensor, *others: Any) -> ModuleType:
+    """The first module that handles the shapes and the layout of the tensors; the torch form handles all."""
+    return next(one for one in backends(operation, impl, tensor) if one.handles(tensor, *others))
 
 
 def backends(operation: str, impl: str, tensor: Tensor) -> Iterator[ModuleType]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosnorm.backends import choose
+from cosnorm.backends.torch.units import unit_rows
 from cosnorm.norms import accumulation_dtype
 
 
@@ -45,21 +45,16 @@ class ClassRows:
         divisors: (C·K, 2), `inverse_norm` and `scale` of the rows that have been looked at, see `UnitRows`.
     """
 
-    def __init__(self, weight: Tensor, blocks: Blocks) -> None:
+    def __init__(self, weight: Tensor, blocks: Blocks, inverse_norms: Tensor | None) -> None:
+        """`inverse_norms` are those of all rows, (C·K, 1), where their scales are 1; None: not known."""
         self.weight, self.blocks = weight, blocks
-        self.dtype = accumulation_dtype(weight.dtype)
-        self.divisors = weight.new_ones((len(weight), 2), dtype=self.dtype)
-        self._known = False
-        form = next(choose.backends("units", "auto", weight))
-        # One look at all norms at once, where there is such a form.
-        inverse_norms = form.inverse_norms(weight) if hasattr(form, "inverse_norms") else None
+        self.divisors = weight.new_ones((len(weight), 2), dtype=accumulation_dtype(weight.dtype))
+        self._known = inverse_norms is not None
         if inverse_norms is not None:
-            self.divisors[:, :1], self._known = inverse_norms, True
+            self.divisors[:, :1] = inverse_norms
 
     def unit(self, block: slice) -> Tensor:
         """The unit rows of a block."""
-        from cosnorm.backends.torch.units import unit_rows
-
         rows = self.blocks.rows(block)
         if self._known:
             return self.weight[rows] * self.divisors[rows, :1]

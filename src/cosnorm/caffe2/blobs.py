@@ -2,15 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cosnorm.caffe2 import scope
 from cosnorm.caffe2.arguments import MakeArgument
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
 
-if TYPE_CHECKING:
-    from cosnorm.caffe2.net import Net
+Net = Any  # a `cosnorm.caffe2.net.Net`, which is made of these references
 
 
 class BlobReference:
@@ -25,7 +24,7 @@ class BlobReference:
         BlobReference("Y")
     """
 
-    def __init__(self, name: Any, net: "Net | None" = None) -> None:
+    def __init__(self, name: Any, net: Net | None = None) -> None:
         self._name = name.decode() if isinstance(name, bytes) else str(name)
         self._from_net = net
         self.meta: dict[Any, Any] = {}
@@ -54,7 +53,7 @@ class BlobReference:
             raise RuntimeError("Cannot add a non-string to BlobReference.")
         return BlobReference(other + self._name, self._from_net)
 
-    def Net(self) -> "Net | None":
+    def Net(self) -> Any:
         """The net that the blob comes from."""
         return self._from_net
 
@@ -99,12 +98,12 @@ def ScopedName(name: str | bytes) -> str:
     return scope.CurrentNameScope() + (name.decode() if isinstance(name, bytes) else name)
 
 
-def ScopedBlobReference(name: str | bytes, net: "Net | None" = None) -> BlobReference:
+def ScopedBlobReference(name: str | bytes, net: Net | None = None) -> BlobReference:
     """A reference to the blob of that name in the current NameScope."""
     return BlobReference(ScopedName(name), net)
 
 
-def references(given: Any, net: "Net | None" = None) -> list[BlobReference]:
+def references(given: Any, net: Net | None = None) -> list[BlobReference]:
     """One name or several as references: strings receive the NameScope's prefix, references stay as they are.
 
     Raises:

@@ -28,7 +28,7 @@ def check_tensors(where: str, **tensors: Any) -> None:
             )
         if tensor.layout != torch.strided:
             raise TypeError(f"{where}: {name} must be dense, got {tensor.layout}; use {name}.to_dense()")
-        if tensor.dtype != first.dtype:
+        if tensor.dtype != first.dtype and not _is_autocast_on(tensor.device.type):
             raise TypeError(
                 f"{where}: {first_name} and {name} must have one dtype, got {first.dtype} and "
                 f"{tensor.dtype}; convert one of them, for instance {name}.to({first_name}.dtype)"
@@ -38,6 +38,11 @@ def check_tensors(where: str, **tensors: Any) -> None:
                 f"{where}: {first_name} and {name} must be on one device, got {first.device} and "
                 f"{tensor.device}; move one of them, for instance {name}.to({first_name}.device)"
             )
+
+
+def _is_autocast_on(device: str) -> bool:
+    """Whether operators will cast; asked only where dtypes differ, as some devices know no autocast."""
+    return device in ("cpu", "cuda", "xpu", "mps") and torch.is_autocast_enabled(device)
 
 
 def check_augment(where: str, augment: float) -> float:
@@ -85,6 +90,14 @@ def check_dtype(where: str, dtype: torch.dtype | None) -> None:
     """Raise unless parameters can have this dtype."""
     if dtype is not None and dtype not in _DTYPES:
         raise TypeError(f"{where}: dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+
+
+def check_precision(where: str, precision: str | None) -> None:
+    """Raise unless `precision` is one of products."""
+    if precision is not None and not isinstance(precision, str):
+        raise TypeError(f"{where}: precision must be None or a string, got {type(precision).__name__}")
+    if precision not in (None, "fp8"):
+        raise ValueError(f'{where}: precision must be None or "fp8", got {precision!r}')
 
 
 def check_indices(where: str, name: str, value: Any, device: torch.device) -> None:

@@ -2,14 +2,13 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cosnorm.functional.autocast import autocast_tensors, without_autocast
 from cosnorm.functional.checks import check_tensors
 from cosnorm.functional.cosine_images import image_cosine
-from cosnorm.functional.cosine_matrix import matrix_cosine
 from cosnorm.functional.fields import Geometry, in_order_of, plain_fields, wide_fields
-from cosnorm.functional.norms import accumulation_dtype, plain_rows, product_dtype, unit_rows
+from cosnorm.functional.norms import accumulation_dtype, unit_rows
+from cosnorm.operators.folded import cosine_folded
 
 
 def unit_weight(weight: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tensor | None]:
@@ -25,32 +24,16 @@ def folded_linear(
 ) -> Tensor:
     """`cosine_linear` with the unit rows that `unit_weight` gave."""
     where = "FoldedCosineLinear"
-    if not augment:
-        found = matrix_cosine(x, weight, centered, 0.0, folded=True)
-        if found is not None:
-            return found
-    check_tensors(where, x=x)
-    x, weight = autocast_tensors(x, weight)
     check_tensors(where, x=x, weight=weight)
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
             f"{tuple(x.shape)}"
         )
-    with without_autocast(x.device):
-        dtype = product_dtype(x.dtype, x.device)
-        looks = x.device.type == "cpu" and not torch.compiler.is_compiling() and not x.requires_grad
-        plain = plain_rows(x, centered=centered, augment=augment) if looks else None
-        extra_x: Tensor | None
-        if plain is not None:
-            values, extra_x = plain.values * plain.factor, augment * plain.factor
-        else:
-            unit = unit_rows(x, centered=centered, augment=augment)
-            values, extra_x = unit.values, unit.extra
-        output = F.linear(values.to(dtype), weight.to(dtype)).to(accumulation_dtype(x.dtype))
-        if extra is not None and extra_x is not None:
-            output = output + extra_x * extra
-        return _bounded(output).to(x.dtype)
+    rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    constant = None if extra is None else extra.unsqueeze(1)
+    output: Tensor = cosine_folded(rows, weight, constant, centered, augment, "auto", False)
+    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], len(weight))
 
 
 def folded_conv(

@@ -2,17 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cosnorm.functional.autocast import autocast_tensors, without_autocast
-from cosnorm.functional.checks import check_augment, check_flag, check_tensors
-from cosnorm.functional.cosine_kernels import kernel_cosine
-from cosnorm.functional.cosine_matrix import matrix_cosine
-from cosnorm.functional.cosine_rows import cosine_rows
-from cosnorm.functional.fp8 import fp8_cosine
-from cosnorm.functional.implementation import check_impl, check_precision, choose
-from cosnorm.functional.sparse_rows import sparse_cosine
+from cosnorm.backends.choose import check_impl
+from cosnorm.functional.checks import check_augment, check_flag, check_precision, check_tensors
+from cosnorm.functional.overrides import overridable
+from cosnorm.operators.fp8 import cosine_fp8
+from cosnorm.operators.rows import cosine_matrix
+from cosnorm.operators.sparse import cosine_sparse
 
 
+@overridable
 def cosine_linear(
     x: Tensor,
     weight: Tensor,
@@ -37,8 +37,9 @@ def cosine_linear(
         augment: the constant component that the paper appends to x and to each row of the weight, after
             centering, so that no vector is zero (the paper uses 1e-4). At 0 the result is exact at every
             scale: no eps is added anywhere.
-        impl: "torch" (its operators), "triton" (kernels, for float32 and the half types on a GPU), or "auto",
-            which takes torch's. A named one computes or raises.
+        impl: "c" (compiled passes, on a CPU), "triton" (kernels, for float32 and the half types on a GPU),
+            "torch" (its operators, anywhere), or "auto", which takes the fastest that is known to be right
+            here. A named one computes or raises.
         precision: "fp8" rounds each row, divided by its largest element, to 8 bits (e4m3) before the product:
             for N(0, 1) rows of size D the error has a standard deviation of about 0.037/√D. GPUs from compute
             capability 8.9 on have units for it; elsewhere the same numbers are computed in float32. The
@@ -55,7 +56,7 @@ def cosine_linear(
     Raises:
         TypeError: not tensors, not floating point, or of two dtypes.
         ValueError: shapes that do not fit, two devices, a negative `augment`, or an unknown `impl`.
-        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
+        RuntimeError: a named `impl` that cannot run here; the message says why.
 
     Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
 
@@ -67,24 +68,16 @@ def cosine_linear(
                 [0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
-    if precision is None and impl in ("auto", "torch"):
-        found = matrix_cosine(x, weight, centered, augment)
-        if found is not None:
-            return found
     where = "cosine_linear"
+    check_impl(where, impl)
+    check_precision(where, precision)
+    check_flag(where, "centered", centered)
+    augment = check_augment(where, augment)
     if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
         if precision is not None:
             raise ValueError(f"{where}: a sparse x has no precision but its own, got precision={precision!r}")
-        if impl == "triton":
-            raise RuntimeError(f'{where}: impl="triton" has no kernel for a sparse x; use impl="torch"')
-        check_impl(where, impl)
-        return _sparse(where, x, weight, centered, augment)
-    check_tensors(where, x=x)
-    check_tensors(where, weight=weight)
-    x, weight = autocast_tensors(x, weight)
+        return _sparse(where, x, weight, centered, augment, impl)
     check_tensors(where, x=x, weight=weight)
-    check_flag(where, "centered", centered)
-    augment = check_augment(where, augment)
     if weight.ndim != 2:
         raise ValueError(
             f"{where}: weight must have shape (out_features, in_features), got {tuple(weight.shape)}"
@@ -94,24 +87,21 @@ def cosine_linear(
             f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
             f"{tuple(x.shape)}; transpose x, or give a weight of shape (out_features, in_features)"
         )
-    check_precision(where, precision)
-    rows = x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)
-    kernels = choose(where, impl, x)
-    if precision == "fp8":
-        output = fp8_cosine(rows, weight, centered=centered, augment=augment, kernels=kernels)
-    elif kernels:
-        output = kernel_cosine(rows, weight, centered=centered, augment=augment)
+    rows = x if x.ndim == 2 else x.flatten(0, -2) if x.ndim > 2 else x.unsqueeze(0)
+    if x.shape[-1] == 0:
+        # Empty vectors are zero vectors; one zero component makes them ordinary ones.
+        rows, weight = F.pad(rows, (0, 1)), F.pad(weight, (0, 1))
+    output: Tensor
+    if precision is None:
+        output = cosine_matrix(rows, weight, centered, augment, impl, False)[0]
     else:
-        output = cosine_rows(rows.unsqueeze(1), weight, centered=centered, augment=augment)
-    return output.reshape(*x.shape[:-1], weight.shape[0])
+        output = cosine_fp8(rows, weight, centered, augment, impl, False)
+    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: float) -> Tensor:
+def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: float, impl: str) -> Tensor:
     """`cosine_linear` of a CSR matrix."""
-    check_tensors(where, weight=weight)
     check_tensors(where, x=x.values(), weight=weight)
-    check_flag(where, "centered", centered)
-    augment = check_augment(where, augment)
     if x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"{where}: a sparse x must have shape (N, in_features) and weight (out_features, in_features), "
@@ -122,6 +112,6 @@ def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: floa
             f"{where}: a sparse x receives no gradient, because the gradient would be dense; use x.detach(), "
             "or x.to_dense() where it must learn"
         )
-    (like,) = autocast_tensors(weight)
-    with without_autocast(x.device):
-        return sparse_cosine(x, weight, centered=centered, augment=augment).to(like.dtype)
+    parts = x.crow_indices(), x.col_indices(), x.values()
+    output: Tensor = cosine_sparse(weight, *parts, centered, augment, impl, False)[0]
+    return output

@@ -2,14 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cosnorm.functional.autocast import autocast_tensors
 from cosnorm.functional.checks import check_flag, check_tensors
-from cosnorm.functional.cosine_matrix import matrix_cosine
-from cosnorm.functional.cosine_rows import cosine_rows
+from cosnorm.functional.overrides import overridable
+from cosnorm.operators.rows import cosine_all_pairs, cosine_pairs
 
 
-def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = False) -> Tensor:
+@overridable
+def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, *, centered: bool = False) -> Tensor:
     r"""Cosine similarity of paired vectors, broadcasting as torch's function of the same name does.
 
     .. math:: \cos(x, y) = \frac{x \cdot y}{|x|\,|y|}
@@ -20,7 +21,7 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = F
     Args:
         x: any shape that broadcasts with that of y; float16, bfloat16, float32 or float64.
         y: like x, of the same dtype and on the same device.
-        dim: the dimension of the vectors, counted in the broadcast shape; it must have the same size in both.
+        dim: the dimension of the vectors, counted in the broadcast shape; by default the second, as torch's.
         centered: subtract the means along `dim` first.
 
     Returns:
@@ -51,7 +52,9 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = F
     if rank == 0:
         raise ValueError(f"{where}: x and y must have at least one dimension, got two scalars; reshape them")
     if not -rank <= dim < rank:
-        raise IndexError(f"{where}: dim must be between {-rank} and {rank - 1}, got {dim}")
+        raise IndexError(
+            f"{where}: dim must be between {-rank} and {rank - 1}, got {dim}; for single vectors pass dim=-1"
+        )
     try:
         shape = torch.broadcast_shapes(x.shape, y.shape)
     except RuntimeError:
@@ -62,11 +65,13 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = -1, *, centered: bool = F
     x, y = (t.reshape([1] * (rank - t.ndim) + list(t.shape)).movedim(dim, -1) for t in (x, y))
     size = shape[dim]
     x, y = (t if t.shape[-1] == size else t.expand(*t.shape[:-1], size) for t in (x, y))
-    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda") and x.dtype != torch.float64:
-        x, y = x.float(), y.float()  # as torch's function does there
-    return cosine_rows(x, y, centered=centered)
+    if size == 0:
+        x, y = F.pad(x, (0, 1)), F.pad(y, (0, 1))  # empty vectors are zero vectors
+    output: Tensor = cosine_pairs(x, y, centered, 0.0, "auto", False)[0]
+    return output
 
 
+@overridable
 def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = False) -> Tensor:
     r"""Cosine similarity of every row of x with every row of y, by one matrix product.
 
@@ -99,10 +104,7 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
                 [0.7071, 1.0000]])
     """
     where = "pairwise_cosine"
-    check_tensors(where, x=x)
     y = x if y is None else y
-    check_tensors(where, y=y)
-    x, y = autocast_tensors(x, y)
     check_tensors(where, x=x, y=y)
     check_flag(where, "centered", centered)
     if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-1]:
@@ -117,9 +119,7 @@ def pairwise_cosine(x: Tensor, y: Tensor | None = None, *, centered: bool = Fals
             f"{where}: the leading dimensions of x and y must broadcast, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}"
         ) from None
-    learns = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    if x.ndim == y.ndim == 2 and not learns:  # where it learns, all products would be saved
-        found = matrix_cosine(x, y, centered, 0.0)
-        if found is not None:
-            return found
-    return cosine_rows(x.unsqueeze(-2), y.unsqueeze(-3), centered=centered)
+    if x.shape[-1] == 0:
+        x, y = F.pad(x, (0, 1)), F.pad(y, (0, 1))  # empty vectors are zero vectors
+    output: Tensor = cosine_all_pairs(x, y, centered, 0.0, "auto", False)[0]
+    return output

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.kernels.launch import ROW_WINDOW, readable, writable
-from cosnorm.kernels.rows import clamp, power_of_two, unit_rows
+from cosnorm.backends.triton.launch import ROW_WINDOW, readable, writable
+from cosnorm.backends.triton.units import clamp, power_of_two, unit_rows
 
 _BLOCK, _PLACES, _FILTERS, _DEPTH = 256, 64, 32, 16
 

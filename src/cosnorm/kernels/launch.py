@@ -1,12 +1,3 @@
-"""As `cosnorm.backends.triton.launch`, until the kernels here have moved."""
+"""Moved to `cosnorm.backends.triton.launch`."""
 
-from cosnorm.backends.triton.launch import (
-    COTANGENT_WINDOW,
-    ROW_WINDOW,
-    interpreting,
-    product,
-    readable,
-    writable,
-)
-
-__all__ = ["COTANGENT_WINDOW", "ROW_WINDOW", "interpreting", "product", "readable", "writable"]
+from cosnorm.backends.triton.launch import *  # noqa: F403

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.checks import check_dtype, check_flag, check_tensors
-from cosnorm.functional.norms import accumulation_dtype
+from cosnorm.norms import accumulation_dtype
 
 
 class _MeanOnlyBatchNorm(nn.Module):

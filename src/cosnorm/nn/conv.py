@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cosnorm.backends.choose import check_impl
 from cosnorm.functional import cosine_conv1d, cosine_conv2d, cosine_conv3d
 from cosnorm.functional.checks import (
     check_augment,
@@ -15,7 +16,7 @@ from cosnorm.functional.checks import (
     check_numbers,
     check_tensors,
 )
-from cosnorm.functional.implementation import check_impl
+from cosnorm.nn.folded import FoldedCosineConv
 from cosnorm.nn.scale import Scale
 
 Size = int | tuple[int, ...]
@@ -114,8 +115,6 @@ class _CosineConv(_ConvNd):
 
     def fold(self) -> nn.Module:
         """A layer for inference with unit filters; see `cosnorm.convert.fold`."""
-        from cosnorm.nn.folded import FoldedCosineConv
-
         return FoldedCosineConv(self).eval()
 
     def _check_before_padding(self, input: Tensor) -> None:  # noqa: A002

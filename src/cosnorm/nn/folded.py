@@ -8,10 +8,6 @@ from torch.nn import functional as F
 
 from cosnorm.functional.fields import Geometry
 from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
-from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
-from cosnorm.nn.linear import CosineLinear
-
-CosineConv = CosineConv1d | CosineConv2d | CosineConv3d
 
 
 class _Folded(nn.Module):
@@ -22,7 +18,7 @@ class _Folded(nn.Module):
     bias: Tensor | None
     scale: Tensor | None
 
-    def __init__(self, layer: CosineLinear | CosineConv) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         weight, extra = unit_weight(layer.weight, centered=layer.centered, augment=layer.augment)
         self.register_buffer("weight", weight)
@@ -60,14 +56,15 @@ class FoldedCosineLinear(_Folded):
 
     Example:
         >>> import torch
+        >>> from cosnorm.nn import CosineLinear
         >>> layer = CosineLinear(8, 3, centered=True, bias=True)
         >>> x = torch.randn(5, 8)
         >>> torch.allclose(FoldedCosineLinear(layer)(x), layer(x), atol=1e-6)
         True
     """
 
-    def __init__(self, layer: CosineLinear) -> None:
-        if not isinstance(layer, CosineLinear):
+    def __init__(self, layer: nn.Linear) -> None:
+        if not (isinstance(layer, nn.Linear) and hasattr(layer, "centered")):
             raise TypeError(f"FoldedCosineLinear: layer must be a CosineLinear, got {type(layer).__name__}")
         super().__init__(layer)
 
@@ -91,14 +88,15 @@ class FoldedCosineConv(_Folded):
 
     Example:
         >>> import torch
+        >>> from cosnorm.nn import CosineConv2d
         >>> layer = CosineConv2d(3, 4, 3, padding=1)
         >>> x = torch.randn(2, 3, 6, 6)
         >>> torch.allclose(FoldedCosineConv(layer)(x), layer(x), atol=1e-6)
         True
     """
 
-    def __init__(self, layer: CosineConv) -> None:
-        if not isinstance(layer, CosineConv):
+    def __init__(self, layer: Any) -> None:
+        if not (isinstance(layer, nn.modules.conv._ConvNd) and hasattr(layer, "centered")):
             raise TypeError(f"FoldedCosineConv: layer must be a CosineConv, got {type(layer).__name__}")
         super().__init__(layer)
         self._padding = layer._reversed_padding_repeated_twice

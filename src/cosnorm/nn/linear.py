@@ -3,9 +3,16 @@
 import torch
 from torch import Tensor, nn
 
+from cosnorm.backends.choose import check_impl
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.checks import check_augment, check_count, check_dtype, check_flag
-from cosnorm.functional.implementation import check_impl, check_precision
+from cosnorm.functional.checks import (
+    check_augment,
+    check_count,
+    check_dtype,
+    check_flag,
+    check_precision,
+)
+from cosnorm.nn.folded import FoldedCosineLinear
 from cosnorm.nn.scale import Scale
 
 
@@ -100,8 +107,6 @@ class CosineLinear(nn.Linear):
 
     def fold(self) -> nn.Module:
         """A layer for inference whose weight has unit rows; see `cosnorm.convert.fold`."""
-        from cosnorm.nn.folded import FoldedCosineLinear
-
         return FoldedCosineLinear(self).eval()
 
     def extra_repr(self) -> str:

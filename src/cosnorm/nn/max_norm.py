@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from cosnorm.backends.look.rows import fits, norms_of
+from cosnorm.backends.torch.units import unit_rows
 from cosnorm.functional.checks import check_tensors
-from cosnorm.functional.norms import accumulation_dtype, in_window, row_norms, unit_rows
+from cosnorm.norms import NORM_LIMIT, accumulation_dtype
 
 
 class MaxNorm:
@@ -77,19 +79,19 @@ class MaxNorm:
         """Project every weight vector that has left the ball back onto its surface."""
         for weight in self.weights:
             rows = weight.flatten(1)
-            norm = row_norms(rows, accumulation_dtype(rows.dtype))
+            norm = norms_of(rows, accumulation_dtype(rows.dtype))
             outside = norm > self.max_norm
             if weight.device.type == "cpu":
                 if not bool(outside.any()):
                     continue
                 quotients = torch.cat([norm[outside], norm.new_tensor([self.max_norm])])
-                if weight.dtype == norm.dtype and in_window(quotients):
+                if weight.dtype == norm.dtype and fits(quotients, NORM_LIMIT[norm.dtype]):
                     # One pass in place; vectors inside the ball are multiplied by exactly 1.
                     factor = (self.max_norm / norm).masked_fill_(~outside, 1)
                     weight.mul_(factor.view(-1, *(1,) * (weight.ndim - 1)))
                     continue
             # The norm may have overflowed; unit rows have not.
-            surface = unit_rows(rows, centered=False, augment=0.0).values * self.max_norm
+            surface = unit_rows(rows).values * self.max_norm
             weight.copy_(torch.where(outside, surface.to(rows.dtype), rows).view_as(weight))
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:

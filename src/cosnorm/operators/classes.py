@@ -15,12 +15,13 @@ from torch import Tensor
 
 from cosnorm.backends import choose
 from cosnorm.backends.classes import Blocks, ClassRows
-from cosnorm.backends.torch.units import UnitRows, project_
+from cosnorm.backends.torch.unit_rows import project_
+from cosnorm.backends.torch.units import UnitRows
 from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduce_rows
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import Backward, define
 from cosnorm.operators.options import arguments_of, flags_of, results_of
-from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
+from cosnorm.operators.pairs import divide, inverse_norms, pack, split_factor, unit_rows
 from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch
 
 
@@ -164,7 +165,7 @@ def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOp
         target=find_targets(batch.embeddings, weight, batch.places, classes, centers),
         logits=(options.scale * gather(value, batch.shares)).to(unit.values.dtype),
         slopes=gather(options.slope, batch.shares),
-        weights=ClassRows(weight, blocks),
+        weights=ClassRows(weight, blocks, inverse_norms(weight, options.impl)),
         backend=backend,
     )
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 Function = Callable[..., Any]
 
 _LIBRARY = torch.library.Library("cosnorm", "DEF")
+_FORMULAS: dict[Any, Function] = {}
 _AUTOCAST = {"AutocastCPU": "cpu", "AutocastCUDA": "cuda", "AutocastXPU": "xpu", "AutocastMPS": "mps"}
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 for _key in _AUTOCAST:
@@ -56,6 +57,7 @@ def define(
     flops: Function | None = None,
     batch: Function | None = None,
     autocast: Function | None = None,
+    formula: Function | None = None,
 ) -> Any:
     """Register an operator `cosnorm::…` and return it.
 
@@ -71,6 +73,8 @@ def define(
         batch: the rule for `vmap`, as `torch.library.register_vmap` takes it; None: one after the other.
         autocast: gives a learning tensor in the dtype that torch's own function would take under autocast,
             from the tensor, the type of device and the autocast dtype; None: as it is.
+        formula: the first result in torch's own operators, from the arguments but `keep`, for programs that
+            are to run without this library.
     """
     name, arguments, results = _parts(schema)
     operator = _register(schema, compute, shapes, flops, batch)
@@ -92,9 +96,24 @@ def define(
             _LIBRARY.impl(f"{name}_backward", _autocasting(gradient, key, None, 0), key)
         kernel = _differentiating(operator, gradient, backward)
     _LIBRARY.impl(name, kernel, "Autograd")
+    if formula is not None:
+        _FORMULAS[operator] = _with_empty_results(formula, len(results))
     for key in _AUTOCAST:
         _LIBRARY.impl(name, _autocasting(operator, key, autocast, backward.learns if backward else 0), key)
     return operator
+
+
+def formulas() -> dict[Any, Function]:
+    """Torch's own operators for each of ours, as a table of decompositions for an exported program."""
+    return dict(_FORMULAS)
+
+
+def _with_empty_results(formula: Function, number: int) -> Function:
+    def decomposition(*arguments: Any) -> Any:
+        output = formula(*arguments[:-1])
+        return output if number == 1 else (output, *(output.new_empty(0) for _ in range(number - 1)))
+
+    return decomposition
 
 
 def without_autocast() -> Any:
@@ -199,7 +218,7 @@ def _applying(function: type[torch.autograd.Function]) -> Function:
 
     `Function.apply` itself would hand the call to all levels again.
     """
-    apply = super(torch.autograd.Function, function).apply
+    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
     def call(*arguments: Any) -> Any:
         if not torch._C._are_functorch_transforms_active():
@@ -261,15 +280,21 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     apply = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        recording = torch.is_grad_enabled()
-        learning = [recording and one is not None and one.requires_grad for one in arguments[:learns]]
+        needs = [False] * len(arguments)
+        if torch.is_grad_enabled():
+            needs = [isinstance(one, Tensor) and one.requires_grad for one in arguments]
+            if any(needs[learns:]):
+                raise RuntimeError(
+                    _CONSTANT.format(operator._schema.arguments[needs.index(True, learns)].name)
+                )
+        learning = needs[:learns]
         if not any(learning) and _reverse_mode_alone():
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
         # Levels further out may have asked for more.
         keep = arguments[-1]
-        keep = keep | sum(one << place for place, one in enumerate(learning)) if each else any(learning) or keep
-        return apply(*arguments[:-1], keep)
+        bits = sum(one << place for place, one in enumerate(learning))
+        return apply(*arguments[:-1], bits | keep if each else bits > 0 or keep)
 
     return kernel
 
@@ -325,6 +350,7 @@ def _refusing(operator: Any) -> Function:
     return kernel
 
 
+_CONSTANT = "{0} requires a gradient but receives none here; use {0}.detach(), or a layer that is not folded"
 _REFUSED = (
     "{}: the gradient of a blocked loss cannot be differentiated again; for a gradient penalty or a "
     "second-order method write the loss with cosnorm.functional.pairwise_cosine, which has second derivatives"

@@ -4,7 +4,7 @@ Below the wall, without autograd. A loss of one number makes its gradients in th
 cost less than by themselves: projected, and not yet divided by the norms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
-from cosnorm.backends.torch.units import UnitRows, largest_of, project_
+from cosnorm.backends.torch.unit_rows import project_
+from cosnorm.backends.torch.units import UnitRows, largest_of
 from cosnorm.distributed import Shares, gather, reduce_rows, share_rows
 
 
@@ -92,6 +93,12 @@ def unit_rows(x: Tensor, impl: str = "auto") -> UnitRows:
     raise AssertionError("the torch form declines nothing")
 
 
+def inverse_norms(x: Tensor, impl: str = "auto") -> Tensor | None:
+    """1/|x| of the rows, (N, 1), if one look at them is the fast form for the device and they are in its window."""
+    found: Tensor | None = next(_backends(impl, x)).inverse_norms(x)
+    return found
+
+
 def pack(unit: UnitRows) -> Tensor:
     """What divides the gradients of unit rows, (N, 2)."""
     return torch.cat([unit.inverse_norm, unit.scale], 1)
@@ -137,6 +144,6 @@ def _beside(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _backends(impl: str, x: Tensor) -> "list[ModuleType]":
+def _backends(impl: str, x: Tensor) -> Iterator[ModuleType]:
     # Kernels have no unit rows of their own.
-    return list(choose.backends("units", impl if impl == "torch" else "auto", x))
+    return choose.backends("unit_rows", impl if impl == "torch" else "auto", x)

@@ -1,4 +1,8 @@
-"""The cosine of rows as operators: `cosine_matrix`, every row with every other, and `cosine_pairs`."""
+"""The cosine of rows as operators.
+
+`cosine_matrix` is that of a linear layer, `cosine_all_pairs` the same where nothing as large as the result is
+kept, and `cosine_pairs` takes each row with one other.
+"""
 
 from functools import partial
 from typing import Any
@@ -7,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
-from cosnorm.backends.torch import rows as formula
-from cosnorm.backends.torch.contraction import MATRIX, PAIRS, Contraction
+from cosnorm.backends.torch import rows as torch_rows
+from cosnorm.backends.torch.contraction import ALL_PAIRS, MATRIX, PAIRS, Contraction
 from cosnorm.norms import check_one_dtype
 from cosnorm.operators.define import Backward, define
 
@@ -17,16 +21,15 @@ def _compute(
     contraction: Contraction, x: Tensor, y: Tensor, centered: bool, augment: float, impl: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, y)
-    first = None
-    for backend in choose.backends("rows", impl, x):
-        first = first or backend
-        found = backend.cosines(x, y, contraction, centered=centered, augment=augment, keep=keep)
-        if found is not None:
-            break
-    if keep and backend is not first:
-        # Another form than the first has computed: what it would have saved is marked, so that all agree.
-        products, statistics = first.saved(x, y, contraction, centered)
-        return found[0], products.zero_(), statistics.fill_(torch.inf)
+    options: Any = {"centered": centered, "augment": augment, "keep": keep}
+    backend = choose.backend("rows", impl, x, y, contraction)
+    found: tuple[Tensor, Tensor, Tensor] | None = backend.cosines(x, y, contraction, **options)
+    if found is None:
+        found = torch_rows.cosines(x, y, contraction, **options)
+        if keep:
+            # What the backend would have saved, marked: its backward pass declines, too.
+            products, statistics = backend.saved(x, y, contraction, centered)
+            found = found[0], products.zero_(), statistics.fill_(torch.inf)
     return found
 
 
@@ -34,9 +37,9 @@ def _shapes(
     contraction: Contraction, x: Tensor, y: Tensor, centered: bool, augment: float, impl: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, y)
-    first = next(choose.backends("rows", impl, x))
-    saved = first.saved(x, y, contraction, centered) if keep else (x.new_empty(0), x.new_empty(0))
-    return x.new_empty(contraction.shape(x.shape, y.shape)), *saved
+    output, nothing = x.new_empty(contraction.shape(x.shape, y.shape)), (x.new_empty(0), x.new_empty(0))
+    backend = choose.backend("rows", impl, x, y, contraction)
+    return output, *(backend.saved(x, y, contraction, centered) if keep else nothing)
 
 
 def _gradients(
@@ -52,14 +55,20 @@ def _gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     options: Any = {"centered": centered, "augment": augment, "needs": needs}
-    for backend in choose.backends("rows", impl, x):
-        found = backend.gradients(cotangent, x, y, products, statistics, contraction, **options)
-        if found is not None:
-            return found
-    raise AssertionError("the torch form declines nothing")
+    given = cotangent, x, y, products, statistics, contraction
+    found: tuple[Tensor, Tensor] | None = choose.backend("rows", impl, x, y, contraction).gradients(
+        *given, **options
+    )
+    return torch_rows.gradients(*given, **options) if found is None else found
 
 
 def _formula(
+    contraction: Contraction, x: Tensor, y: Tensor, centered: bool, augment: float, impl: str
+) -> Tensor:
+    return torch_rows.cosine_formula(x, y, contraction, centered=centered, augment=augment)
+
+
+def gradient_formula(
     contraction: Contraction,
     cotangent: Tensor,
     x: Tensor,
@@ -69,11 +78,12 @@ def _formula(
     impl: str,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
+    """The gradients, differentiable, in the order of the operators' arguments."""
     options: Any = {"centered": centered, "augment": augment}
-    return formula.gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
+    return torch_rows.gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
 
 
-def _tangent(
+def tangent_formula(
     contraction: Contraction,
     tangents: tuple[Tensor | None, ...],
     x: Tensor,
@@ -82,7 +92,8 @@ def _tangent(
     augment: float,
     impl: str,
 ) -> Tensor:
-    return formula.tangent_formula(tangents, x, y, contraction, centered=centered, augment=augment)
+    """The forward derivative, in the order of the operators' arguments."""
+    return torch_rows.tangent_formula(tangents, x, y, contraction, centered=centered, augment=augment)
 
 
 def _batched(
@@ -102,15 +113,17 @@ def _batched(
     return (output, *saved), (0, None, None)
 
 
-def _flops(products: int, contraction: Contraction, x: torch.Size, y: torch.Size, *_: Any) -> int:
-    return 2 * products * contraction.shape(x, y).numel() * x[-1]
+def flops(contraction: Contraction, x: torch.Size, y: torch.Size, *_: Any) -> int:
+    """Multiplications and additions of the products, as `FlopCounterMode` counts them."""
+    return 2 * contraction.shape(x, y).numel() * x[-1]
 
 
-def _backward_flops(contraction: Contraction, cotangent: torch.Size, x: torch.Size, *arguments: Any) -> int:
+def backward_flops(contraction: Contraction, cotangent: torch.Size, x: torch.Size, *arguments: Any) -> int:
+    """Those of one product for each gradient that is needed."""
     return 2 * sum(arguments[-1]) * cotangent.numel() * x[-1]
 
 
-def _lower(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
+def lower_under_autocast(tensor: Tensor, device: str, dtype: torch.dtype) -> Tensor:
     """As `torch.nn.functional.linear` under autocast."""
     return tensor if tensor.dtype == torch.float64 else tensor.to(dtype)
 
@@ -126,19 +139,21 @@ def _define(name: str, contraction: Contraction, autocast: Any) -> Any:
         "-> (Tensor output, Tensor products, Tensor statistics)",
         partial(_compute, contraction),
         partial(_shapes, contraction),
-        flops=partial(_flops, 1, contraction),
+        flops=partial(flops, contraction),
         batch=partial(_batched, contraction),
         autocast=autocast,
+        formula=partial(_formula, contraction),
         backward=Backward(
             partial(_gradients, contraction),
             learns=2,
-            gradients=partial(_formula, contraction),
-            tangent=partial(_tangent, contraction),
-            flops=partial(_backward_flops, contraction),
+            gradients=partial(gradient_formula, contraction),
+            tangent=partial(tangent_formula, contraction),
+            flops=partial(backward_flops, contraction),
         ),
     )
 
 
-cosine_matrix = _define("cosine_matrix", MATRIX, _lower)
+cosine_matrix = _define("cosine_matrix", MATRIX, lower_under_autocast)
+cosine_all_pairs = _define("cosine_all_pairs", ALL_PAIRS, lower_under_autocast)
 cosine_pairs = _define("cosine_pairs", PAIRS, _float32_on_cuda)
-_OPERATORS = {MATRIX: cosine_matrix, PAIRS: cosine_pairs}
+_OPERATORS = {MATRIX: cosine_matrix, ALL_PAIRS: cosine_all_pairs, PAIRS: cosine_pairs}

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosnorm.backends.torch.units import largest_of, project_
+from cosnorm.backends.torch.unit_rows import project_
+from cosnorm.backends.torch.units import largest_of
 from cosnorm.backends.torch.units import unit_rows as unit_rows_of_torch
-from cosnorm.norms import accumulation_dtype, saturate
+from cosnorm.norms import accumulation_dtype
 from cosnorm.operators.define import Backward, define
 from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
 
@@ -33,7 +34,7 @@ def _formula(cotangent: Tensor, x: Tensor, needs: list[bool]) -> Tensor:
     largest = largest_of(cotangent)
     u = cotangent / largest
     u = u - unit.values * (unit.values * u).sum(-1, keepdim=True)
-    return saturate(unit.divide(u, largest), x.dtype)
+    return unit.divide(u, largest, x.dtype)
 
 
 unit_vectors = define(

@@ -12,7 +12,7 @@ out of its window this declines.
 import torch
 from torch import Tensor
 
-from cosnorm.backends.torch.contraction import MATRIX, Contraction
+from cosnorm.backends.torch.contraction import Contraction
 from cosnorm.backends.torch.units import center
 from cosnorm.norms import (
     COTANGENT_LIMIT,
@@ -77,7 +77,12 @@ def prepare(x: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tenso
 def _keeps(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
     """Whether products are kept: where they spare two passes over both matrices."""
     exact = x.dtype == product_dtype(x.dtype, x.device) == accumulation_dtype(x.dtype)
-    return exact and contraction is MATRIX and x.ndim == y.ndim == 2
+    return exact and contraction.keeps_products and x.ndim == y.ndim == 2
+
+
+def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+    """Whether this form has these shapes and this layout."""
+    return True
 
 
 def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
@@ -97,7 +102,7 @@ def cosines(
     if rows_x is None or rows_y is None:
         return None
     accumulation = accumulation_dtype(x.dtype)
-    dtype = product_dtype(x.dtype, x.device) if contraction is MATRIX else accumulation
+    dtype = product_dtype(x.dtype, x.device) if contraction.is_product else accumulation
     products = contraction.dot(rows_x[0].to(dtype), rows_y[0].to(dtype)).to(accumulation)
     if augment:
         products.add_(augment**2)
@@ -107,6 +112,20 @@ def cosines(
     nothing = x.new_empty(0, dtype=accumulation)
     statistics = torch.cat([rows_x[1].flatten(), rows_y[1].flatten()]) if keep else nothing
     return output.to(x.dtype), products if kept else nothing, statistics
+
+
+def folded(
+    x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float
+) -> Tensor | None:
+    """The cosines with unit rows, whose appended components are `constant`, (M, 1)."""
+    rows_x = prepare(x, centered=centered, augment=augment)
+    if rows_x is None:
+        return None
+    dtype = product_dtype(x.dtype, x.device)
+    products = (rows_x[0].to(dtype) @ weight.to(dtype).mT).to(accumulation_dtype(x.dtype))
+    if constant is not None:
+        products.add_(constant.mT, alpha=augment)
+    return products.mul_(rows_x[1]).clamp_(-1, 1).to(x.dtype)
 
 
 def gradients(
@@ -122,16 +141,16 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor] | None:
     """The gradients in x and y; None if `cosines` declined, or this cotangent must be."""
-    if not statistics.numel() or statistics[0] == torch.inf:
+    if statistics.numel() and statistics[0] == torch.inf:
         return None
     numbers = [x[..., 0].numel(), y[..., 0].numel()]
     pairs = zip(statistics.split(numbers), (x, y), strict=True)
     factor_x, factor_y = (factor.view(*rows.shape[:-1], 1) for factor, rows in pairs)
     beside_x, beside_y = contraction.beside_x(factor_x), contraction.beside_y(factor_y)
-    if not _cotangent_fits(cotangent, beside_x.shape, beside_y.shape):
+    if not cotangent_fits(cotangent, beside_x.shape, beside_y.shape):
         return None
     accumulation = accumulation_dtype(x.dtype)
-    dtype = product_dtype(x.dtype, x.device) if contraction is MATRIX else accumulation
+    dtype = product_dtype(x.dtype, x.device) if contraction.is_product else accumulation
     values_x, values_y = x.to(dtype), y.to(dtype)
     if centered:
         rows_x, rows_y = (prepare(rows, centered=True, augment=augment) for rows in (x, y))
@@ -165,7 +184,7 @@ def gradients(
     return into_x.to(x.dtype), into_y.to(y.dtype)
 
 
-def _cotangent_fits(cotangent: Tensor, *shapes: torch.Size) -> bool:
+def cotangent_fits(cotangent: Tensor, *shapes: tuple[int, ...]) -> bool:
     """Whether the sums of magnitudes that enter each row are in their window; shapes as beside the products.
 
     A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.

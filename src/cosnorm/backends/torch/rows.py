@@ -9,13 +9,14 @@ the projection of u on the plane orthogonal to x. `cosines` and `gradients` comp
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.contraction import MATRIX, Contraction, summed_dimensions
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
-from cosnorm.norms import accumulation_dtype, product_dtype, saturate
+from cosnorm.norms import accumulation_dtype, product_dtype
 
 
 def _is_wide(x: Tensor) -> bool:
@@ -24,7 +25,12 @@ def _is_wide(x: Tensor) -> bool:
 
 
 def _unit_dtype(x: Tensor, contraction: Contraction) -> torch.dtype:
-    return product_dtype(x.dtype, x.device) if contraction is MATRIX else accumulation_dtype(x.dtype)
+    return product_dtype(x.dtype, x.device) if contraction.is_product else accumulation_dtype(x.dtype)
+
+
+def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+    """Whether this form has these shapes and this layout: it has all."""
+    return True
 
 
 def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
@@ -37,15 +43,30 @@ def cosines(
     x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cosines; nothing in place of the products x·y; and the norms in float64, of x and then of y."""
-    options = {"centered": centered, "augment": augment}
     products, statistics = x.new_empty(0), x.new_empty(0)
     if not _is_wide(x):
-        return cosine_formula(x, y, contraction, **options), products, statistics
+        output = cosine_formula(x, y, contraction, centered=centered, augment=augment)
+        return output, products, statistics
     dtype = _unit_dtype(x, contraction)
-    units = [wide_rows(rows, dtype, **options) for rows in (x, y)]
-    if keep:
-        statistics = torch.cat([unit.norm.flatten() for unit in units])
-    return _dot(*units, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
+    unit_x, unit_y, statistics = wide_rows(x, y, dtype, centered=centered, augment=augment)
+    return _dot(unit_x, unit_y, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
+
+
+def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> Tensor:
+    """The cosines with unit rows, whose appended components are `constant`, (M, 1)."""
+    dtype = _unit_dtype(x, MATRIX)
+    unit_x: UnitRows | WideRows
+    if _is_wide(x):
+        unit_x, _, _ = wide_rows(x, x[:0], dtype, centered=centered, augment=augment)
+    else:
+        unit_x = unit_rows(x, centered=centered, augment=augment)
+    return _dot(unit_x, as_unit(weight.to(dtype), constant), MATRIX).clamp(-1, 1).to(x.dtype)
+
+
+def as_unit(weight: Tensor, constant: Tensor | None) -> UnitRows:
+    """Rows that are unit vectors already."""
+    one = weight.new_ones((1, 1))
+    return UnitRows(weight, constant, one, one)
 
 
 def gradients(
@@ -61,27 +82,30 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and y; statistics other than ours are made again."""
-    options = {"centered": centered, "augment": augment}
+    options: Any = {"centered": centered, "augment": augment}
     if not _is_wide(x):
         return gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
-    numbers = [x[..., 0].numel(), y[..., 0].numel()]
-    norms: list[Tensor | None] = [None, None]
-    if statistics.dtype == torch.float64 and len(statistics) == sum(numbers):
-        pairs = zip(statistics.split(numbers), (x, y), strict=True)
-        norms = [norm.view(*rows.shape[:-1], 1) for norm, rows in pairs]
-    dtype = _unit_dtype(x, contraction)
-    units = [wide_rows(r, dtype, norm=n, **options) for r, n in zip((x, y), norms, strict=True)]
-    return _gradients(cotangent, x, y, *units, contraction, centered, needs)
+    ours = statistics.dtype == torch.float64 and len(statistics) == x[..., 0].numel() + y[..., 0].numel()
+    norms = statistics if ours else None
+    unit_x, unit_y, _ = wide_rows(x, y, _unit_dtype(x, contraction), norms=norms, **options)
+    return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 
 def cosine_formula(
-    x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float
+    x: Tensor,
+    y: Tensor,
+    contraction: Contraction,
+    *,
+    centered: bool,
+    augment: float,
+    unit_y: UnitRows | None = None,
 ) -> Tensor:
-    """The cosines; differentiable, in one dtype."""
+    """The cosines; differentiable, in one dtype. Rows y may be unit vectors already."""
     dtype = _unit_dtype(x, contraction)
-    found = (unit_rows(rows, centered=centered, augment=augment) for rows in (x, y))
-    units = [unit._replace(values=unit.values.to(dtype)) for unit in found]
-    return _dot(*units, contraction).clamp(-1, 1).to(x.dtype)
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
+    unit_x, unit_y = (unit._replace(values=unit.values.to(dtype)) for unit in (unit_x, unit_y))
+    return _dot(unit_x, unit_y, contraction).clamp(-1, 1).to(x.dtype)
 
 
 def gradient_formula(
@@ -93,10 +117,12 @@ def gradient_formula(
     centered: bool,
     augment: float,
     needs: list[bool],
+    unit_y: UnitRows | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients in x and y; differentiable, in one dtype."""
-    units = [unit_rows(rows, centered=centered, augment=augment) for rows in (x, y)]
-    return _gradients(cotangent, x, y, *units, contraction, centered, needs)
+    """The gradients in x and y; differentiable, in one dtype. Rows y may be unit vectors already."""
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
+    return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 
 def _dot(unit_x: UnitRows | WideRows, unit_y: UnitRows | WideRows, contraction: Contraction) -> Tensor:
@@ -120,40 +146,37 @@ def _gradients(
     if not cotangent.numel():
         return torch.zeros_like(x), torch.zeros_like(y)
     accumulation, dtype = accumulation_dtype(x.dtype), _unit_dtype(x, contraction)
-    both = unit_x.constant is not None and unit_y.constant is not None
 
     def scaled(beside: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
         # The cotangents of each row are divided by the largest of them.
         shape = beside(rows[..., :1]).shape
         largest = largest_of(cotangent, summed_dimensions(cotangent.shape, shape))
-        return cotangent / largest, largest.reshape(*rows.shape[:-1], 1).to(accumulation)
+        return cotangent / largest, largest.reshape(*rows.shape[:-1], 1)
 
     def finish(
         u: Tensor, appended: Tensor | None, unit: UnitRows | WideRows, largest: Tensor, like: Tensor
     ) -> Tensor:
-        values = unit.values.to(accumulation)
-        u = u.to(accumulation)
-        along = (values * u).sum(-1, keepdim=True)
+        along = (unit.values * u).sum(-1, keepdim=True, dtype=accumulation)
         if appended is not None and unit.constant is not None:
             along = along + unit.constant * appended
-        u = torch.addcmul(u, values, along, value=-1)
+        u = torch.addcmul(u, unit.values, along, value=-1)
         if centered:
             u = u - u.mean(-1, keepdim=True)
-        return saturate(unit.divide(u, largest), like.dtype)
+        return unit.divide(u, largest, like.dtype)
 
     into_x = into_y = x.new_empty(0)
     if needs[0]:
         h, largest = scaled(contraction.beside_x, x)
         u = contraction.into_x(h.to(dtype), x.shape, unit_y.values.to(dtype))
         appended = None
-        if both:
+        if unit_y.constant is not None:
             appended = contraction.into_x(h.to(accumulation), (*x.shape[:-1], 1), unit_y.constant)
         into_x = finish(u, appended, unit_x, largest, x)
     if needs[1]:
         h, largest = scaled(contraction.beside_y, y)
         u = contraction.into_y(h.to(dtype), unit_x.values.to(dtype), y.shape)
         appended = None
-        if both:
+        if unit_x.constant is not None:
             appended = contraction.into_y(h.to(accumulation), unit_x.constant, (*y.shape[:-1], 1))
         into_y = finish(u, appended, unit_y, largest, y)
     return into_x, into_y
@@ -167,9 +190,11 @@ def tangent_formula(
     *,
     centered: bool,
     augment: float,
+    unit_y: UnitRows | None = None,
 ) -> Tensor:
     """The derivative of the cosines along tangents of x and y (None: 0); differentiable."""
-    unit_x, unit_y = (unit_rows(rows, centered=centered, augment=augment) for rows in (x, y))
+    unit_x = unit_rows(x, centered=centered, augment=augment)
+    unit_y = unit_y or unit_rows(y, centered=centered, augment=augment)
 
     def move(unit: UnitRows, tangent: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         tangent = torch.zeros_like(rows) if tangent is None else tangent

@@ -1,8 +1,8 @@
 """Rows as unit vectors, whatever their norms, by operators that never look at the data.
 
 `unit_rows` divides by the largest magnitude first, all in one dtype, and is differentiable: second
-derivatives, forward mode, `vmap` and export come from it, and all of float64. `wide_rows` makes the same of the
-narrower types by norms in float64, which holds each of their squares: fewer launches and less traffic.
+derivatives, forward mode, `vmap` and export come from it, and all of float64. `wide_rows` makes the same of
+the narrower types by norms in float64, which holds each of their squares: fewer launches and less traffic.
 """
 
 from typing import NamedTuple
@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 
 from cosnorm.norms import accumulation_dtype, constant_bound, saturate
-
-# Values of a block that is worked on twice: 1 MiB of float32.
-_BLOCK = 2**18
 
 
 class UnitRows(NamedTuple):
@@ -30,11 +27,11 @@ class UnitRows(NamedTuple):
     inverse_norm: Tensor
     scale: Tensor
 
-    def divide(self, u: Tensor, factor: Tensor) -> Tensor:
-        """U · factor / |x|, and 0 for zero rows, in the accumulation dtype."""
+    def divide(self, u: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """U · factor / |x|, and 0 for zero rows, saturated."""
         # factor / scale may be out of range where the result is not: its root is not.
-        root = (factor.sqrt() / self.scale.sqrt()).clamp(max=torch.finfo(u.dtype).max)
-        return u * self.inverse_norm * root * root
+        root = (factor.to(u.dtype).sqrt() / self.scale.sqrt()).clamp(max=torch.finfo(u.dtype).max)
+        return saturate(u * self.inverse_norm * root * root, dtype)
 
 
 class WideRows(NamedTuple):
@@ -44,10 +41,10 @@ class WideRows(NamedTuple):
     constant: Tensor | None
     norm: Tensor
 
-    def divide(self, u: Tensor, factor: Tensor) -> Tensor:
-        """U · factor / |x|, and 0 for zero rows, in the accumulation dtype."""
-        quotient = factor.to(torch.float64) / self.norm
-        return torch.mul(u, quotient, out=torch.empty_like(u, dtype=accumulation_dtype(u.dtype)))
+    def divide(self, u: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+        """U · factor / |x|, and 0 for zero rows, saturated."""
+        divided = torch.mul(u, factor / self.norm, out=torch.empty_like(u, dtype=dtype))
+        return saturate(divided, dtype)
 
 
 def center(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,10 +59,10 @@ def center(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def largest_of(values: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
-    """The largest magnitude along dimensions, kept; 1 where all is 0, so that it divides."""
+    """The largest magnitude along dimensions, kept, as a normal number: what divides zeros is the least."""
     values = values.detach()
     largest = values.abs() if dim == () else torch.linalg.vector_norm(values, torch.inf, dim, keepdim=True)
-    return torch.where(largest == 0, 1, largest)
+    return largest.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def unit_rows(
@@ -98,54 +95,54 @@ def unit_rows(
 
 
 def wide_rows(
-    x: Tensor, dtype: torch.dtype, *, centered: bool, augment: float, norm: Tensor | None = None
-) -> WideRows:
-    """Unit rows of float32 or half rows in `dtype`; their norms may be given."""
-    values, constant = x, None
+    x: Tensor,
+    y: Tensor,
+    dtype: torch.dtype,
+    *,
+    centered: bool,
+    augment: float,
+    norms: Tensor | None = None,
+) -> tuple[WideRows, WideRows, Tensor]:
+    """Unit rows of two sets of float32 or half rows, in `dtype`, and all their norms, which may be given.
+
+    What is one number a row is worked on for both at once.
+    """
+    number = x[..., 0].numel()
+    shapes = (*x.shape[:-1], 1), (*y.shape[:-1], 1)
+
+    def numbers() -> tuple[Tensor, Tensor, Tensor]:
+        both = x.new_empty(number + y[..., 0].numel(), dtype=torch.float64)
+        return both, both[:number].view(shapes[0]), both[number:].view(shapes[1])
+
+    values, constant = [x, y], None
     if centered:
-        mean = x.mean(-1, keepdim=True, dtype=torch.float64)
-        values = torch.sub(x, mean, out=torch.empty_like(x, dtype=accumulation_dtype(x.dtype)))
-        if norm is None or augment:
-            largest = torch.linalg.vector_norm(values, torch.inf, -1, keepdim=True, dtype=torch.float64)
-            constant = largest <= constant_bound(mean, x.dtype)
+        means, *each = numbers()
+        for place, (rows, mean) in enumerate(zip((x, y), each, strict=True)):
+            torch.mean(rows, -1, keepdim=True, dtype=torch.float64, out=mean)
+            into = torch.empty_like(rows, dtype=accumulation_dtype(x.dtype))
+            values[place] = torch.sub(rows, mean, out=into)
+        if norms is None or augment:
+            largest, *each = numbers()
+            for rows, into in zip(values, each, strict=True):
+                torch.linalg.vector_norm(rows, torch.inf, -1, True, dtype=torch.float64, out=into)
+            constant = largest <= constant_bound(means, x.dtype)
+            if augment:
+                values[0].masked_fill_(constant[:number].view(shapes[0]), 0)
+                values[1].masked_fill_(constant[number:].view(shapes[1]), 0)
+    if norms is None:
+        norms, *each = numbers()
+        for rows, into in zip(values, each, strict=True):
+            torch.linalg.vector_norm(rows, 2, -1, True, dtype=torch.float64, out=into)
         if augment:
-            values.masked_fill_(constant, 0)
-    if norm is None:
-        norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True, dtype=torch.float64)
-        if augment:
-            norm.hypot_(norm.new_full((), augment))
+            norms.hypot_(norms.new_full((), augment))
         elif constant is not None:
-            norm.masked_fill_(constant, torch.inf)
+            norms.masked_fill_(constant, torch.inf)
         else:
-            torch.nn.functional.threshold_(norm, 0.0, torch.inf)
-    appended = (augment / norm).to(accumulation_dtype(x.dtype)) if augment else None
-    return WideRows(torch.div(values, norm, out=torch.empty_like(values, dtype=dtype)), appended, norm)
+            torch.nn.functional.threshold(norms, 0.0, torch.inf, inplace=True)
 
+    def unit(rows: Tensor, norm: Tensor) -> WideRows:
+        appended = (augment / norm).to(accumulation_dtype(x.dtype)) if augment else None
+        return WideRows(torch.div(rows, norm, out=torch.empty_like(rows, dtype=dtype)), appended, norm)
 
-def project_(u: Tensor, values: Tensor) -> Tensor:
-    """Take from each row of u (N, D) its part along the unit row, in place; gives u·v of each, (N,).
-
-    Blocks of rows stay in the cache between the two passes, and no product as large as u is ever made.
-    """
-    along = u.new_empty(len(u))
-    step = max(1, _BLOCK // max(1, u.shape[-1]))
-    for part, unit, result in zip(u.split(step), values.split(step), along.split(step), strict=True):
-        result.copy_((part * unit).sum(-1))
-        part.addcmul_(unit, result.unsqueeze(-1), value=-1)
-    return along
-
-
-def finish(u: Tensor, divisors: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rows u (N, D) · factor / |x|, saturated, in the stored dtype; block by block.
-
-    `divisors` (N, 2) holds `inverse_norm` and `scale` of the rows x.
-    """
-    finished = torch.empty_like(u, dtype=dtype)
-    # factor / scale may be out of range where the result is not: its root is not. What is not finite is NaN.
-    root = (factor.abs().sqrt() / divisors[:, 1:].sqrt()).clamp(max=torch.finfo(u.dtype).max)
-    signed = divisors[:, :1] * (factor.sign() + (factor - factor))
-    step = max(1, _BLOCK // max(1, u.shape[-1]))
-    for start in range(0, len(u), step):
-        rows = slice(start, start + step)
-        finished[rows] = saturate((u[rows] * signed[rows]).mul_(root[rows]).mul_(root[rows]), dtype)
-    return finished
+    first, second = norms[:number].view(shapes[0]), norms[number:].view(shapes[1])
+    return unit(values[0], first), unit(values[1], second), norms

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from cosnorm.kernels import cpu_sparse
-from cosnorm.kernels.compiled import LIMIT, library
+from cosnorm.backends.c.library import library
+from cosnorm.backends.torch.sparse import SparseRows
+from cosnorm.norms import NORM_LIMIT
+
+passes = pytest.importorskip("cosnorm.backends.c.sparse")
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the passes in C were not compiled here")
 
@@ -30,7 +33,8 @@ def case(features: int, columns: int, rows: int):
         dense[1] = 0
     sparse = dense.to_sparse_csr()
     weight = torch.randn(features, columns, generator=generator).t()
-    return (sparse.crow_indices(), sparse.col_indices(), sparse.values()), dense.double(), weight
+    parts = sparse.crow_indices(), sparse.col_indices(), sparse.values()
+    return SparseRows(*parts, torch.zeros(rows, 1)), dense.double(), weight
 
 
 def assert_near(found, exact, magnitudes):
@@ -45,7 +49,7 @@ def assert_products(found, dense, weight):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_products(size, threads):
     x, dense, weight = case(*size)
-    found = cpu_sparse.sparse_products(x, weight)
+    found = passes.product(x, weight)
     assert found.shape == (size[2], size[1])
     assert_products(found, dense, weight)
 
@@ -56,12 +60,12 @@ def test_products_and_factors(size, centered, threads):
     x, dense, weight = case(*size)
     weight = weight + 0.1
     assert weight.t().is_contiguous()
-    extra = 0.25
-    products, factors, means = cpu_sparse.sparse_cosine(x, weight, extra, centered, 1.0)
+    augment = 0.5
+    products, factors, means = passes.products_and_factors(x, weight, augment, centered, 1.0)
     exact = weight.double()
     assert_products(products, dense, weight)
     mean = exact.mean(1, keepdim=True) if centered else 0
-    norms = ((exact - mean).square().sum(1) + extra).sqrt()
+    norms = ((exact - mean).square().sum(1) + augment**2).sqrt()
     assert ((factors * norms) - 1).abs().max() < 1e-6
     assert means.shape == ((size[1],) if centered else (0,))
     if centered:
@@ -76,7 +80,7 @@ def test_gradient(size, along, offset, threads):
     generator = torch.Generator().manual_seed(1)
     h = torch.randn(size[2], size[1], generator=generator)
     scale, shift = torch.randn(2, size[1], generator=generator)
-    found = cpu_sparse.sparse_gradient(x, h, weight, scale if along else None, shift if offset else None)
+    found = passes.adjoint(weight, h, x, scale if along else None, shift if offset else None)
     terms = [(h.double().t(), dense)]
     if along:
         terms.append((scale.double().diag(), weight.double()))
@@ -89,10 +93,10 @@ def test_gradient(size, along, offset, threads):
 
 def test_narrow_indices_and_views():
     x, dense, weight = case(31, 5, 4)
-    narrow = (x[0].int(), x[1].int(), torch.stack([x[2], x[2]], 1)[:, 0])
-    assert_products(cpu_sparse.sparse_products(narrow, weight), dense, weight)
+    narrow = SparseRows(x[0].int(), x[1].int(), torch.stack([x[2], x[2]], 1)[:, 0], x[3])
+    assert_products(passes.product(narrow, weight), dense, weight)
     h = torch.randn(5, 4).t()
-    assert_products(cpu_sparse.sparse_gradient(narrow, h, weight), h.double().t(), dense.t())
+    assert_products(passes.adjoint(weight, h, narrow), h.double().t(), dense.t())
 
 
 @pytest.mark.parametrize(
@@ -101,46 +105,47 @@ def test_narrow_indices_and_views():
 def test_norms_out_of_the_window_are_refused(norm, fine):
     x, _, weight = case(31, 5, 4)
     weight[3] *= norm / weight[3].norm()
-    assert 1e9 < LIMIT < 1e10
-    assert (cpu_sparse.sparse_cosine(x, weight, 0.0, False, 1.0) is not None) is fine
+    assert 1e9 < NORM_LIMIT[torch.float32] < 1e10
+    assert (passes.products_and_factors(x, weight, 0.0, False, 1.0) is not None) is fine
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_refused(bad):
     x, _, weight = case(31, 5, 4)
     weight[3, 2] = bad
-    assert cpu_sparse.sparse_cosine(x, weight, 0.0, False, 1.0) is None
-    assert cpu_sparse.sparse_cosine(x, weight, 0.0, True, 1.0) is None
+    assert passes.products_and_factors(x, weight, 0.0, False, 1.0) is None
+    assert passes.products_and_factors(x, weight, 0.0, True, 1.0) is None
 
 
 def test_large_means_are_refused():
     x, _, weight = case(31, 5, 4)
-    assert cpu_sparse.sparse_cosine(x, weight, 0.0, True, 1.0) is not None
-    assert cpu_sparse.sparse_cosine(x, weight, 0.0, True, 1e-3) is None
-    assert cpu_sparse.sparse_cosine(x, weight + 2, 0.0, True, 1.0) is None  # above half of |w|²
-    assert cpu_sparse.sparse_cosine(x, weight + 2, 0.0, False, 1.0) is not None
+    assert passes.products_and_factors(x, weight, 0.0, True, 1.0) is not None
+    assert passes.products_and_factors(x, weight, 0.0, True, 1e-3) is None
+    assert passes.products_and_factors(x, weight + 2, 0.0, True, 1.0) is None  # above half of |w|²
+    assert passes.products_and_factors(x, weight + 2, 0.0, False, 1.0) is not None
 
 
 @pytest.mark.parametrize("wrong", [31, -1])
 def test_indices_outside_of_the_weight_are_refused(wrong):
     x, _, weight = case(31, 5, 4)
     x[1][2] = wrong
-    assert cpu_sparse.sparse_products(x, weight) is None
-    assert cpu_sparse.sparse_cosine(x, weight, 0.0, False, 1.0) is None
-    assert cpu_sparse.sparse_gradient(x, torch.ones(4, 5), weight) is None
+    assert passes.product(x, weight) is None
+    assert passes.products_and_factors(x, weight, 0.0, False, 1.0) is None
+    assert passes.adjoint(weight, torch.ones(4, 5), x) is None
 
 
 @pytest.mark.parametrize("starts", [[0, 3, 2, 4, 5], [1, 2, 3, 4, 5], [0, 1, 2, 3, 10**6]])
 def test_rows_that_are_none_are_refused(starts):
     x, _, weight = case(31, 5, 4)
-    assert cpu_sparse.sparse_products((torch.tensor(starts), *x[1:]), weight) is None
+    assert passes.product(SparseRows(torch.tensor(starts), *x[1:]), weight) is None
 
 
 def test_others_are_left_to_torch():
     x, _, weight = case(31, 5, 4)
-    doubles = (*x[:2], x[2].double())
-    assert cpu_sparse.sparse_products(doubles, weight) is None
-    assert cpu_sparse.sparse_products(doubles, weight.double()) is None
-    assert cpu_sparse.sparse_products(x, weight.contiguous()) is None
-    assert cpu_sparse.sparse_products(x, weight[:0]) is None
-    assert cpu_sparse.sparse_products((x[0][:1], x[1][:0], x[2][:0]), weight) is None
+    doubles = x._replace(values=x.values.double())
+    assert passes.handles(x, weight)
+    assert not passes.handles(doubles, weight)
+    assert not passes.handles(doubles, weight.double())
+    assert not passes.handles(x, weight.contiguous())
+    assert not passes.handles(x, weight[:0])
+    assert not passes.handles(SparseRows(x[0][:1], x[1][:0], x[2][:0], x[3][:0]), weight)

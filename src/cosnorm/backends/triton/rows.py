@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.kernels.launch import COTANGENT_WINDOW, ROW_WINDOW, product, readable, writable
-from cosnorm.kernels.rows import (
+from cosnorm.backends.torch.contraction import Contraction
+from cosnorm.backends.triton.launch import COTANGENT_WINDOW, ROW_WINDOW, product, readable, writable
+from cosnorm.backends.triton.units import (
     KernelRows,
     centered_rows,
     clamp,
@@ -86,9 +87,21 @@ def _finish_products(
     tl.store(output_pointer + places, clamp(cosines, 1.0), mask=inside)
 
 
-def cosine(x: Tensor, y: Tensor, *, centered: bool = False, augment: float = 0.0) -> Tensor:
-    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M), in the dtype of x."""
-    dtype = x.dtype
+def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+    """Whether the kernels have these shapes and this layout."""
+    return contraction.is_product and x.ndim == y.ndim == 2
+
+
+def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
+    """Empty products and statistics: nothing is kept."""
+    return x.new_empty(0), x.new_empty(0)
+
+
+def cosines(
+    x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M); and nothing else."""
+    dtype, nothing = x.dtype, saved(x, y, contraction, centered)
     x, y = x.detach().contiguous(), y.detach().contiguous()
     rows_x = unit_rows(x, centered=centered, augment=augment, dtype=dtype if centered else None)
     rows_y = unit_rows(y, centered=centered, augment=augment, dtype=dtype if centered else None)
@@ -118,7 +131,7 @@ def cosine(x: Tensor, y: Tensor, *, centered: bool = False, augment: float = 0.0
             TILE=_TILE,
             DEPTH=_DEPTH,
         )
-    return output.to(dtype)
+    return output.to(dtype), *nothing
 
 
 def _ones(rows: KernelRows) -> KernelRows:
@@ -289,17 +302,23 @@ def _gradient(
     return gradient.to(dtype)
 
 
-def cosine_gradients(
+def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> None:
+    """Declined: torch's form does it."""
+
+
+def gradients(
     cotangent: Tensor,
     x: Tensor,
     y: Tensor,
+    products: Tensor,
+    statistics: Tensor,
+    contraction: Contraction,
     *,
-    centered: bool = False,
-    augment: float = 0.0,
-    needs_x: bool = True,
-    needs_y: bool = True,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of `cosine` in x and in y; None for one that is not needed."""
+    centered: bool,
+    augment: float,
+    needs: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `cosines` in x and in y; an empty tensor for one that is not needed."""
     cotangent = cotangent.detach().contiguous()
     rows, columns = cotangent.shape
     largest_x = torch.zeros(rows, dtype=torch.int32, device=x.device)
@@ -307,11 +326,11 @@ def cosine_gradients(
     if cotangent.numel():
         grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
         _largest[grid](readable(cotangent), largest_x, largest_y, rows, columns, TILE=_TILE)
-    gradient_x = gradient_y = None
-    if needs_x:
+    gradient_x = gradient_y = x.new_empty(0)
+    if needs[0]:
         unit = unit_rows(y, centered=centered, augment=augment, dtype=y.dtype)
         gradient_x = _gradient(cotangent, x, unit, largest_x, centered, augment)
-    if needs_y:
+    if needs[1]:
         unit = unit_rows(x, centered=centered, augment=augment, dtype=x.dtype)
         gradient_y = _gradient(cotangent.mT, y, unit, largest_y, centered, augment)
     return gradient_x, gradient_y

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.kernels.launch import readable, writable
-from cosnorm.kernels.rows import centered_rows, power_of_two, row_statistics, store_rows, tile
+from cosnorm.backends.triton.launch import readable, writable
+from cosnorm.backends.triton.units import centered_rows, power_of_two, row_statistics, store_rows, tile
 
 _LARGEST = 448.0  # of e4m3
 
@@ -41,6 +41,11 @@ def _quantize(
         store_rows(values_pointer, values, row, start, rows, size, BLOCK)
     tl.store(scale_pointer + row, largest * factor / limit, mask=row < rows)
     tl.store(extra_pointer + row, augment * scale * inverse, mask=row < rows)
+
+
+def handles(x: Tensor) -> bool:
+    """Whether the kernel has these shapes and this layout: it has all."""
+    return True
 
 
 def quantize(x: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,0 +1,100 @@
+"""Loads the compiled passes of `passes/`: C over the memory of float32 tensors on a CPU.
+
+The library is compiled when the package is installed, where there is a C compiler; where there is none,
+torch's operators do the same work in more passes. `COSNORM_COMPILED=0` in the environment turns it off.
+"""
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+from pathlib import Path
+from typing import Any
+
+# The largest norms of rows and of cotangents that the plain form allows, those of `cosnorm.functional.norms`
+# for float32; the smallest are their reciprocals.
+LIMIT, COTANGENT_LIMIT = 2.0**30, 2.0**40
+# A centered norm must be above D times this times the mean: far above that of what could be a constant row.
+CONSTANT = 64 * 2.0**-23
+
+_POINTER, _COUNT, _FLOAT, _DOUBLE, _INT = (
+    ctypes.c_void_p,
+    ctypes.c_longlong,
+    ctypes.c_float,
+    ctypes.c_double,
+    ctypes.c_int,
+)
+# The arguments of each function but the last, the number of threads.
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cosine_rows": (*[_POINTER] * 3, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _POINTER, _POINTER),
+    "cosine_few": (*[_POINTER] * 2, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, *[_POINTER] * 3),
+    "prepare_rows": (_POINTER, _POINTER, *[_COUNT] * 3, *[_DOUBLE] * 3, _POINTER, _POINTER),
+    "center_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
+    "finish_rows": (_POINTER, _FLOAT, *[_POINTER] * 3, _COUNT, _COUNT),
+    "weigh_rows": (*[_POINTER] * 5, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, _INT, *[_POINTER] * 3),
+    "prepare_fields": (
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _POINTER,
+        _INT,
+        _COUNT,
+        _DOUBLE,
+        _DOUBLE,
+        _POINTER,
+    ),
+    "finish_fields": (_POINTER, _FLOAT, *[_POINTER] * 3, *[_COUNT] * 4),
+    "weigh_fields": (_POINTER, _POINTER, _FLOAT, _POINTER, *[_COUNT] * 4, _INT, _DOUBLE, _POINTER, _POINTER),
+    "correct_fields": (*[_POINTER] * 3, _COUNT, _COUNT, _POINTER, _INT),
+    "prepare_centered": (
+        _POINTER,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _POINTER,
+        _INT,
+        _COUNT,
+        *[_DOUBLE] * 3,
+        *[_POINTER] * 4,
+    ),
+    "clear_fields": (_POINTER, _POINTER, *[_COUNT] * 3, _INT),
+    "correct_centered": (*[_POINTER] * 4, _COUNT, _COUNT, _POINTER, _INT),
+    "sparse_products": (*[_POINTER] * 3, _COUNT, _POINTER, _COUNT, _COUNT, _POINTER),
+    "sparse_cosine": (
+        *[_POINTER] * 3,
+        _COUNT,
+        _POINTER,
+        _COUNT,
+        _COUNT,
+        _DOUBLE,
+        _DOUBLE,
+        _INT,
+        _DOUBLE,
+        _POINTER,
+        _POINTER,
+    ),
+    "sparse_gradient": (*[_POINTER] * 3, _COUNT, *[_POINTER] * 4, _COUNT, _COUNT, _POINTER),
+}
+_WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields", "clear_fields")
+
+
+@functools.cache
+def library() -> Any:
+    """The compiled passes, or None where they were not built, cannot be loaded, or are turned off."""
+    if os.environ.get("COSNORM_COMPILED") == "0":
+        return None
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = Path(__file__).parents[2] / "kernels" / ("_passes" + suffix)
+        if path.exists():
+            try:
+                # Its OpenMP functions are those that torch has loaded; without them this fails.
+                found = ctypes.CDLL(str(path))
+                for name, arguments in _SIGNATURES.items():
+                    function = getattr(found, f"cosnorm_{name}")
+                    function.argtypes = (*arguments, _INT)
+                    function.restype = None if name in _WITHOUT_RESULT else _INT
+            except (OSError, AttributeError):
+                return None
+            return found
+    return None
