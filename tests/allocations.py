@@ -1,4 +1,4 @@
-"""The memory that tensors take, below the wall too: modes of the dispatcher see operators, not what is in them."""
+"""The memory that tensors take, below the wall too, where modes of the dispatcher do not look."""
 
 import torch
 

@@ -137,9 +137,9 @@ def share_of(total: int, group: Group) -> slice:
 
 
 def _resolve(name: str) -> Group:
-    from torch.distributed.distributed_c10d import _resolve_process_group
+    from torch.distributed import distributed_c10d
 
-    return _resolve_process_group(name)
+    return distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
 
 
 class _GatherRows(torch.autograd.Function):

@@ -8,8 +8,8 @@ from test_contrastive import NUMBER, SIZE, dense, form
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional import contrastive_cross_entropy
 from cosnorm.backends.torch.softmax import KEPT
+from cosnorm.functional import contrastive_cross_entropy
 
 EYE = torch.eye(NUMBER, dtype=torch.bool)
 PAIR = torch.arange(NUMBER).roll(NUMBER // 2)

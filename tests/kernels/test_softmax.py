@@ -43,7 +43,10 @@ def gradients(x, y, scale, exclusion, *weights_and_sums, into_y=True, chunk=None
     """The gradients, in memory that is made for them."""
     into_x = torch.zeros(x.shape)
     other = torch.zeros(y.shape) if into_y else None
-    along = direction(*weights_and_sums[:2]), direction(*weights_and_sums[2:]) if weights_and_sums[2:] else None
+    along = (
+        direction(*weights_and_sums[:2]),
+        direction(*weights_and_sums[2:]) if weights_and_sums[2:] else None,
+    )
     softmax.gradients(x, y, scale, exclusion, *along, into_x, other, tile=chunk)
     return into_x, other
 

@@ -1,4 +1,4 @@
-"""Every loss before everything in torch that looks at a call from outside: right, or a refusal that is named."""
+"""Every loss before all in torch that looks at a call from outside: right, or a refusal that is named."""
 
 import contextlib
 import warnings
@@ -45,7 +45,9 @@ class Loss:
     def inputs(self, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
         return [
-            torch.rand(shape, generator=generator) + 0.5 if shape == () else torch.randn(shape, generator=generator)
+            torch.rand(shape, generator=generator) + 0.5
+            if shape == ()
+            else torch.randn(shape, generator=generator)
             for shape in self.leaves
         ]
 
@@ -85,7 +87,9 @@ LOSSES: dict[str, Loss] = {
     "clip none": Loss(lambda a, b: losses.clip_loss(a, b, reduction="none")),
     "sup_con": Loss(lambda a: losses.sup_con_loss(a, on(a, LABELS)), ((N, D),)),
     "contrastive pairs": Loss(
-        lambda a, b: contrastive_cross_entropy(a, b, on(a, torch.stack([LABELS, LABELS + 1], 1)), decoupled=True)
+        lambda a, b: contrastive_cross_entropy(
+            a, b, on(a, torch.stack([LABELS, LABELS + 1], 1)), decoupled=True
+        )
     ),
     "contrastive mask": Loss(lambda a, b: contrastive_cross_entropy(a, b, exclude=on(a, MASK))),
     "contrastive same label": Loss(
@@ -103,9 +107,7 @@ LOSSES: dict[str, Loss] = {
         lambda x, w: margin_cross_entropy(x, w, on(x, LABELS), reduction="none"), ((N, D), (C, D))
     ),
     "margin some classes": Loss(
-        lambda x, w: margin_cross_entropy(
-            x, w, on(x, LABELS), sub_centers=2, classes=on(x, SOME)
-        ),
+        lambda x, w: margin_cross_entropy(x, w, on(x, LABELS), sub_centers=2, classes=on(x, SOME)),
         ((N, D), (2 * C, D)),
     ),
     "cosine_embedding": Loss(lambda a, b: losses.cosine_embedding_loss(a, b, on(a, SIGNS)), twice=True),
@@ -137,7 +139,9 @@ def step(loss: Loss) -> Callable[..., tuple[Tensor, ...]]:
 
     def call(*leaves: Tensor) -> tuple[Tensor, ...]:
         value = loss.call(*leaves)
-        weights = torch.arange(1.0, 1 + value.numel(), dtype=torch.float32, device=value.device).view_as(value)
+        weights = torch.arange(1.0, 1 + value.numel(), dtype=torch.float32, device=value.device).view_as(
+            value
+        )
         return value, *torch.autograd.grad((value * weights).sum(), leaves)
 
     return call
@@ -182,7 +186,9 @@ def test_export(loss: Loss):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(loss: Loss, dynamic: bool):
     torch._dynamo.reset()
-    compiled = Loss(torch.compile(loss.call, fullgraph=True, dynamic=dynamic, backend="aot_eager"), loss.leaves)
+    compiled = Loss(
+        torch.compile(loss.call, fullgraph=True, dynamic=dynamic, backend="aot_eager"), loss.leaves
+    )
     for seed in (0, 1):
         same(by_hand(compiled, seed), by_hand(loss, seed))
 
@@ -300,7 +306,10 @@ def default_dtype():
 
 @contextlib.contextmanager
 def deterministic():
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -346,5 +355,5 @@ def test_forward_mode_raises(loss: Loss):
     if loss.twice:
         return  # made of operators that have it, or that raise the same
     tangents = tuple(torch.ones_like(one) for one in loss.inputs())
-    with pytest.raises(RuntimeError, match="no forward derivative|cannot be differentiated again"):
+    with pytest.raises(RuntimeError, match=r"no forward derivative|cannot be differentiated again"):
         torch.func.jvp(loss.call, tuple(loss.inputs()), tangents)

@@ -1,4 +1,4 @@
-"""Class weights as unit rows, a block of classes at a time: what every form of a softmax over classes reads."""
+"""Class weights as unit rows, a block of classes at a time: what all forms of a softmax over them read."""
 
 from typing import NamedTuple
 

@@ -36,7 +36,9 @@ def takes_arrays(function: _Function) -> _Function:
 
 def _has(kind: type, value: Any) -> bool:
     """Whether a value is of that type, or holds one that is."""
-    return any(_has(kind, one) for one in value) if isinstance(value, (tuple, list)) else isinstance(value, kind)
+    return (
+        any(_has(kind, one) for one in value) if isinstance(value, (tuple, list)) else isinstance(value, kind)
+    )
 
 
 def _tensor(value: Any) -> Any:

@@ -156,8 +156,9 @@ def contrastive_cross_entropy(
         raise ValueError(f"{WHERE}: exclude cannot be given with bidirectional and group; leave one out")
     there = options._replace(bidirectional=False)
     back = there._replace(labels=key_labels, key_labels=query_labels)
-    both = _loss(queries, keys, None, tensor_temperature, there, reduction)
-    return (both + _loss(keys, queries, None, tensor_temperature, back, reduction)) / 2
+    assert keys is not None
+    forth = _loss(queries, keys, None, tensor_temperature, there, reduction)
+    return (forth + _loss(keys, queries, None, tensor_temperature, back, reduction)) / 2
 
 
 def _loss(

@@ -1,7 +1,5 @@
 """Cosine softmax over class weights with a margin, a block of classes at a time."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 

@@ -1,11 +1,17 @@
 """A sigmoid for each pair of queries and keys instead of a softmax, a tile at a time (SigLIP)."""
 
-import torch
 from torch import Tensor
 
 from cosnorm.distributed import Group, name_of
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import Reduction, check_count, check_number, check_pair, check_reduction, reduced
+from cosnorm.functional.checks import (
+    Reduction,
+    check_count,
+    check_number,
+    check_pair,
+    check_reduction,
+    reduced,
+)
 from cosnorm.operators.sigmoid import SigmoidOptions, sigmoid_pairs
 
 _WHERE = "pairwise_sigmoid_loss"

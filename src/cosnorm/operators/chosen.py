@@ -1,7 +1,6 @@
 """Products of each query with keys of its own choice, gathered a few rows at a time: `chosen_products`."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -75,7 +75,7 @@ class Results(NamedTuple):
 
     Attributes:
         loss: (), or (N,) if separate.
-        count: ().
+        number: ().
         projected: where gradients are made in the forward pass: in the unit embeddings, projected.
         divisors: what divides them, (N, 2).
         projected_weight: the same in unit weights, (C·K, D), if these learn.
@@ -85,7 +85,7 @@ class Results(NamedTuple):
     """
 
     loss: Tensor
-    count: Tensor
+    number: Tensor
     projected: Tensor
     divisors: Tensor
     projected_weight: Tensor
@@ -121,11 +121,17 @@ class _Softmax(NamedTuple):
         return log_sum_over(sums, self.options.group)
 
     def gradients(
-        self, sums: Tensor, factors: Tensor, pulls: Tensor, into_x: Tensor, kept: list[Any] | None, into_weight: bool
+        self,
+        sums: Tensor,
+        factors: Tensor,
+        pulls: Tensor,
+        into_x: Tensor,
+        kept: list[Any] | None,
+        into_weight: bool,
     ) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Add the gradients in the unit embeddings to `into_x`; block by block come rows of the weight and theirs.
+        """Add the gradients in the unit embeddings to `into_x`, all but projected.
 
-        The latter, if wanted, are projected.
+        If `into_weight`, rows of the weight and the projected gradients in them come, block by block.
         """
         # Samples in the order of their labels, and where those of each block begin.
         places, blocks, target = self.batch.places, self.weights.blocks, self.target
@@ -262,7 +268,7 @@ def _made_again(
 
 
 def _flops(passes: int, options: ClassOptions, embeddings: torch.Size, weight: torch.Size) -> int:
-    classes = weight[0] if options.classes is None else options.classes[0] * options.sub_centers  # type: ignore[operator]
+    classes = weight[0] if options.classes is None else options.classes[0] * options.sub_centers
     return int(2 * passes * embeddings[0] * classes * embeddings[1])
 
 

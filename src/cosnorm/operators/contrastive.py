@@ -29,7 +29,7 @@ class Results(NamedTuple):
 
     Attributes:
         loss: (), or (N,) if separate.
-        count: ().
+        number: ().
         projected: of a loss of one number: its gradients in the unit rows of queries, keys and extra keys
             (of the queries alone, if no others learn), projected.
         divisors: what divides them, (rows, 2).
@@ -38,7 +38,7 @@ class Results(NamedTuple):
     """
 
     loss: Tensor
-    count: Tensor
+    number: Tensor
     projected: Tensor
     divisors: Tensor
     into_temperature: Tensor
@@ -139,7 +139,9 @@ def _pull(
         problem.positives.spread_(into.into_y, pairs.x * pulls)
 
 
-def _with_gradients(problem: Problem, pairs: Pairs, positive: Tensor, into: Gradients) -> tuple[Tensor, Tensor]:
+def _with_gradients(
+    problem: Problem, pairs: Pairs, positive: Tensor, into: Gradients
+) -> tuple[Tensor, Tensor]:
     """Losses of the queries, who takes part, and in `into` the gradients of the sum of the losses."""
     if not (problem.symmetric or problem.options.bidirectional):
         counting = (problem.positives.counts > 0).to(pairs.x.dtype)
@@ -166,7 +168,11 @@ def _with_gradients(problem: Problem, pairs: Pairs, positive: Tensor, into: Grad
 
 
 def _compute(*arguments: Any) -> Results:
-    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), flags_of(arguments[-1], 4)
+    learning, options, keep = (
+        _Learning(*arguments[:4]),
+        PairOptions(*arguments[4:-1]),
+        flags_of(arguments[-1], 4),
+    )
     pairs, problem = learning.pairs(options)
     positive = _positive(problem, pairs)
     projected, divisors, into_temperature, log_sums = (pairs.x.new_empty(0) for _ in range(4))
@@ -187,7 +193,11 @@ def _compute(*arguments: Any) -> Results:
 
 
 def _shapes(*arguments: Any) -> Results:
-    learning, options, keep = _Learning(*arguments[:4]), PairOptions(*arguments[4:-1]), flags_of(arguments[-1], 4)
+    learning, options, keep = (
+        _Learning(*arguments[:4]),
+        PairOptions(*arguments[4:-1]),
+        flags_of(arguments[-1], 4),
+    )
     queries = learning.queries
     number, size = queries.shape
 

@@ -26,7 +26,9 @@ def _signs(labels: Tensor, where: str) -> Tensor:
     known = together | (labels == -1)
     if not bool(known.all()):
         other = labels[~known].flatten()[0].item()
-        raise ValueError(f"{where}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1")
+        raise ValueError(
+            f"{where}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1"
+        )
     return together
 
 

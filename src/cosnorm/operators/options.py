@@ -15,7 +15,7 @@ _NAMES = {
 }
 
 
-def arguments_of(options: type[NamedTuple]) -> str:  # type: ignore[valid-type]
+def arguments_of(options: type[NamedTuple]) -> str:
     """The part of a schema that holds these options, in their order."""
     return ", ".join(f"{_NAMES[kind]} {name}" for name, kind in get_type_hints(options).items())
 
@@ -25,6 +25,6 @@ def flags_of(keep: int, learns: int) -> list[bool]:
     return [bool(keep >> place & 1) for place in range(learns)]
 
 
-def results_of(results: type[NamedTuple]) -> str:  # type: ignore[valid-type]
+def results_of(results: type[NamedTuple]) -> str:
     """The results of a schema by their names."""
     return f"({', '.join(f'Tensor {name}' for name in get_type_hints(results))})"

@@ -1,4 +1,4 @@
-"""What a softmax over pairs is: its options, and posed for a batch: positives, what stays out, what computes."""
+"""What a softmax over pairs is: its options; and for a batch its positives, what stays out, what computes."""
 
 from types import ModuleType
 from typing import Any, NamedTuple

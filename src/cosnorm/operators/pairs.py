@@ -1,4 +1,4 @@
-"""Queries and the keys that they meet, as unit rows, and the way back of gradients: what losses of pairs share.
+"""Queries and keys as unit rows, and the way back of gradients: what all losses over pairs share.
 
 Below the wall, without autograd. A loss of one number makes its gradients in the forward pass, where they
 cost less than by themselves: projected, and not yet divided by the norms.
@@ -71,7 +71,7 @@ class Pairs(NamedTuple):
 
 
 def pair_up(queries: Tensor, keys: Tensor | None, extra: Tensor | None, group: str, impl: str) -> Pairs:
-    """Queries and what they meet: the keys (None: the queries themselves) of all processes, and extra keys."""
+    """Queries, the keys of all processes (None: the queries are the keys) and extra keys."""
     found = [unit_rows(one, impl) for one in (queries, keys, extra) if one is not None]
     units = _beside([one.values for one in found])
     divisors = _beside([pack(one) for one in found])
@@ -94,7 +94,7 @@ def unit_rows(x: Tensor, impl: str = "auto") -> UnitRows:
 
 
 def inverse_norms(x: Tensor, impl: str = "auto") -> Tensor | None:
-    """1/|x| of the rows, (N, 1), if one look at them is the fast form for the device and they are in its window."""
+    """1/|x| of the rows, (N, 1), where one look at all of them is the fast form, and allows it."""
     found: Tensor | None = next(_backends(impl, x)).inverse_norms(x)
     return found
 
@@ -127,8 +127,10 @@ def divide_each(
     for one, needed in zip(rows, needs, strict=True):
         part = slice(start, start + (0 if one is None else len(one)))
         start = part.stop
-        wanted = needed and one is not None
-        found.append(divide(projected[part], divisors[part], factor, one, impl) if wanted else None)
+        finished = None
+        if needed and one is not None:
+            finished = divide(projected[part], divisors[part], factor, one, impl)
+        found.append(finished)
     return found
 
 

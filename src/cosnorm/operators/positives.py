@@ -118,7 +118,7 @@ def _parts(indices: Tensor) -> list[slice]:
 def pair_positives(
     where: str, positives: Tensor | None, num_queries: int, own_keys: slice, device: torch.device
 ) -> PairPositives:
-    """Positives given as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
+    """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
         rows = torch.arange(num_queries, device=device)
         return PairPositives(rows, rows + own_keys.start, num_queries)

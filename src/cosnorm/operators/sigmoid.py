@@ -10,7 +10,7 @@ from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import Backward, define
 from cosnorm.operators.options import arguments_of, results_of
-from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pack, pair_up, split_factor
+from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pair_up, split_factor
 
 _WHERE = "pairwise_sigmoid_loss"
 
@@ -38,14 +38,14 @@ class Results(NamedTuple):
 
     Attributes:
         loss: (), or (N,) if separate.
-        count: ().
+        number: ().
         projected: gradients in the unit rows of queries and keys, projected.
         divisors: what divides them, (rows, 2).
         numbers: gradients in scale and bias, (2,).
     """
 
     loss: Tensor
-    count: Tensor
+    number: Tensor
     projected: Tensor
     divisors: Tensor
     numbers: Tensor
@@ -149,8 +149,8 @@ def _backward_flops(cotangent: torch.Size, queries: torch.Size, keys: torch.Size
 
 
 sigmoid_pairs = define(
-    f"sigmoid_pairs(Tensor queries, Tensor keys, Tensor? scale, Tensor? bias, {arguments_of(SigmoidOptions)}, "
-    f"int keep) -> {results_of(Results)}",
+    "sigmoid_pairs(Tensor queries, Tensor keys, Tensor? scale, Tensor? bias, "
+    f"{arguments_of(SigmoidOptions)}, int keep) -> {results_of(Results)}",
     _compute,
     _shapes,
     flops=_forward_flops,

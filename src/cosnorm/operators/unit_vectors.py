@@ -1,8 +1,5 @@
 """Unit vectors as an operator, for sums of cosines that are no matrix: `unit_vectors`."""
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.unit_rows import project_
@@ -42,6 +39,8 @@ unit_vectors = define(
     _compute,
     _shapes,
     flops=lambda x, keep: 2 * x.numel(),
-    backward=Backward(_gradients, learns=1, gradients=_formula, flops=lambda cotangent, x, needs: 4 * x.numel()),
+    backward=Backward(
+        _gradients, learns=1, gradients=_formula, flops=lambda cotangent, x, needs: 4 * x.numel()
+    ),
 )
 """x / |x| of rows (N, D), exact at every scale, float32 for half types; zero rows stay zero, gradient 0."""

@@ -73,8 +73,8 @@ def gradients(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """What the logits of all classes but the own give, each with its softmax times `factors`.
 
-    It is added to `into_x`; for each block come its unit weights and, if wanted, the gradient in them, in memory
-    that the next block overwrites. The arguments are those of `log_sums`; `sums` are over all classes.
+    It is added to `into_x`; for each block come its unit weights and, if wanted, the gradient in them, in
+    memory that the next block overwrites. Arguments as of `log_sums`; `sums` are over all classes.
     """
     passes = _Passes(x, weights, labels, scale)
     factors = factors * scale

@@ -37,8 +37,7 @@ def log_sums(
     """As `cosnorm.backends.torch.classes.log_sums`; nothing is kept."""
     sums = x.new_full((len(x),), -torch.inf)
     for block in weights.blocks.parts():
-        _, *inputs = _inputs(x, weights, labels, dtype, block)
-        rows, values, exclusion = inputs
+        _, rows, values, exclusion = _inputs(x, weights, labels, dtype, block)
         sums = torch.logaddexp(sums, log_sums_of_pairs(rows, values, scale, exclusion)[0])
     return sums
 
