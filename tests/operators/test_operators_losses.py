@@ -285,6 +285,37 @@ def test_modes_see_every_call(loss: Loss):
     assert counting.calls > 0
 
 
+class Collecting(TorchDispatchMode):
+    """Keeps the calls of our operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "cosnorm":
+            self.calls.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+
+def test_operators_keep_their_word(loss: Loss):
+    """Schemas, shapes of tensors without data, and no result that is another's memory."""
+    with Collecting() as collecting:
+        by_hand(loss)
+    assert collecting.calls
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    for function, arguments in collecting.calls:
+        torch.library.opcheck(function, arguments, test_utils=checks)
+
+
+def test_symbolic_tracing_sees_one_call():
+    graph = torch.fx.symbolic_trace(lambda a, b: losses.nt_xent_loss(a, b) + pairwise_sigmoid_loss(a, b))
+    same(
+        [graph(*LOSSES["clip"].inputs())],
+        [sum(LOSSES[o].call(*LOSSES[o].inputs()) for o in ("nt_xent", "sigmoid"))],
+    )
+
+
 def test_multiplications_are_counted(request):
     for name in ("nt_xent", "info_nce negatives", "clip", "sup_con", "sigmoid", "margin", "island"):
         with FlopCounterMode(display=False) as forward:

@@ -18,10 +18,12 @@ from cosnorm.functional.checks import (
     check_tensors,
     reduced,
 )
+from cosnorm.functional.overrides import overridable
 from cosnorm.operators.contrastive import pair_softmax
 from cosnorm.operators.pair_problem import WHERE, PairOptions, check_mask_shape, check_temperature_value
 
 
+@overridable
 @takes_arrays
 def contrastive_cross_entropy(
     queries: Tensor,

@@ -16,6 +16,7 @@ from cosnorm.functional.checks import (
     reduced,
 )
 from cosnorm.functional.margins import Margin, NoMargin
+from cosnorm.functional.overrides import overridable
 from cosnorm.operators.classes import ClassOptions, class_softmax
 from cosnorm.operators.indices import indices_in
 from cosnorm.operators.targets import class_targets
@@ -23,6 +24,7 @@ from cosnorm.operators.targets import class_targets
 _WHERE = "margin_cross_entropy"
 
 
+@overridable
 @takes_arrays
 def margin_cross_entropy(
     embeddings: Tensor,
@@ -142,6 +144,7 @@ def margin_cross_entropy(
     return reduced(loss, count, reduction)
 
 
+@overridable
 @takes_arrays
 def sample_classes(
     labels: Tensor, num_classes: int, num_sampled: int, *, generator: torch.Generator | None = None

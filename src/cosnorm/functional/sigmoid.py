@@ -12,11 +12,13 @@ from cosnorm.functional.checks import (
     check_reduction,
     reduced,
 )
+from cosnorm.functional.overrides import overridable
 from cosnorm.operators.sigmoid import SigmoidOptions, sigmoid_pairs
 
 _WHERE = "pairwise_sigmoid_loss"
 
 
+@overridable
 @takes_arrays
 def pairwise_sigmoid_loss(
     queries: Tensor,

@@ -15,12 +15,14 @@ from cosnorm.functional.checks import (
     check_reduction,
     check_rows_of_classes,
 )
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.heads import AMSoftmaxLoss
 from cosnorm.norms import accumulation_dtype
 from cosnorm.operators.indices import indices_in
 from cosnorm.operators.unit_vectors import unit_vectors
 
 
+@overridable
 @takes_arrays
 def center_loss(
     embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: Reduction = "mean"
@@ -59,6 +61,7 @@ def center_loss(
     return averaged((embeddings.to(dtype) - own.to(dtype)).square().sum(1) / 2, reduction)
 
 
+@overridable
 @takes_arrays
 def island_loss(
     embeddings: Tensor, labels: Tensor, centers: Tensor, *, island_weight: float = 10.0

@@ -9,9 +9,11 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_pair
 from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.temperature import bounded
 
 
+@overridable
 @takes_arrays
 def clip_loss(
     images: Tensor,

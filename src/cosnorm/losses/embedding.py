@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, averaged, check_reduction, check_tensors
+from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import cosine_similarity
 from cosnorm.norms import accumulation_dtype
 from cosnorm.operators.indices import signs_of
@@ -12,6 +13,7 @@ from cosnorm.operators.indices import signs_of
 _WHERE = "cosine_embedding_loss"
 
 
+@overridable
 @takes_arrays
 def cosine_embedding_loss(
     input1: Tensor,

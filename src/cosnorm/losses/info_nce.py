@@ -18,6 +18,7 @@ from cosnorm.functional.checks import (
     check_tensors,
 )
 from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import pairwise_cosine
 from cosnorm.losses.temperature import Temperature
 from cosnorm.operators.chosen import chosen_products
@@ -25,6 +26,7 @@ from cosnorm.operators.indices import indices_in
 from cosnorm.operators.unit_vectors import unit_vectors
 
 
+@overridable
 @takes_arrays
 def info_nce_loss(
     queries: Tensor,
@@ -117,6 +119,7 @@ def _reduced(cosines: Tensor, temperature: float | Tensor, reduction: Reduction)
     return averaged(torch.logsumexp(logits, 1) - logits[:, 0], reduction)
 
 
+@overridable
 @takes_arrays
 def sample_negatives(
     num_keys: int, num_negatives: int, positives: Tensor | None = None, *, generator: Any = None

@@ -6,9 +6,11 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction
 from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.temperature import Temperature
 
 
+@overridable
 @takes_arrays
 def sup_con_loss(
     embeddings: Tensor,
