@@ -14,6 +14,7 @@ from cosnorm.distributed import gather_rows
 from cosnorm.functional import contrastive_cross_entropy
 
 SHARES = (5, 3, 4, 1)
+COMPILED = ("nt-xent", "nt-xent, queue", "clip", "sup-con")
 SIZE, CLASSES = 6, 7
 Loss = Callable[[Tensor, Tensor, Tensor, object], Tensor]
 
@@ -60,6 +61,12 @@ def result(
     return [value.detach(), *(parameter.grad.clone() for parameter in network.parameters())]
 
 
+def compiled(loss: Loss, group: object) -> Loss:
+    """The loss as one graph."""
+    graph = torch.compile(lambda a, b, y: loss(a, b, y, group), fullgraph=True, backend="aot_eager")
+    return lambda a, b, y, g: graph(a, b, y)
+
+
 def head(dtype: torch.dtype, group: object) -> losses.ArcFaceLoss:
     made = losses.ArcFaceLoss(CLASSES, SIZE, sub_centers=2, scale=8.0, dtype=dtype, group=group)
     generator = torch.Generator().manual_seed(2)
@@ -87,6 +94,14 @@ def main(rank: int, processes: int, folder: str) -> None:
         found[f"head, {dtype}"] = [*values, sharded.weight.grad.clone()]
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
+        if dtype == torch.float32:
+            network, inputs = model(dtype), (first, second, labels)
+            for name in COMPILED:
+                found[f"eager {name}"] = result(LOSSES[name], network, inputs, group)
+                found[f"compiled {name}"] = result(compiled(LOSSES[name], group), network, inputs, group)
+            found["eager head"] = result(lambda a, b, y, g, h=sharded: h(a, y), network, inputs, group)
+            whole = compiled(lambda a, b, y, g, h=sharded: h(a, y), group)
+            found["compiled head"] = result(whole, network, inputs, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each
     rows = torch.full((SHARES[rank], 2), float(rank), requires_grad=True)

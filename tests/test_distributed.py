@@ -76,6 +76,13 @@ def test_each_process_has_the_losses_of_its_own(ranks: list[dict], dtype: torch.
         start = own.stop
 
 
+@pytest.mark.parametrize("name", [*cases.COMPILED, "head"])
+def test_compiled_with_a_group_in_one_graph(ranks: list[dict], name: str):
+    for found in ranks:
+        for one, other in zip(found[f"compiled {name}"], found[f"eager {name}"], strict=True):
+            assert close(one, other, torch.float32)
+
+
 def test_rows_are_gathered_in_the_order_of_ranks(ranks: list[dict]):
     expected = torch.cat([torch.full((cases.SHARES[rank], 2), float(rank)) for rank in range(len(ranks))])
     for rank, found in enumerate(ranks):

@@ -1,11 +1,13 @@
-"""Rows of all processes beside each other, and sums over them, with the gradients that belong to them.
+"""Rows of all processes beside each other, and sums over them: what operators over a group of processes use.
 
 The law, for a loss L of the whole batch and W processes that train one model through DistributedDataParallel
 (which averages the gradients of its parameters over the processes): every process computes the same L, and
 the gradient that leaves a process's loss for what it put in (its embeddings) is W · ∂L/∂(its rows). The
 average over the processes is then Σ over the processes of ∂L/∂(their rows) · ∂(their rows)/∂parameters: the
-gradient of one process with the whole batch. The factor W stands in one place, the backward pass of
-`sum_over`; the backward pass of `gather_rows` only sums.
+gradient of one process with the whole batch.
+
+A group stands in the schema of an operator by its name; "" is this process alone, and then all of this does
+nothing.
 """
 
 from typing import Any, NamedTuple
@@ -24,6 +26,19 @@ class Gathered(NamedTuple):
     offset: int
 
 
+class Shares(NamedTuple):
+    """How many rows each process has, in the order of ranks, and which of all are this process's."""
+
+    sizes: list[int]
+    own: slice
+    group: str
+
+    @property
+    def total(self) -> int:
+        """The rows of all processes."""
+        return sum(self.sizes)
+
+
 def check_group(where: str, group: Group) -> None:
     """Raise unless `group` is a process group that this process belongs to."""
     if not dist.is_available() or not dist.is_initialized():
@@ -35,42 +50,84 @@ def check_group(where: str, group: Group) -> None:
         raise ValueError(f"{where}: this process is not part of the group")
 
 
+def name_of(where: str, group: Group | None) -> str:
+    """The name by which operators know a group; "" without one."""
+    if group is None:
+        return ""
+    check_group(where, group)
+    name: str = group.group_name
+    return name
+
+
+def number_of_processes(group: str) -> int:
+    """W."""
+    return dist.get_world_size(_resolve(group)) if group else 1
+
+
+def share_rows(size: int, device: torch.device, group: str) -> Shares:
+    """How many rows each process has, if this one has `size`."""
+    if not group:
+        return Shares([size], slice(0, size), group)
+    processes = _resolve(group)
+    own = torch.tensor([size], dtype=torch.int64, device=device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size(processes))]
+    dist.all_gather(found, own, group=processes)
+    sizes = [int(one) for one in found]
+    start = sum(sizes[: dist.get_rank(processes)])
+    return Shares(sizes, slice(start, start + size), group)
+
+
+def gather(rows: Tensor, shares: Shares) -> Tensor:
+    """(n, …) of each process, n its own → (Σn, …) on every process, in the order of ranks."""
+    if not shares.group:
+        return rows
+    found = rows.new_empty(shares.total, *rows.shape[1:])
+    found[shares.own] = rows
+    # One broadcast each: uneven shares need no padding, and no second copy of all rows.
+    for rank, part in enumerate(found.split(shares.sizes)):
+        dist.broadcast(part, group=_resolve(shares.group), group_src=rank)
+    return found
+
+
+def reduce_rows(rows: Tensor, shares: Shares) -> Tensor:
+    """(Σn, …) on each process → the sum over the processes of its own rows, (n, …)."""
+    if not shares.group:
+        return rows
+    group = _resolve(shares.group)
+    own, result = dist.get_rank(group), rows.new_empty(0)
+    for rank, part in enumerate(rows.split(shares.sizes)):
+        total = part.clone(memory_format=torch.contiguous_format)
+        dist.reduce(total, group=group, group_dst=rank)
+        result = total if rank == own else result
+    return result
+
+
+def sum_over(value: Tensor, group: str) -> Tensor:
+    """The sum over the processes; the value itself without a group."""
+    if not group:
+        return value
+    total = value.clone()
+    dist.all_reduce(total, group=_resolve(group))
+    return total
+
+
+def log_sum_over(logs: Tensor, group: str) -> Tensor:
+    """Log of the sum over the processes of exp, element by element."""
+    if not group:
+        return logs
+    largest = logs.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_resolve(group))
+    largest = largest.masked_fill(largest == -torch.inf, 0)
+    return sum_over((logs - largest).exp_(), group).log_().add_(largest)
+
+
 def gather_rows(rows: Tensor, group: Group) -> Gathered:
     """(n, …) of each process, n its own → (Σn, …) on every process, in the order of ranks; differentiable.
 
     Backward, each process gets the sum over all processes of the gradients in its own rows.
     """
-    sizes = _sizes(len(rows), rows.device, group)
-    offset = sum(sizes[: dist.get_rank(group)])
-    return Gathered(_GatherRows.apply(rows, sizes, offset, group), offset)
-
-
-def sum_over(value: Tensor, group: Group) -> Tensor:
-    """Sum over the processes; backward, the cotangent times the number of processes (the law above)."""
-    total: Tensor = _SumOver.apply(value, group)
-    return total
-
-
-def multiply_gradient(value: Tensor, group: Group) -> Tensor:
-    """The value; backward, the cotangent times the number of processes (see the module's law)."""
-    same: Tensor = _MultiplyGradient.apply(value, dist.get_world_size(group))
-    return same
-
-
-def share_gradient(value: Tensor, group: Group) -> Tensor:
-    """A value that every process has; backward, the sum of the processes' cotangents, on each of them."""
-    same: Tensor = _ShareGradient.apply(value, group)
-    return same
-
-
-def log_sum_over(logs: Tensor, group: Group) -> Tensor:
-    """Log of the sum over the processes of exp, element by element; not differentiable."""
-    largest = logs.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    largest = largest.masked_fill(largest == -torch.inf, 0)
-    total = (logs - largest).exp_()
-    dist.all_reduce(total, group=group)
-    return total.log_().add_(largest)
+    shares = share_rows(len(rows), rows.device, group.group_name)
+    return Gathered(_GatherRows.apply(rows, shares), shares.own.start)
 
 
 def share_of(total: int, group: Group) -> slice:
@@ -79,72 +136,18 @@ def share_of(total: int, group: Group) -> slice:
     return slice(total * rank // processes, total * (rank + 1) // processes)
 
 
-def place_of(size: int, device: torch.device, group: Group) -> tuple[int, int]:
-    """Where this process's `size` things begin among those of all processes, and how many all have."""
-    sizes = _sizes(size, device, group)
-    return sum(sizes[: dist.get_rank(group)]), sum(sizes)
+def _resolve(name: str) -> Group:
+    from torch.distributed import distributed_c10d
 
-
-def _sizes(size: int, device: torch.device, group: Group) -> list[int]:
-    own = torch.tensor([size], device=device)
-    found = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(found, own, group=group)
-    return [int(one) for one in found]
+    return distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: list[int], offset: int, group: Group) -> Tensor:
-        ctx.sizes, ctx.group = sizes, group
-        found = rows.new_empty(sum(sizes), *rows.shape[1:])
-        found[offset : offset + len(rows)] = rows
-        # One broadcast each: uneven shares need no padding, and no second copy of all rows.
-        for rank, part in enumerate(found.split(sizes)):
-            dist.broadcast(part, group=group, group_src=rank)
-        return found
+    def forward(ctx: Any, rows: Tensor, shares: Shares) -> Tensor:
+        ctx.shares = shares
+        return gather(rows, shares)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        own = dist.get_rank(ctx.group)
-        sums = {}
-        for rank, part in enumerate(cotangent.split(ctx.sizes)):
-            sums[rank == own] = part.clone(memory_format=torch.contiguous_format)
-            dist.reduce(sums[rank == own], group=ctx.group, group_dst=rank)
-        return sums[True], None, None, None
-
-
-class _SumOver(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: Group) -> Tensor:
-        ctx.processes = dist.get_world_size(group)
-        total = value.clone()
-        dist.all_reduce(total, group=group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, None]:
-        return cotangent * ctx.processes, None
-
-
-class _MultiplyGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, factor: int) -> Tensor:
-        ctx.factor = factor
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        return cotangent * ctx.factor, None
-
-
-class _ShareGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
-        total = cotangent.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        return reduce_rows(cotangent, ctx.shares), None

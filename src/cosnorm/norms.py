@@ -40,7 +40,8 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype == torch.float16:
         return gradient.to(dtype)
-    return gradient.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
+    limit = min(torch.finfo(dtype).max, torch.finfo(gradient.dtype).max)
+    return gradient.clamp(-limit, limit).to(dtype)
 
 
 def check_one_dtype(*tensors: Tensor) -> None:

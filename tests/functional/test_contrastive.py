@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cosnorm.backends.pairs import Exclusion
+from cosnorm.backends.torch.softmax import log_sums
 from cosnorm.functional import contrastive_cross_entropy
-from cosnorm.functional.tiles import log_sums
 
 NUMBER, SIZE = 36, 11
 
@@ -239,10 +240,7 @@ def test_the_comparison_sees_a_wrong_answer():
 
 def test_the_sum_of_nothing_is_minus_infinity():
     rows = torch.eye(3)
-
-    def everything(logits: Tensor, rows: slice, columns: slice) -> None:
-        logits.fill_(-torch.inf)
-
+    everything = Exclusion(mask=torch.ones(3, 3, dtype=torch.bool))
     for scale in (1.0, 100.0):
         sums, other = log_sums(rows, rows, scale, everything, columns=True)
         assert other is not None

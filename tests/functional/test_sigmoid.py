@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from allocations import Allocations
 from test_contrastive import BOUNDS, compare
-from test_contrastive_edges import Largest
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -69,10 +69,10 @@ def test_temporaries_fall_with_the_chunk_size_and_none_is_square():
     rows = [torch.randn(400, 4, requires_grad=True) for _ in range(2)]
     sizes = []
     for chunk_size in (16, 64):
-        with Largest() as largest:
+        with Allocations() as made:
             pairwise_sigmoid_loss(*rows, chunk_size=chunk_size).backward()
-        sizes.append(largest.numel)
-    assert sizes[0] < sizes[1] < 400 * 400
+        sizes.append(made.largest)
+    assert sizes[0] < sizes[1] < 4 * 400 * 400
 
 
 def test_first_derivatives_only():

@@ -5,7 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from cosnorm.kernels.softmax import Exclusion, gradients, log_sums
+from cosnorm.backends.pairs import Exclusion, direction
+from cosnorm.backends.triton import softmax
 
 CASES = {
     "all": {},
@@ -32,6 +33,22 @@ def _excluded(exclusion: Exclusion) -> torch.Tensor:
     if exclusion.labels is not None:
         out |= exclusion.labels[0].unsqueeze(1) == exclusion.labels[1]
     return out if exclusion.mask is None else out | exclusion.mask
+
+
+def log_sums(x: torch.Tensor, y: torch.Tensor, scale: float, exclusion: Exclusion) -> torch.Tensor:
+    return softmax.log_sums(x, y, scale, exclusion)[0]
+
+
+def gradients(x, y, scale, exclusion, *weights_and_sums, into_y=True, chunk=None):
+    """The gradients, in memory that is made for them."""
+    into_x = torch.zeros(x.shape)
+    other = torch.zeros(y.shape) if into_y else None
+    along = (
+        direction(*weights_and_sums[:2]),
+        direction(*weights_and_sums[2:]) if weights_and_sums[2:] else None,
+    )
+    softmax.gradients(x, y, scale, exclusion, *along, into_x, other, tile=chunk)
+    return into_x, other
 
 
 def _inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

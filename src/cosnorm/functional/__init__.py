@@ -2,8 +2,8 @@
 
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.conv import cosine_conv1d, cosine_conv2d, cosine_conv3d
-from cosnorm.functional.heads import margin_cross_entropy, sample_classes
 from cosnorm.functional.linear import cosine_linear
+from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, NoMargin
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
 from cosnorm.functional.similarity import cosine_similarity, pairwise_cosine

@@ -13,26 +13,32 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def takes_arrays(function: _Function) -> _Function:
-    """Let a function of tensors take NumPy arrays; it then returns NumPy and records no gradient."""
+    """Let a function of tensors take NumPy arrays; it then returns NumPy, unless one argument is a tensor.
+
+    A tensor may learn, and what learns must have its gradient.
+    """
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         values = [*arguments, *options.values()]
-        if not any(_has_array(value) for value in values):
+        if not any(_has(np.ndarray, value) for value in values):
+            return function(*arguments, **options)
+        arguments = tuple(map(_tensor, arguments))
+        options = {name: _tensor(one) for name, one in options.items()}
+        if any(_has(Tensor, value) for value in values):
             return function(*arguments, **options)
         with torch.no_grad():
-            result = function(
-                *map(_tensor, arguments), **{name: _tensor(value) for name, value in options.items()}
-            )
+            result = function(*arguments, **options)
         return result.numpy()[()] if isinstance(result, Tensor) else result
 
     return cast(_Function, call)
 
 
-def _has_array(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(map(_has_array, value))
-    return isinstance(value, np.ndarray)
+def _has(kind: type, value: Any) -> bool:
+    """Whether a value is of that type, or holds one that is."""
+    return (
+        any(_has(kind, one) for one in value) if isinstance(value, (tuple, list)) else isinstance(value, kind)
+    )
 
 
 def _tensor(value: Any) -> Any:

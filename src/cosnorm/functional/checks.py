@@ -1,11 +1,14 @@
 """Errors for wrong arguments: what was expected, what came, and how to mend it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from cosnorm.norms import accumulation_dtype
+
+Reduction = Literal["none", "mean", "sum"]
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -110,33 +113,42 @@ def check_indices(where: str, name: str, value: Any, device: torch.device) -> No
         raise ValueError(f"{where}: {name} must be on {device}, got {value.device}; use {name}.to({device})")
 
 
-def check_temperature_type(where: str, temperature: float | Tensor) -> Tensor:
-    """The temperature as a tensor of one element, or raise."""
-    if isinstance(temperature, Tensor):
-        if temperature.numel() != 1 or not temperature.is_floating_point():
+def check_number(where: str, name: str, value: float | Tensor) -> tuple[Tensor | None, float]:
+    """A tensor of one floating-point number and 0, or None and a number; raise if it is neither.
+
+    The number in a tensor is looked at below the wall.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or not value.is_floating_point():
             raise ValueError(
-                f"{where}: temperature must have one element, a floating-point number; got shape "
-                f"{tuple(temperature.shape)} and {temperature.dtype}"
+                f"{where}: {name} must have one element, a floating-point number; got shape "
+                f"{tuple(value.shape)} and {value.dtype}"
             )
-    elif isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise TypeError(
-            f"{where}: temperature must be a number or a tensor, got {type(temperature).__name__}"
-        )
-    else:
-        temperature = torch.tensor(float(temperature), dtype=torch.float64)
-    return temperature
+        return value, 0.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{where}: {name} must be a number or a tensor, got {type(value).__name__}")
+    # Comparisons, because torch.compile(dynamic=True) knows no math.isfinite of a symbolic number.
+    if not -torch.inf < value < torch.inf:
+        raise ValueError(f"{where}: {name} must be one finite number, got {value}")
+    return None, float(value)
 
 
-def check_temperature(where: str, temperature: float | Tensor) -> Tensor:
-    """The temperature as a tensor of one element; raise unless it is positive and finite."""
-    temperature = check_temperature_type(where, temperature)
-    value = float(temperature.detach())
-    if not 1e-6 <= value <= 1e6:
-        raise ValueError(
-            f"{where}: temperature must be positive (between 1e-6 and 1e6), got {value}; learn its "
-            "logarithm, as the loss modules do, so that no step makes it negative"
-        )
-    return temperature
+def check_reduction(where: str, reduction: str) -> None:
+    """Raise unless `reduction` is one."""
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+
+
+def reduced(loss: Tensor, count: Tensor, reduction: str) -> Tensor:
+    """The mean of a loss that is a sum over `count`; the loss itself for other reductions."""
+    return loss / count.clamp(min=1) if reduction == "mean" else loss
+
+
+def averaged(losses: Tensor, reduction: str) -> Tensor:
+    """The mean of losses (0 of none), their sum, or the losses themselves."""
+    if reduction == "none":
+        return losses
+    return losses.sum() / max(1, losses.numel()) if reduction == "mean" else losses.sum()
 
 
 def check_pair(where: str, **tensors: Any) -> None:
@@ -149,4 +161,36 @@ def check_pair(where: str, **tensors: Any) -> None:
         raise ValueError(
             f"{where}: {' and '.join(shapes)} must have one shape (N, D), got {found}; flatten(1) makes one "
             "vector of each sample"
+        )
+
+
+def check_rows_of_classes(where: str, **tensors: Any) -> None:
+    """Raise unless two tensors, embeddings (N, D) and rows of classes (C, D), go together."""
+    (_, embeddings), (name, rows) = tensors.items()
+    check_tensors(where, embeddings=embeddings)
+    check_tensors(where, **{name: rows})
+    if accumulation_dtype(embeddings.dtype) != accumulation_dtype(rows.dtype):
+        raise TypeError(
+            f"{where}: embeddings and {name} must both be float64, or neither; got {embeddings.dtype} and "
+            f"{rows.dtype}; convert one of them, for instance {name}.to(embeddings.dtype)"
+        )
+    if embeddings.device != rows.device:
+        raise ValueError(
+            f"{where}: embeddings and {name} must be on one device, got {embeddings.device} and "
+            f"{rows.device}; move one of them, for instance {name}.to(embeddings.device)"
+        )
+    if embeddings.ndim != 2 or rows.ndim != 2 or embeddings.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"{where}: embeddings and {name} must have shapes (N, D) and (C, D), got "
+            f"{tuple(embeddings.shape)} and {tuple(rows.shape)}; flatten(1) makes one vector of each sample"
+        )
+
+
+def check_labels(where: str, labels: Any, embeddings: Tensor) -> None:
+    """Raise unless there is a whole number for each embedding."""
+    check_indices(where, "labels", labels, embeddings.device)
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"{where}: labels must have shape ({len(embeddings)},), one class for each embedding, "
+            f"got {tuple(labels.shape)}"
         )

@@ -1,34 +1,29 @@
 """Contrastive cross-entropy: a softmax over cosine similarities, in memory that does not grow with N·M."""
 
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cosnorm.distributed import Group, check_group, sum_over
+from cosnorm.backends.choose import check_impl
+from cosnorm.distributed import Group, name_of
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_count, check_flag, check_temperature, check_temperature_type
-from cosnorm.functional.contrastive_core import Mask, Problem, contrastive
-from cosnorm.functional.contrastive_inputs import (
-    WHERE,
-    Batch,
-    check_exclude,
-    is_involution,
-    mask_given,
-    mask_self,
-    pair_positives,
+from cosnorm.functional.checks import (
+    Reduction,
+    check_count,
+    check_flag,
+    check_indices,
+    check_number,
+    check_reduction,
+    check_tensors,
+    reduced,
 )
-from cosnorm.functional.contrastive_kernels import kernel_problem, partners
-from cosnorm.functional.implementation import choose
-from cosnorm.functional.norms import accumulation_dtype
-from cosnorm.functional.once import records_gradient
-from cosnorm.functional.opaque import opaque
-from cosnorm.functional.positives import LabelPositives, PairPositives, Positives
-
-Reduction = Literal["none", "mean", "sum"]
+from cosnorm.functional.overrides import overridable
+from cosnorm.operators.contrastive import pair_softmax
+from cosnorm.operators.pair_problem import WHERE, PairOptions, check_mask_shape, check_temperature_value
 
 
+@overridable
 @takes_arrays
 def contrastive_cross_entropy(
     queries: Tensor,
@@ -55,9 +50,8 @@ def contrastive_cross_entropy(
 
     with the cosines c, the positives P(i) of query i and the keys A(i) that enter its sum: all of them, less
     what is excluded. NT-Xent, InfoNCE, SupCon and CLIP's loss are choices of P and A. No matrix of N×M
-    numbers is ever
-    made: for the backward pass O((N + M)·D) bytes are saved, and the temporary memory falls with
-        `chunk_size`.
+    numbers is ever made: for the backward pass O((N + M)·D) bytes are saved, and the temporary memory falls
+    with `chunk_size`.
 
     Args:
         queries: shape (N, D), of any length: they are normalized here.
@@ -85,7 +79,7 @@ def contrastive_cross_entropy(
             DistributedDataParallel's average wants. With "none" each gets the losses of its own queries, and
             gradients without that factor. `exclude` has shape (N, all M).
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
-            GPU), or "auto", which takes torch's. A named one computes or raises.
+            GPU), or "auto", which takes torch's. A named one computes or raises; there is no "c" here.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the queries. NumPy arrays give NumPy.
@@ -101,8 +95,7 @@ def contrastive_cross_entropy(
         RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning", arXiv 2002.05709, eq. 1; Khosla et
-        al.,
-    "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2 (L_out).
+        al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2 (L_out).
 
     Example:
         >>> import torch
@@ -110,11 +103,6 @@ def contrastive_cross_entropy(
         >>> contrastive_cross_entropy(views, positives=torch.tensor([2, 3, 0, 1]), temperature=1.0)
         tensor(0.5514)
     """
-    if torch.compiler.is_compiling() and group is None:
-        pair = (labels, None) if isinstance(labels, Tensor) else (None, None) if labels is None else labels
-        known = check_temperature_type(WHERE, temperature)
-        options = (decoupled, bidirectional, exclude_self, exclude_same_label, reduction, chunk_size, impl)
-        return _compiled(queries, keys, extra_keys, known, positives, *pair, exclude, extra_labels, *options)
     for name, flag in (
         ("decoupled", decoupled),
         ("bidirectional", bidirectional),
@@ -122,14 +110,17 @@ def contrastive_cross_entropy(
         ("exclude_self", keys is None if exclude_self is None else exclude_self),
     ):
         check_flag(WHERE, name, flag)
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{WHERE}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    check_reduction(WHERE, reduction)
+    check_impl(WHERE, impl)
     if chunk_size is not None:
         check_count(WHERE, "chunk_size", chunk_size)
-    batch = Batch(queries, keys, labels, extra_keys, extra_labels)
-    temperature = check_temperature(WHERE, temperature)
-    by_label = positives is None and batch.labels is not None and not exclude_same_label
-    if positives is None and batch.labels is None and keys is None:
+    tensor_temperature, fixed_temperature = check_number(WHERE, "temperature", temperature)
+    if tensor_temperature is None:
+        check_temperature_value(fixed_temperature)
+    _check_rows(queries, keys, extra_keys)
+    query_labels, key_labels = _check_labels(labels, extra_labels, queries, keys, extra_keys)
+    by_label = positives is None and query_labels is not None and not exclude_same_label
+    if positives is None and query_labels is None and keys is None:
         raise ValueError(
             f"{WHERE}: without keys the positives must be given; pass positives=, or labels=, or keys="
         )
@@ -138,134 +129,122 @@ def contrastive_cross_entropy(
             f"{WHERE}: bidirectional takes keys, and query i and key i belong together; leave out positives, "
             "extra_keys, and labels too unless exclude_same_label=True"
         )
-    if exclude_same_label and batch.labels is None:
+    if exclude_same_label and query_labels is None:
         raise ValueError(f"{WHERE}: exclude_same_label takes labels=, the classes that stay out")
-    common: dict[str, Any] = {
-        "decoupled": decoupled,
-        "exclude_self": exclude_self,
-        "exclude_same_label": exclude_same_label,
-        "reduction": reduction,
-        "chunk_size": chunk_size,
-        "impl": impl,
-    }
-    if group is not None:
-        check_group(WHERE, group)
-        if bidirectional:
-            # Each process has whole rows of both directions, not of the columns.
-            if exclude is not None:
-                raise ValueError(
-                    f"{WHERE}: exclude cannot be given with bidirectional and group; leave one out"
-                )
-            flipped = None if batch.labels is None else batch.labels[::-1]
-            there, back = (
-                contrastive_cross_entropy(*pair, labels=known, temperature=temperature, group=group, **common)
-                for pair, known in (((queries, keys), batch.labels), ((keys, queries), flipped))
-            )
-            return (there + back) / 2
-        batch.gather(group)
-    batch.append_extra()
-
-    symmetric = batch.keys is queries
-    if exclude_self is None:
-        exclude_self = keys is None
-    if by_label and batch.labels is not None:
-        found: Positives = LabelPositives(*batch.labels, batch.offset if exclude_self else None)
-    else:
-        found = pair_positives(positives, queries, batch, bidirectional)
-    kernels = choose(WHERE, impl, queries, batch.keys)
-    masks: list[Mask] = []
-    left_out: dict[str, Any] = {}  # the same for the kernels
+    if not by_label:
+        _check_positives(positives, queries, queries if keys is None else keys, bidirectional)
     if exclude is not None:
-        left_out["mask"] = check_exclude(exclude, queries, batch.keys)
-        masks.append(partial(mask_given, left_out["mask"]))
-        symmetric = False
-    if exclude_self:
-        left_out["offset"] = batch.offset
-        masks.append(partial(mask_self, batch.offset))
-    if exclude_same_label and batch.labels is not None:
-        if bool((found.counts > 1).any()):
-            raise ValueError(
-                f"{WHERE}: exclude_same_label takes at most one positive for each query, got "
-                f"{int(found.counts.max())}; leave some out"
-            )
-        left_out["labels"] = batch.labels
-        masks.append(LabelPositives(*batch.labels, None).exclude_)
-    elif decoupled:
-        if isinstance(found, PairPositives) and kernels:
-            left_out["partner"] = partners(WHERE, found)
-        elif kernels:
-            left_out["labels"] = batch.labels
-        masks.append(found.exclude_)
-        symmetric = symmetric and (by_label or is_involution(positives))
-    problem = Problem(
-        positives=found,
-        masks=tuple(masks),
-        own=exclude_same_label and not decoupled,
-        symmetric=symmetric,
+        _check_exclude(exclude, queries, queries if keys is None else keys, extra_keys, group)
+    options = PairOptions(
+        positives=positives,
+        labels=query_labels,
+        key_labels=key_labels,
+        extra_labels=extra_labels,
+        exclude=exclude,
+        fixed_temperature=fixed_temperature,
+        decoupled=decoupled,
         bidirectional=bidirectional,
+        exclude_self=keys is None if exclude_self is None else exclude_self,
+        exclude_same_label=exclude_same_label,
         separate=reduction == "none",
-        tile=chunk_size,
-        unit_keys=batch.unit,
-        keep_gradients=records_gradient(queries, batch.keys, temperature),
-        kernels=kernel_problem(queries.dtype, **left_out) if kernels else None,
+        chunk_size=chunk_size,
+        group=name_of(WHERE, group),
+        impl=impl,
     )
-    loss, count = contrastive(queries, batch.keys, temperature, problem)
-    if group is not None and reduction != "none":
-        loss, count = sum_over(loss, group), sum_over(count, group)
-    return loss / count.clamp(min=1) if reduction == "mean" else loss
+    if not options.bidirectional or not options.group:
+        return _loss(queries, keys, extra_keys, tensor_temperature, options, reduction)
+    # Each process has whole rows of both directions, not of the columns.
+    if exclude is not None:
+        raise ValueError(f"{WHERE}: exclude cannot be given with bidirectional and group; leave one out")
+    there = options._replace(bidirectional=False)
+    back = there._replace(labels=key_labels, key_labels=query_labels)
+    assert keys is not None
+    forth = _loss(queries, keys, None, tensor_temperature, there, reduction)
+    return (forth + _loss(keys, queries, None, tensor_temperature, back, reduction)) / 2
 
 
-def _eager(
+def _loss(
     queries: Tensor,
     keys: Tensor | None,
     extra_keys: Tensor | None,
-    temperature: Tensor,
-    positives: Tensor | None,
-    query_labels: Tensor | None,
-    key_labels: Tensor | None,
-    exclude: Tensor | None,
-    extra_labels: Tensor | None,
-    decoupled: bool,
-    bidirectional: bool,
-    exclude_self: bool | None,
-    exclude_same_label: bool,
-    reduction: Any,
-    chunk_size: int | None,
-    impl: str,
+    temperature: Tensor | None,
+    options: PairOptions,
+    reduction: Reduction,
 ) -> Tensor:
-    labels: Any = query_labels if key_labels is None else (query_labels, key_labels)
-    loss: Tensor = contrastive_cross_entropy(
-        queries,
-        keys,
-        positives,
-        labels=labels,
-        temperature=temperature,
-        decoupled=decoupled,
-        bidirectional=bidirectional,
-        exclude=exclude,
-        exclude_self=exclude_self,
-        exclude_same_label=exclude_same_label,
-        extra_keys=extra_keys,
-        extra_labels=extra_labels,
-        reduction=reduction,
-        chunk_size=chunk_size,
-        impl=impl,
-    )
-    return loss
+    loss, count, *_ = pair_softmax(queries, keys, extra_keys, temperature, *options, 0)
+    return reduced(loss, count, reduction)
 
 
-def _fake(queries: Tensor, *values: Any) -> Tensor:
-    shape = queries.shape[:1] if values[-3] == "none" else ()
-    return queries.new_empty(shape, dtype=accumulation_dtype(queries.dtype))
+def _check_rows(queries: Any, keys: Any, extra_keys: Any) -> None:
+    check_tensors(WHERE, queries=queries)
+    given = {"keys": keys, "extra_keys": extra_keys}
+    check_tensors(WHERE, queries=queries, **{name: one for name, one in given.items() if one is not None})
+    for name, one in (("queries", queries), *given.items()):
+        if one is not None and (one.ndim != 2 or one.shape[1] != queries.shape[-1]):
+            raise ValueError(
+                f"{WHERE}: queries and keys must have shapes (N, D) and (M, D), got {name} of shape "
+                f"{tuple(one.shape)} beside {tuple(queries.shape)}; flatten(1) makes one vector "
+                "of each sample"
+            )
 
 
-_compiled = opaque(
-    "contrastive_cross_entropy",
-    "Tensor queries, Tensor? keys, Tensor? extra_keys, Tensor temperature, Tensor? positives, "
-    "Tensor? query_labels, Tensor? key_labels, Tensor? exclude, Tensor? extra_labels, bool decoupled, "
-    "bool bidirectional, bool? exclude_self, bool exclude_same_label, str reduction, int? chunk_size, "
-    "str impl",
-    _eager,
-    _fake,
-    differentiable=4,
-)
+def _check_labels(
+    labels: Any, extra_labels: Any, queries: Tensor, keys: Tensor | None, extra_keys: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The labels of the queries, and those of the keys if these are others."""
+    if (extra_labels is not None) != (extra_keys is not None and labels is not None):
+        raise ValueError(
+            f"{WHERE}: extra_labels belong to extra_keys and labels; pass all three, or leave them out"
+        )
+    if extra_labels is not None:
+        _check_label("extra_labels", extra_labels, extra_keys)
+    if labels is None:
+        return None, None
+    if (keys is None) != isinstance(labels, Tensor):
+        raise ValueError(
+            f"{WHERE}: labels must be one tensor without keys, and with keys a pair, "
+            f"labels=(query_labels, key_labels); got {type(labels).__name__}"
+        )
+    if keys is None:
+        _check_label("labels", labels, queries)
+        return labels, None
+    if not isinstance(labels, (tuple, list)) or len(labels) != 2:
+        raise TypeError(f"{WHERE}: labels must be a pair of tensors, got {type(labels).__name__}")
+    _check_label("labels", labels[0], queries)
+    _check_label("labels of the keys", labels[1], keys)
+    return labels[0], labels[1]
+
+
+def _check_label(name: str, labels: Any, rows: Any) -> None:
+    check_indices(WHERE, name, labels, rows.device)
+    if labels.shape != (len(rows),):
+        raise ValueError(f"{WHERE}: {name} must have shape ({len(rows)},), got {tuple(labels.shape)}")
+
+
+def _check_positives(positives: Any, queries: Tensor, keys: Tensor, same_number: bool) -> None:
+    count, own = len(queries), len(keys)
+    if positives is None:
+        if own < count or (same_number and own != count):
+            raise ValueError(
+                f"{WHERE}: key i belongs to query i unless positives= says otherwise, but there are {count} "
+                f"queries and {own} keys"
+            )
+        return
+    check_indices(WHERE, "positives", positives, queries.device)
+    if positives.shape != (count,) and not (positives.ndim == 2 and positives.shape[1] == 2):
+        raise ValueError(
+            f"{WHERE}: positives must have shape ({count},), a key for each query, or (P, 2), pairs of "
+            f"query and key; got {tuple(positives.shape)}"
+        )
+
+
+def _check_exclude(
+    exclude: Any, queries: Tensor, keys: Tensor, extra_keys: Tensor | None, group: Group | None
+) -> None:
+    if not isinstance(exclude, Tensor) or exclude.dtype != torch.bool or exclude.device != queries.device:
+        found = (
+            f"{exclude.dtype} on {exclude.device}" if isinstance(exclude, Tensor) else type(exclude).__name__
+        )
+        raise TypeError(f"{WHERE}: exclude must be a bool tensor on {queries.device}, got {found}")
+    if group is None:  # how many keys all processes have is known below the wall
+        check_mask_shape(exclude, len(queries), len(keys) + (0 if extra_keys is None else len(extra_keys)))

@@ -1,20 +1,28 @@
 """Losses with a center for each class: center loss, island loss, and the latter beside AM-Softmax."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_count, check_dtype
-from cosnorm.functional.heads import check_labels, check_rows_of_classes
-from cosnorm.functional.norms import accumulation_dtype
-from cosnorm.functional.unit import unit_vectors
+from cosnorm.functional.checks import (
+    Reduction,
+    averaged,
+    check_count,
+    check_dtype,
+    check_labels,
+    check_reduction,
+    check_rows_of_classes,
+)
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.heads import AMSoftmaxLoss
+from cosnorm.norms import accumulation_dtype
+from cosnorm.operators.indices import indices_in
+from cosnorm.operators.unit_vectors import unit_vectors
 
-Reduction = Literal["none", "mean", "sum"]
 
-
+@overridable
 @takes_arrays
 def center_loss(
     embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: Reduction = "mean"
@@ -37,8 +45,7 @@ def center_loss(
         ValueError: shapes that do not fit, labels out of range.
 
     Source: Wen et al., "A Discriminative Feature Learning Approach for Deep Face Recognition", ECCV 2016, eq.
-        2. The
-    centers learn by gradient, with the optimizer of the model, not by that paper's update.
+        2. The centers learn by gradient, with the optimizer of the model, not by that paper's update.
 
     Example:
         >>> import torch
@@ -46,17 +53,15 @@ def center_loss(
         tensor(12.5000)
     """
     where = "center_loss"
-    _check(where, embeddings, labels, centers)
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    own = centers[labels.long()]
-    difference = embeddings.to(accumulation_dtype(own.dtype)) - own.to(accumulation_dtype(own.dtype))
-    losses = difference.square().sum(1) / 2
-    if reduction == "none":
-        return losses
-    return losses.sum() / max(1, len(losses)) if reduction == "mean" else losses.sum()
+    check_rows_of_classes(where, embeddings=embeddings, centers=centers)
+    check_labels(where, labels, embeddings)
+    check_reduction(where, reduction)
+    own = centers[indices_in(labels, centers.shape[0], f"{where}: labels must be")]
+    dtype = accumulation_dtype(own.dtype)
+    return averaged((embeddings.to(dtype) - own.to(dtype)).square().sum(1) / 2, reduction)
 
 
+@overridable
 @takes_arrays
 def island_loss(
     embeddings: Tensor, labels: Tensor, centers: Tensor, *, island_weight: float = 10.0
@@ -84,7 +89,7 @@ def island_loss(
         ValueError: shapes that do not fit, labels out of range.
 
     Source: Cai et al., "Island Loss for Learning Discriminative Features in Facial Expression Recognition",
-    arXiv 1710.03144, eq. 3 (the mean over the batch in place of its sum).
+        arXiv 1710.03144, eq. 3 (the mean over the batch in place of its sum).
 
     Example:
         >>> import torch
@@ -93,8 +98,8 @@ def island_loss(
         tensor(2.)
     """
     loss = center_loss(embeddings, labels, centers)
-    unit = unit_vectors(centers)
-    classes = len(centers)
+    unit = unit_vectors(centers, False)
+    classes = centers.shape[0]
     present = unit.detach().square().sum()  # 1 for each center but those at zero; constant
     pairs = unit.sum(0).square().sum() - present + classes * (classes - 1)
     return loss + island_weight * pairs
@@ -200,8 +205,7 @@ class CosineDistanceLoss(nn.Module):
         island: an `IslandLoss`, with `centers` (C, D).
 
     Source: Wu et al., "Facial Expression Recognition Based on Cosine Distance Loss Function", Laser &
-        Optoelectronics
-    Progress 56(24), 241502, 2019.
+        Optoelectronics Progress 56(24), 241502, 2019.
 
     Example:
         >>> import torch
@@ -235,11 +239,6 @@ class CosineDistanceLoss(nn.Module):
     def extra_repr(self) -> str:
         """The options, for `print`."""
         return f"center_weight={self.center_weight:g}"
-
-
-def _check(where: str, embeddings: Any, labels: Any, centers: Any) -> None:
-    check_rows_of_classes(where, embeddings=embeddings, centers=centers)
-    check_labels(where, labels, embeddings, len(centers))
 
 
 def _centers(

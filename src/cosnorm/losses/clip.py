@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_pair
-from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.checks import Reduction, check_pair
+from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.temperature import bounded
 
 
+@overridable
 @takes_arrays
 def clip_loss(
     images: Tensor,
@@ -97,7 +99,7 @@ class CLIPLoss(nn.Module):
             raise ValueError(
                 f"CLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
             )
-        scale = torch.tensor(-math.log(temperature))
+        scale = torch.tensor(-math.log(temperature), dtype=torch.get_default_dtype())
         if learn_temperature:
             self.logit_scale = nn.Parameter(scale)
         else:

@@ -4,13 +4,16 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_tensors
-from cosnorm.functional.contrastive import Reduction
+from cosnorm.functional.checks import Reduction, averaged, check_reduction, check_tensors
+from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import cosine_similarity
+from cosnorm.norms import accumulation_dtype
+from cosnorm.operators.indices import signs_of
 
 _WHERE = "cosine_embedding_loss"
 
 
+@overridable
 @takes_arrays
 def cosine_embedding_loss(
     input1: Tensor,
@@ -35,7 +38,7 @@ def cosine_embedding_loss(
         reduction: "mean", "sum" or "none".
 
     Returns:
-        The loss. At a cosine equal to the margin or the target the gradient is 0.
+        The loss: float32 for half types. At a cosine equal to the margin or the target the gradient is 0.
 
     A zero vector has cosine 0 and receives gradient 0.
 
@@ -65,9 +68,10 @@ def cosine_embedding_loss(
             raise ValueError(f"{_WHERE}: {name} must be a number between -1 and 1, got {number!r}")
     if (labels is None) == (target is None):
         raise ValueError(f"{_WHERE}: pass either labels, of 1 and -1, or target, a cosine")
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{_WHERE}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    cosine = cosine_similarity(input1, input2)
+    check_reduction(_WHERE, reduction)
+    # Close pairs differ from 1 by less than half types resolve, and their sums leave the range.
+    dtype = accumulation_dtype(input1.dtype)
+    cosine = cosine_similarity(input1.to(dtype), input2.to(dtype))
     if target is not None:
         losses = (target - cosine).relu()
     else:
@@ -75,17 +79,8 @@ def cosine_embedding_loss(
             raise ValueError(
                 f"{_WHERE}: labels must be a tensor of shape {tuple(cosine.shape)}, got {labels!r}"
             )
-        together = labels == 1
-        # A compiled graph cannot look at the labels.
-        if not torch.compiler.is_compiling() and not bool((together | (labels == -1)).all()):
-            other = labels[~(together | (labels == -1))].flatten()[0].item()
-            raise ValueError(
-                f"{_WHERE}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1"
-            )
-        losses = torch.where(together, 1 - cosine, (cosine - margin).relu())
-    if reduction == "none":
-        return losses
-    return losses.sum() / max(1, losses.numel()) if reduction == "mean" else losses.sum()
+        losses = torch.where(signs_of(labels, _WHERE), 1 - cosine, (cosine - margin).relu())
+    return averaged(losses, reduction)
 
 
 class CosineEmbeddingLoss(nn.Module):

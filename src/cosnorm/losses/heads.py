@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.distributed import Group, check_group, gather_rows, share_of
-from cosnorm.functional.checks import check_count, check_dtype
-from cosnorm.functional.heads import Reduction, margin_cross_entropy, sample_classes
+from cosnorm.functional.checks import Reduction, check_count, check_dtype
+from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
 
 

@@ -5,16 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosnorm.backends.choose import check_impl
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_count, check_indices, check_pair, check_tensors
-from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
-from cosnorm.functional.implementation import check_impl
-from cosnorm.functional.picked import picked_cosines
+from cosnorm.functional.checks import (
+    Reduction,
+    averaged,
+    check_count,
+    check_indices,
+    check_pair,
+    check_reduction,
+    check_tensors,
+)
+from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import pairwise_cosine
 from cosnorm.losses.temperature import Temperature
+from cosnorm.operators.chosen import chosen_products
+from cosnorm.operators.indices import indices_in
+from cosnorm.operators.unit_vectors import unit_vectors
 
 
+@overridable
 @takes_arrays
 def info_nce_loss(
     queries: Tensor,
@@ -50,8 +62,7 @@ def info_nce_loss(
         `keys` are gathered a few queries at a time; given as embeddings they take the memory they are.
 
     Source: van den Oord et al., "Representation Learning with Contrastive Predictive Coding", arXiv
-        1807.03748,
-    eq. 4; with cosines and a temperature: He et al., arXiv 1911.05722, eq. 1.
+        1807.03748, eq. 4; with cosines and a temperature: He et al., arXiv 1911.05722, eq. 1.
 
     Example:
         >>> import torch
@@ -73,28 +84,25 @@ def info_nce_loss(
             group=group,
             impl=impl,
         )
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{where}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    check_reduction(where, reduction)
     if extra_keys is not None or group is not None:
         raise ValueError(f"{where}: negatives replace extra_keys and group; leave one of them out")
     if impl == "triton":
         raise RuntimeError(f'{where}: impl="triton" has no kernel for negatives; use impl="torch"')
     check_impl(where, impl)
-    number = len(queries)
+    number = queries.shape[0]
     if isinstance(negatives, Tensor) and not negatives.is_floating_point():
         check_indices(where, "negatives", negatives, keys.device)
-        if (
-            not torch.compiler.is_compiling()  # compiled code does not look at the data; the gathering does
-            and negatives.ndim == 2
-            and negatives.numel()
-            and not 0 <= int(negatives.min()) <= int(negatives.max()) < number
-        ):
-            raise ValueError(f"{where}: negatives must be rows of keys, in [0, {number}), got others")
-        if negatives.ndim == 2 and len(negatives) == number:
-            own = torch.arange(number, device=keys.device).unsqueeze(1)
-            cosines = picked_cosines(queries, keys, torch.cat([own, negatives.long()], 1))
-            return _reduced(cosines, temperature, reduction)
-        negatives = keys[negatives]
+        if negatives.ndim != 2 or negatives.shape[0] != number:
+            raise ValueError(
+                f"{where}: negatives must have shape ({number}, K) as rows of keys; got "
+                f"{tuple(negatives.shape)}"
+            )
+        own = torch.arange(number, device=keys.device).unsqueeze(1)
+        chosen = torch.cat([own, negatives.long()], 1)
+        units = unit_vectors(queries, False), unit_vectors(keys, False)
+        cosines = chosen_products(*units, chosen, f"{where}: negatives must be rows of keys,", False)
+        return _reduced(cosines, temperature, reduction)
     check_tensors(where, queries=queries, negatives=negatives)
     if negatives.ndim != 3 or negatives.shape[0] != number or negatives.shape[2] != queries.shape[1]:
         raise ValueError(
@@ -108,12 +116,10 @@ def info_nce_loss(
 def _reduced(cosines: Tensor, temperature: float | Tensor, reduction: Reduction) -> Tensor:
     """Cross-entropy of the first of each row."""
     logits = cosines.to(torch.promote_types(cosines.dtype, torch.float32)) / temperature
-    losses = torch.logsumexp(logits, 1) - logits[:, 0]
-    if reduction == "none":
-        return losses
-    return losses.sum() / max(1, len(losses)) if reduction == "mean" else losses.sum()
+    return averaged(torch.logsumexp(logits, 1) - logits[:, 0], reduction)
 
 
+@overridable
 @takes_arrays
 def sample_negatives(
     num_keys: int, num_negatives: int, positives: Tensor | None = None, *, generator: Any = None
@@ -144,9 +150,8 @@ def sample_negatives(
     if positives is None:
         positives = torch.arange(num_keys)
     check_indices(where, "positives", positives, positives.device)
-    if positives.numel() and not 0 <= int(positives.min()) <= int(positives.max()) < num_keys:
-        raise ValueError(f"{where}: positives must be in [0, {num_keys}), got others")
-    shape = (len(positives), num_negatives)
+    positives = indices_in(positives, num_keys, f"{where}: positives must be")
+    shape = (positives.shape[0], num_negatives)
     drawn = torch.randint(num_keys - 1, shape, generator=generator, device=positives.device)
     return drawn + (drawn >= positives.unsqueeze(1))
 
@@ -193,8 +198,8 @@ class InfoNCELoss(nn.Module):
     ) -> Tensor:
         """The loss of queries and their keys (N, D); see `info_nce_loss`."""
         if negatives is None and self.num_negatives is not None:
-            own = torch.arange(len(keys), device=keys.device)
-            negatives = sample_negatives(len(keys), self.num_negatives, own)
+            own = torch.arange(keys.shape[0], device=keys.device)
+            negatives = sample_negatives(keys.shape[0], self.num_negatives, own)
         return info_nce_loss(
             queries,
             keys,

@@ -5,11 +5,13 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_pair
-from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.checks import Reduction, check_pair
+from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.temperature import Temperature
 
 
+@overridable
 @takes_arrays
 def nt_xent_loss(
     view1: Tensor,
@@ -44,8 +46,7 @@ def nt_xent_loss(
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
 
     Source: Chen et al., "A Simple Framework for Contrastive Learning", arXiv 2002.05709, eq. 1; decoupled:
-        Yeh et
-    al., arXiv 2110.06848.
+        Yeh et al., arXiv 2110.06848.
 
     Example:
         >>> import torch
@@ -53,7 +54,7 @@ def nt_xent_loss(
         tensor(0.5514)
     """
     check_pair("nt_xent_loss", view1=view1, view2=view2)
-    number = len(view1)
+    number = view1.shape[0]
     both = torch.cat([view1, view2])
     positives = torch.arange(2 * number, device=both.device).roll(number)
     return contrastive_cross_entropy(

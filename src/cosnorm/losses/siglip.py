@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.distributed import Group
-from cosnorm.functional.contrastive import Reduction
+from cosnorm.functional.checks import Reduction
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
 from cosnorm.losses.temperature import bounded
 

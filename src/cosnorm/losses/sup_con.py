@@ -4,10 +4,13 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.contrastive import Reduction, contrastive_cross_entropy
+from cosnorm.functional.checks import Reduction
+from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.overrides import overridable
 from cosnorm.losses.temperature import Temperature
 
 
+@overridable
 @takes_arrays
 def sup_con_loss(
     embeddings: Tensor,

@@ -64,8 +64,8 @@ def define(
     Args:
         schema: name, arguments and results, without defaults. Of the results only the first has a gradient;
             the others are what the backward pass wants, and need be made only where the last argument,
-            `bool keep`, says so: callers give False, the autograd function sets it. Without a `backward`
-            nothing can be differentiated.
+            `bool keep`, says so: callers give False, the autograd function sets it. `int keep` (callers: 0)
+            has a bit for each argument that learns. Without a `backward` nothing can be differentiated.
         compute: makes the results, from tensors without autograd; on any device.
         shapes: empty results of the right shapes, dtypes and strides from tensors without data.
         backward: its gradient.
@@ -233,6 +233,7 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     """The Autograd kernel of an operator that has a gradient."""
     learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
     others = len(operator._schema.returns) - 1
+    each = str(operator._schema.arguments[-1].type) == "int"
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -279,18 +280,21 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     apply = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        learning = False
+        needs = [False] * len(arguments)
         if torch.is_grad_enabled():
             needs = [isinstance(one, Tensor) and one.requires_grad for one in arguments]
-            learning = any(needs[:learns])
             if any(needs[learns:]):
                 raise RuntimeError(
                     _CONSTANT.format(operator._schema.arguments[needs.index(True, learns)].name)
                 )
-        if not learning and _reverse_mode_alone():
+        learning = needs[:learns]
+        if not any(learning) and _reverse_mode_alone():
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
-        return apply(*arguments[:-1], learning or arguments[-1])
+        # Levels further out may have asked for more.
+        keep = arguments[-1]
+        bits = sum(one << place for place, one in enumerate(learning))
+        return apply(*arguments[:-1], bits | keep if each else bits > 0 or keep)
 
     return kernel
 

@@ -3,8 +3,7 @@
 With unit rows x (N, D) and y (M, D) and logits z_ij = scale · x_i·y_j, two passes over tiles do everything:
 
     `log_sums`    ℓ_i = log Σ_j exp z_ij, and ℓ'_j = log Σ_i exp z_ij where both directions are wanted;
-    `gradients`   W_ij = a_i exp(z_ij − ℓ_i) + b_j exp(z_ij − ℓ'_j), and from it  scale · W y  and  scale · Wᵀ
-    x.
+    `gradients`   W_ij = a_i exp(z_ij − ℓ_i) + b_j exp(z_ij − ℓ'_j), and from it scale · W y and scale · Wᵀ x.
 
 A set with itself is symmetric: a tile above the diagonal serves its rows and its columns, so the two passes
 cost two matrix products instead of three. In one direction alone `rows_with_gradients` keeps whole rows of
@@ -16,10 +15,11 @@ for. Beyond it the sums are taken relative to the largest logit.
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from cosnorm.backends.pairs import Direction, Exclusion
 
 # exp(±64) = 6e±27: sums and quotients of a billion of them stay normal float32 numbers.
 BOUNDED = 64.0
@@ -31,18 +31,21 @@ KEPT = 2**22
 _WHOLE_ROWS = 2**21
 
 
-class Excludes(Protocol):
-    """Puts −inf at the logits that take no part."""
+def takes(exclusion: Exclusion) -> bool:
+    """Whether these tiles can leave out what is left out: always."""
+    return True
 
-    def __call__(self, logits: Tensor, rows: slice, columns: slice) -> None:
-        """Change a tile in place."""
+
+def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Unit rows of embeddings of that dtype as the products take them: in their accumulation dtype."""
+    return rows
 
 
 def log_sums(
     x: Tensor,
     y: Tensor,
     scale: float,
-    exclude: Excludes,
+    exclusion: Exclusion,
     *,
     symmetric: bool = False,
     columns: bool = False,
@@ -55,7 +58,7 @@ def log_sums(
         x: unit rows (N, D).
         y: unit rows (M, D); the same tensor as x if `symmetric`.
         scale: what the products are multiplied by.
-        exclude: takes logits out.
+        exclusion: the pairs that take no part.
         symmetric: what is excluded is symmetric too, and every row counts in one direction.
         columns: also over each column.
         tile: rows and columns of a tile.
@@ -67,7 +70,7 @@ def log_sums(
     sums = x.new_full((len(x),), empty)
     # In the symmetric case a column of a tile is a row of the tile across the diagonal.
     other = sums if symmetric else y.new_full((len(y),), empty) if columns else None
-    for rows, cols, logits in _tiles(x, y, scale, exclude, symmetric, tile, kept, room):
+    for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept, room):
         both = other is not None and (not symmetric or rows != cols)
         if plain:
             sums[rows] += logits.sum(1)
@@ -88,88 +91,78 @@ def gradients(
     x: Tensor,
     y: Tensor,
     scale: float,
-    exclude: Excludes,
-    row_weights: Tensor,
-    row_sums: Tensor,
-    column_weights: Tensor | None = None,
-    column_sums: Tensor | None = None,
+    exclusion: Exclusion,
+    along_rows: Direction,
+    along_columns: Direction | None,
+    into_x: Tensor,
+    into_y: Tensor | None,
     *,
     symmetric: bool = False,
-    into_y: bool = True,
     tile: int | None = None,
     kept: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Give scale · W y (N, D) and scale · Wᵀ x (M, D); one sum of both, and None, if `symmetric`.
+) -> None:
+    """Add scale · W y (N, D) and scale · Wᵀ x (M, D) to what is given.
 
     Args:
         x: unit rows (N, D).
         y: unit rows (M, D).
         scale: what the products are multiplied by.
-        exclude: takes logits out.
-        row_weights: a, (N,); 0 where a row takes no part.
-        row_sums: what `log_sums` gave.
-        column_weights: b, (M,), for the second direction.
-        column_sums: what `log_sums` gave.
+        exclusion: the pairs that take no part.
+        along_rows: a and ℓ.
+        along_columns: b and ℓ', for the second direction; as `along_rows` if `symmetric`.
+        into_x: of the shape of x.
+        into_y: of the shape of y; the same memory as `into_x` if `symmetric`; None where it is not wanted.
         symmetric: as in `log_sums`.
-        into_y: whether the second is wanted.
         tile: rows and columns of a tile.
         kept: the tiles that `log_sums` kept; they are overwritten.
     """
-    if symmetric:
-        column_weights, column_sums = row_weights, row_sums
     weigh = _bounded_weights if scale <= BOUNDED else _shifted_weights
-    along_rows = _Direction(row_weights, row_sums)
-    along_columns = None
-    if column_weights is not None and column_sums is not None:
-        along_columns = _Direction(column_weights, column_sums)
-    gradient_x = torch.zeros_like(x)
-    gradient_y = gradient_x if symmetric else torch.zeros_like(y) if into_y else None
-    for rows, cols, logits in _tiles(x, y, scale, exclude, symmetric, tile, kept):
-        weights = weigh(logits, along_rows, along_columns, rows, cols)
-        gradient_x[rows].addmm_(weights, y[cols])
-        if gradient_y is not None and (not symmetric or rows != cols):
-            gradient_y[cols].addmm_(weights.t(), x[rows])
-    gradient_x *= scale
-    if symmetric or gradient_y is None:
-        return gradient_x, None
-    gradient_y *= scale
-    return gradient_x, gradient_y
+    a, b = (None if one is None else _Scaled(one, scale) for one in (along_rows, along_columns))
+    assert a is not None
+    for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept):
+        weights = weigh(logits, a, b, rows, cols)
+        into_x[rows].addmm_(weights, y[cols])
+        if into_y is not None and (not symmetric or rows != cols):
+            into_y[cols].addmm_(weights.t(), x[rows])
 
 
 def rows_with_gradients(
     x: Tensor,
     y: Tensor,
     scale: float,
-    exclude: Excludes,
+    exclusion: Exclusion,
     row_weights: Tensor,
     own: Tensor | None,
+    into_x: Tensor,
+    into_y: Tensor | None,
     *,
-    into_y: bool,
-    rows_at_once: int | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+    tile: int | None = None,
+) -> Tensor | None:
     """`log_sums` over rows and `gradients` of the same in one pass over blocks of whole rows.
 
     Args:
         x: unit rows (N, D).
         y: unit rows (M, D).
         scale: what the products are multiplied by.
-        exclude: takes logits out.
+        exclusion: the pairs that take no part.
         row_weights: a, (N,).
         own: one more logit for each row's sum, (N,).
-        into_y: whether the second gradient is wanted.
-        rows_at_once: rows of a block; None chooses.
+        into_x: of the shape of x.
+        into_y: of the shape of y; None where it is not wanted.
+        tile: rows of a block; None chooses.
 
     Returns:
-        The log sums (N,), scale · W y, and scale · Wᵀ x or None.
+        The log sums (N,); None, and nothing done, where blocks of whole rows would be too low.
     """
-    count = rows_at_once or max(1, min(TILE, _WHOLE_ROWS // max(1, len(y))))
+    if len(y) > _WHOLE_ROWS // 64:
+        return None
+    count = tile or max(1, min(TILE, _WHOLE_ROWS // max(1, len(y))))
     sums = x.new_empty(len(x))
-    gradient_x, gradient_y = torch.zeros_like(x), torch.zeros_like(y) if into_y else None
     everything = slice(0, len(y))
     for start in range(0, len(x), count):
         rows = slice(start, min(start + count, len(x)))
         logits = (x[rows] * (scale * LOG2_E)) @ y.t()
-        exclude(logits, rows, everything)
+        exclusion.exclude_(logits, rows, everything)
         largest = None
         if scale > BOUNDED:
             largest = logits.amax(1, keepdim=True)
@@ -181,34 +174,26 @@ def rows_with_gradients(
         if own is not None:
             total += (own[rows].unsqueeze(1) * LOG2_E - (0 if largest is None else largest)).exp2_()
         factor = (row_weights[rows].unsqueeze(1) / total).masked_fill_(total == 0, 0)
-        torch.mm(logits.mul_(factor), y, out=gradient_x[rows])
-        if gradient_y is not None:
-            gradient_y.addmm_(logits.t(), x[rows])
+        into_x[rows].addmm_(logits.mul_(factor.mul_(scale)), y)
+        if into_y is not None:
+            into_y.addmm_(logits.t(), x[rows])
         total.log_()
         sums[rows] = (total if largest is None else total.add_(largest, alpha=1 / LOG2_E)).squeeze(1)
-    gradient_x *= scale
-    return sums, gradient_x, None if gradient_y is None else gradient_y.mul_(scale)
+    return sums
 
 
-def whole_rows_fit(num_keys: int) -> bool:
-    """Whether blocks of whole rows are tall enough to be worth their while."""
-    return num_keys <= _WHOLE_ROWS // 64
+class _Scaled:
+    """A direction with its weights times the scale, and these over the sums."""
 
-
-class _Direction:
-    """Weights and log sums of one direction of the softmax."""
-
-    def __init__(self, weights: Tensor, sums: Tensor) -> None:
-        part = sums != -torch.inf  # an empty sum has no gradient
-        self.weights = weights.where(part, weights.new_zeros(()))
-        self.sums = sums.where(part, sums.new_zeros(()))
+    def __init__(self, given: Direction, scale: float) -> None:
+        self.weights, self.sums = given.weights * scale, given.log_sums
         self.quotients = self.weights * (-self.sums).exp()
 
 
 def _bounded_weights(
     exponentials: Tensor,
-    along_rows: _Direction,
-    along_columns: _Direction | None,
+    along_rows: _Scaled,
+    along_columns: _Scaled | None,
     rows: slice,
     columns: slice,
 ) -> Tensor:
@@ -220,7 +205,7 @@ def _bounded_weights(
 
 
 def _shifted_weights(
-    logits: Tensor, along_rows: _Direction, along_columns: _Direction | None, rows: slice, columns: slice
+    logits: Tensor, along_rows: _Scaled, along_columns: _Scaled | None, rows: slice, columns: slice
 ) -> Tensor:
     """The same where exp of a logit could overflow."""
     found = None
@@ -235,7 +220,7 @@ def _tiles(
     x: Tensor,
     y: Tensor,
     scale: float,
-    exclude: Excludes,
+    exclusion: Exclusion,
     symmetric: bool,
     tile: int | None,
     kept: list[Tensor] | None,
@@ -262,7 +247,7 @@ def _tiles(
         else:
             logits = buffer[: height * width].view(height, width)
         torch.mm(scaled[rows], y[columns].t(), out=logits)
-        exclude(logits, rows, columns)
+        exclusion.exclude_(logits, rows, columns)
         if scale <= BOUNDED:
             logits.exp2_()
         yield rows, columns, logits

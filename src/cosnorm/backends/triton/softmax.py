@@ -1,4 +1,4 @@
-"""Softmax over the products of two sets of rows: the kernel form of `cosnorm.functional.tiles`.
+"""Softmax over the products of two sets of rows: the kernel form of `cosnorm.backends.torch.softmax`.
 
 With unit rows x (N, D), y (M, D) and logits z_ij = scale · x_i·y_j, `log_sums` makes the log of each row's
 sum of exp, tile after tile, and no logit ever leaves the chip. `gradients` makes the tiles again and writes
@@ -9,13 +9,12 @@ for a chunk of rows, in the dtype of the rows, for the two products W y and Wᵀ
 is excluded has W = 0 and takes no part in the sums.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from cosnorm.backends.pairs import Direction, Exclusion
 from cosnorm.backends.triton.launch import interpreting, product, readable, writable
 
 # Bytes of W that are held at a time.
@@ -23,52 +22,14 @@ _CHUNK = 2**27
 _EMPTY = float("-inf")
 
 
-@dataclass(frozen=True)
-class Exclusion:
-    """The pairs (i, j) that are left out: where any of these says so.
+def takes(exclusion: Exclusion) -> bool:
+    """Whether the kernels can leave out what is left out: all but lists of pairs."""
+    return exclusion.pairs is None
 
-    Attributes:
-        offset: those with i + offset = j.
-        partner: those with partner[i] = j, (N,) int64.
-        labels: those with equal labels, (N,) and (M,) int64.
-        mask: those where it is True, (N, M), of any strides.
-    """
 
-    offset: int | None = None
-    partner: Tensor | None = None
-    labels: tuple[Tensor, Tensor] | None = None
-    mask: Tensor | None = None
-
-    def transposed(self, columns: int) -> "Exclusion":
-        """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
-        partner = self.partner
-        if partner is not None:
-            known = (partner >= 0).nonzero().squeeze(1)
-            partner = partner.new_full((columns,), -1).index_put_((partner[known],), known)
-        return Exclusion(
-            None if self.offset is None else -self.offset,
-            partner,
-            None if self.labels is None else (self.labels[1], self.labels[0]),
-            None if self.mask is None else self.mask.mT,
-        )
-
-    def arguments(self, start: int, like: Tensor) -> dict[str, object]:
-        """What the kernels take, for rows from `start` on."""
-        labels = self.labels or (like, like)
-        mask = like if self.mask is None else self.mask.view(torch.uint8)
-        return {
-            "offset": start + (self.offset or 0),
-            "partner_pointer": like if self.partner is None else self.partner[start:],
-            "row_label_pointer": labels[0] if self.labels is None else labels[0][start:],
-            "column_label_pointer": labels[1],
-            "mask_pointer": mask if self.mask is None else mask[start:],
-            "mask_stride": 0 if self.mask is None else mask.stride(0),
-            "mask_stride_column": 0 if self.mask is None else mask.stride(1),
-            "SELF": self.offset is not None,
-            "PARTNER": self.partner is not None,
-            "LABELS": self.labels is not None,
-            "MASK": self.mask is not None,
-        }
+def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Unit rows of embeddings of that dtype as the products take them: in it, for which there are units."""
+    return rows.to(dtype)
 
 
 @triton.jit
@@ -275,15 +236,31 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
-def log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor:
-    """Log of the sum of exp of the logits of each row, (N,) float32; −inf for an empty sum.
+def log_sums(
+    x: Tensor,
+    y: Tensor,
+    scale: float,
+    exclusion: Exclusion,
+    *,
+    symmetric: bool = False,
+    columns: bool = False,
+    tile: int | None = None,
+    kept: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log of the sum of exp of the logits of each row, (N,) float32, and of each column where wanted.
 
-    Args:
-        x: unit rows (N, D).
-        y: unit rows (M, D).
-        scale: what the products are multiplied by.
-        exclusion: the pairs that take no part.
+    As `cosnorm.backends.torch.softmax.log_sums`; nothing is kept.
     """
+    other = _row_log_sums(y, x, scale, exclusion.transposed(len(y))) if columns else None
+    return _row_log_sums(x, y, scale, exclusion), other
+
+
+def rows_with_gradients(*arguments: object, tile: int | None = None) -> None:
+    """There is no such kernel: `log_sums` and `gradients` do it."""
+    return
+
+
+def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor:
     precision = _precision(x.dtype)
     x, y = readable(x), readable(y)
     sums = torch.full((len(x),), _EMPTY, dtype=torch.float32, device=x.device)
@@ -297,7 +274,7 @@ def log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor
             len(y),
             x.shape[1],
             scale,
-            **exclusion.arguments(0, x),
+            **_arguments(exclusion, 0, x),
             PRECISION=precision,
             **tiles,
         )
@@ -309,51 +286,30 @@ def gradients(
     y: Tensor,
     scale: float,
     exclusion: Exclusion,
-    row_weights: Tensor,
-    row_sums: Tensor,
-    column_weights: Tensor | None = None,
-    column_sums: Tensor | None = None,
+    along_rows: Direction,
+    along_columns: Direction | None,
+    into_x: Tensor,
+    into_y: Tensor | None,
     *,
-    into_y: bool = True,
-    chunk: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Give scale · W y (N, D) and, where wanted, scale · Wᵀ x (M, D), both in float32.
+    symmetric: bool = False,
+    tile: int | None = None,
+    kept: list[Tensor] | None = None,
+) -> None:
+    """Add scale · W y (N, D) and scale · Wᵀ x (M, D) to what is given.
 
-    Args:
-        x: unit rows (N, D).
-        y: unit rows (M, D).
-        scale: what the products are multiplied by.
-        exclusion: the pairs that take no part.
-        row_weights: a, (N,).
-        row_sums: ℓ, (N,), finite where a is not 0.
-        column_weights: b, (M,), for the second direction.
-        column_sums: ℓ', (M,).
-        into_y: whether the second is wanted.
-        chunk: rows of W that are held at a time; None chooses.
+    As `cosnorm.backends.torch.softmax.gradients`; `tile` is the number of rows of W that are held at a time.
     """
-    rows, columns, size = len(x), len(y), x.shape[1]
+    rows, columns = len(x), len(y)
     x, y = x.detach().contiguous(), y.detach().contiguous()
-    gradient_x = torch.zeros((rows, size), dtype=torch.float32, device=x.device)
-    gradient_y = torch.zeros((columns, size), dtype=torch.float32, device=x.device) if into_y else None
-    chunk = chunk or max(128, _CHUNK // max(1, columns * x.element_size()))
+    chunk = tile or max(128, _CHUNK // max(1, columns * x.element_size()))
     for start in range(0, rows if columns else 0, chunk):
         part = slice(start, min(start + chunk, rows))
-        weights = softmax_weights(
-            x[part],
-            y,
-            scale,
-            exclusion,
-            row_weights[part],
-            row_sums[part],
-            column_weights,
-            column_sums,
-            start=start,
-        )
-        gradient_x[part] = product(weights, y)
-        if gradient_y is not None:
-            gradient_y.add_(product(weights.mT, x[part]))
-    gradient_x *= scale
-    return gradient_x, None if gradient_y is None else gradient_y.mul_(scale)
+        mine = Direction(along_rows.weights[part], along_rows.log_sums[part])
+        weights = softmax_weights(x[part], y, scale, exclusion, mine, along_columns, start=start)
+        into_x[part].add_(product(weights, y), alpha=scale)
+        # In the symmetric case W is symmetric, and what meets the rows has met the columns.
+        if into_y is not None and not symmetric:
+            into_y.add_(product(weights.mT, x[part]), alpha=scale)
 
 
 def softmax_weights(
@@ -361,20 +317,16 @@ def softmax_weights(
     y: Tensor,
     scale: float,
     exclusion: Exclusion,
-    row_weights: Tensor,
-    row_sums: Tensor,
-    column_weights: Tensor | None = None,
-    column_sums: Tensor | None = None,
+    along_rows: Direction,
+    along_columns: Direction | None = None,
     *,
     start: int = 0,
 ) -> Tensor:
     """W of the module's formula, (N, M), in the dtype of x; `start` is the number of the first row of x."""
     dtype, precision = x.dtype, _precision(x.dtype)
     x, y = readable(x), readable(y)
-    by_row = _finite(row_weights, row_sums)
-    by_column = by_row
-    if column_weights is not None and column_sums is not None:
-        by_column = _finite(column_weights, column_sums)
+    by_row = [one.contiguous() for one in along_rows]
+    by_column = [one.contiguous() for one in along_columns or along_rows]
     weights = writable((len(x), len(y)), dtype, x.device)
     tiles = _tiles(len(x), len(y), x.shape[1])
     if weights.numel():
@@ -388,16 +340,28 @@ def softmax_weights(
             len(y),
             x.shape[1],
             scale,
-            **exclusion.arguments(start, x),
-            BOTH=column_weights is not None,
+            **_arguments(exclusion, start, x),
+            BOTH=along_columns is not None,
             PRECISION=precision,
             **tiles,
         )
     return weights.to(dtype)
 
 
-def _finite(weights: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight 0 for an empty sum, whose log is set to 0."""
-    part = sums != _EMPTY
-    zero = sums.new_zeros(())
-    return weights.to(sums.dtype).where(part, zero).contiguous(), sums.where(part, zero).contiguous()
+def _arguments(exclusion: Exclusion, start: int, like: Tensor) -> dict[str, object]:
+    """An exclusion as the kernels take it, for rows from `start` on."""
+    labels = exclusion.labels or (like, like)
+    mask = like if exclusion.mask is None else exclusion.mask.view(torch.uint8)
+    return {
+        "offset": start + (exclusion.offset or 0),
+        "partner_pointer": like if exclusion.partner is None else exclusion.partner[start:],
+        "row_label_pointer": labels[0] if exclusion.labels is None else labels[0][start:],
+        "column_label_pointer": labels[1],
+        "mask_pointer": mask if exclusion.mask is None else mask[start:],
+        "mask_stride": 0 if exclusion.mask is None else mask.stride(0),
+        "mask_stride_column": 0 if exclusion.mask is None else mask.stride(1),
+        "SELF": exclusion.offset is not None,
+        "PARTNER": exclusion.partner is not None,
+        "LABELS": exclusion.labels is not None,
+        "MASK": exclusion.mask is not None,
+    }

@@ -4,7 +4,7 @@ Row i of the matrix A (N, M) holds 1/|P(i)| at the positives P(i) of query i. Th
 the keys (the mean positive of each query) and that of its transpose with the queries, nothing else.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ _PAIRS_AT_ONCE = 2**14
 
 
 class Positives(Protocol):
-    """What the blocked softmax needs to know of the positives."""
+    """What a softmax over pairs needs to know of the positives."""
 
     @property
     def counts(self) -> Tensor:
@@ -25,8 +25,8 @@ class Positives(Protocol):
     def spread_(self, into: Tensor, rows: Tensor) -> None:
         """Add Aᵀ @ rows, (N, D) → (M, D), to `into`."""
 
-    def exclude_(self, logits: Tensor, rows: slice, columns: slice) -> None:
-        """Put −inf at the positives of a block (for decoupled losses)."""
+    def exclusion(self) -> dict[str, Any]:
+        """The positives as fields of an `Exclusion` (for decoupled losses)."""
 
 
 class PairPositives:
@@ -57,13 +57,18 @@ class PairPositives:
             chosen = self.rows[part]
             into.index_add_(0, self.columns[part], rows[chosen] * weights[chosen].unsqueeze(1))
 
-    def exclude_(self, logits: Tensor, rows: slice, columns: slice) -> None:  # noqa: D102
-        bounds = torch.tensor([rows.start, rows.stop], device=self.rows.device)
-        first, last = torch.searchsorted(self.rows, bounds).tolist()
-        found = self.columns[first:last]
-        inside = (found >= columns.start) & (found < columns.stop)
-        where = self.rows[first:last][inside] - rows.start, found[inside] - columns.start
-        logits[where] = -torch.inf
+    def exclusion(self) -> dict[str, Any]:  # noqa: D102
+        if bool((self.counts > 1).any()):
+            return {"pairs": (self.rows, self.columns)}
+        return {"partner": self.counts.new_full(self.counts.shape, -1).index_put_((self.rows,), self.columns)}
+
+    def mutual(self) -> bool:
+        """Whether each query has one positive, a query too, whose positive is the query itself."""
+        number = len(self.counts)
+        if not self._one_each or not number or int(self.columns.max()) >= number:
+            return False
+        back = self.columns[self.columns]
+        return bool((back == torch.arange(number, device=back.device)).all())
 
 
 class LabelPositives:
@@ -97,9 +102,8 @@ class LabelPositives:
         if self.offset is not None:
             into[self.offset : self.offset + len(rows)] -= rows
 
-    def exclude_(self, logits: Tensor, rows: slice, columns: slice) -> None:  # noqa: D102
-        same = self.query_labels[rows].unsqueeze(1) == self.key_labels[columns]
-        logits.masked_fill_(same, -torch.inf)
+    def exclusion(self) -> dict[str, Any]:  # noqa: D102
+        return {"labels": (self.query_labels, self.key_labels)}
 
 
 def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,3 +113,27 @@ def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _parts(indices: Tensor) -> list[slice]:
     return [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(indices), _PAIRS_AT_ONCE)]
+
+
+def pair_positives(
+    where: str, positives: Tensor | None, num_queries: int, own_keys: slice, device: torch.device
+) -> PairPositives:
+    """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
+    if positives is None:
+        rows = torch.arange(num_queries, device=device)
+        return PairPositives(rows, rows + own_keys.start, num_queries)
+    if positives.ndim == 1:
+        rows = (positives != -1).nonzero().squeeze(1)
+        columns = positives[rows]
+    else:
+        rows, columns = positives.unbind(1)
+    for name, found, size in (
+        ("query", rows, num_queries),
+        ("key", columns, own_keys.stop - own_keys.start),
+    ):
+        if found.numel() and not (int(found.min()) >= 0 and int(found.max()) < size):
+            raise ValueError(
+                f"{where}: positives must name a {name} between 0 and {size - 1}, got "
+                f"{int(found.min())} to {int(found.max())}"
+            )
+    return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries)

@@ -1,0 +1,63 @@
+"""Class weights as unit rows, a block of classes at a time: what all forms of a softmax over them read."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosnorm.backends.torch.units import unit_rows
+from cosnorm.norms import accumulation_dtype
+
+
+class Blocks(NamedTuple):
+    """Which classes take part, and how they are cut.
+
+    Attributes:
+        number: how many classes take part.
+        sub_centers: rows of the weight for each class.
+        classes: their sorted numbers; None: all.
+        size: classes of a block.
+    """
+
+    number: int
+    sub_centers: int
+    classes: Tensor | None
+    size: int
+
+    def parts(self) -> list[slice]:
+        """The classes that take part, in blocks."""
+        return [slice(i, min(i + self.size, self.number)) for i in range(0, self.number, self.size)]
+
+    def rows(self, block: slice) -> slice | Tensor:
+        """The rows of the weight that belong to a block."""
+        if self.classes is None:
+            return slice(block.start * self.sub_centers, block.stop * self.sub_centers)
+        first = self.classes[block] * self.sub_centers
+        inner = torch.arange(self.sub_centers, device=first.device)
+        return (first.unsqueeze(1) + inner).flatten()
+
+
+class ClassRows:
+    """Unit class weights, a block at a time: never all of them.
+
+    Attributes:
+        weight: (C·K, D).
+        divisors: (C·K, 2), `inverse_norm` and `scale` of the rows that have been looked at, see `UnitRows`.
+    """
+
+    def __init__(self, weight: Tensor, blocks: Blocks, inverse_norms: Tensor | None) -> None:
+        """`inverse_norms` are those of all rows, (C·K, 1), where their scales are 1; None: not known."""
+        self.weight, self.blocks = weight, blocks
+        self.divisors = weight.new_ones((len(weight), 2), dtype=accumulation_dtype(weight.dtype))
+        self._known = inverse_norms is not None
+        if inverse_norms is not None:
+            self.divisors[:, :1] = inverse_norms
+
+    def unit(self, block: slice) -> Tensor:
+        """The unit rows of a block."""
+        rows = self.blocks.rows(block)
+        if self._known:
+            return self.weight[rows] * self.divisors[rows, :1]
+        unit = unit_rows(self.weight[rows])
+        self.divisors[rows] = torch.cat([unit.inverse_norm, unit.scale], 1)
+        return unit.values

@@ -1,0 +1,88 @@
+"""What the tiles of a loss over pairs are told: which pairs stay out, and what each row and column weighs."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Exclusion(NamedTuple):
+    """The pairs (i, j) that are left out: where any of these says so. Numbers for each row, never for pairs.
+
+    Attributes:
+        offset: those with i + offset = j.
+        partner: those with partner[i] = j, (N,) int64.
+        pairs: those listed, rows in rising order and their columns, (P,) each; where a row has many.
+        labels: those with equal labels, (N,) and (M,) int64.
+        mask: those where it is True, (N, M), of any strides.
+    """
+
+    offset: int | None = None
+    partner: Tensor | None = None
+    pairs: tuple[Tensor, Tensor] | None = None
+    labels: tuple[Tensor, Tensor] | None = None
+    mask: Tensor | None = None
+
+    def exclude_(self, logits: Tensor, rows: slice, columns: slice) -> None:
+        """Put −inf at the logits of a tile that are left out."""
+        if self.mask is not None:
+            logits.masked_fill_(self.mask[rows, columns], -torch.inf)
+        if self.offset is not None:
+            top = rows.start + self.offset
+            first, last = max(top, columns.start), min(rows.stop + self.offset, columns.stop)
+            if first < last:
+                block = logits[first - top : last - top, first - columns.start : last - columns.start]
+                block.fill_diagonal_(-torch.inf)
+        if self.labels is not None:
+            same = self.labels[0][rows].unsqueeze(1) == self.labels[1][columns]
+            logits.masked_fill_(same, -torch.inf)
+        if self.partner is not None:
+            self._exclude_listed(logits, None, self.partner[rows], columns)
+        if self.pairs is not None:
+            bounds = torch.tensor([rows.start, rows.stop], device=logits.device)
+            first, last = torch.searchsorted(self.pairs[0], bounds).tolist()
+            part = slice(first, last)
+            self._exclude_listed(logits, self.pairs[0][part] - rows.start, self.pairs[1][part], columns)
+
+    @staticmethod
+    def _exclude_listed(logits: Tensor, rows: Tensor | None, found: Tensor, columns: slice) -> None:
+        inside = ((found >= columns.start) & (found < columns.stop)).nonzero().squeeze(1)
+        where = inside if rows is None else rows[inside]
+        logits[where, found[inside] - columns.start] = -torch.inf
+
+    def transposed(self, columns: int) -> "Exclusion":
+        """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
+        partner = self.partner
+        if partner is not None:
+            known = (partner >= 0).nonzero().squeeze(1)
+            partner = partner.new_full((columns,), -1).index_put_((partner[known],), known)
+        pairs = self.pairs
+        if pairs is not None:
+            order = pairs[1].argsort(stable=True)
+            pairs = pairs[1][order], pairs[0][order]
+        return Exclusion(
+            None if self.offset is None else -self.offset,
+            partner,
+            pairs,
+            None if self.labels is None else (self.labels[1], self.labels[0]),
+            None if self.mask is None else self.mask.mT,
+        )
+
+
+class Direction(NamedTuple):
+    """One direction of a softmax: what each row weighs, and the log of its sum; weight and log 0 where empty.
+
+    Attributes:
+        weights: (N,).
+        log_sums: (N,).
+    """
+
+    weights: Tensor
+    log_sums: Tensor
+
+
+def direction(weights: Tensor, log_sums: Tensor) -> Direction:
+    """A direction; an empty sum, whose log is −inf, has no gradient."""
+    part = log_sums != -torch.inf
+    zero = log_sums.new_zeros(())
+    return Direction(weights.to(log_sums.dtype).where(part, zero), log_sums.where(part, zero))

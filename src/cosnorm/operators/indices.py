@@ -1,0 +1,43 @@
+"""Numbers that must be looked at before they are used: operators that give them back, or raise."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cosnorm.operators.define import define
+
+
+def check_range(what: str, indices: Tensor, size: int) -> None:
+    """Raise unless indices are in [0, size); `what` is the beginning of the error."""
+    if indices.numel():
+        low, high = (int(bound) for bound in torch.aminmax(indices))
+        if low < 0 or high >= size:
+            raise ValueError(f"{what} in [0, {size}), got {low} to {high}")
+
+
+def _indices(indices: Tensor, size: int, what: str) -> Tensor:
+    check_range(what, indices, size)
+    return indices.to(torch.int64, copy=True)
+
+
+def _signs(labels: Tensor, where: str) -> Tensor:
+    together = labels == 1
+    known = together | (labels == -1)
+    if not bool(known.all()):
+        other = labels[~known].flatten()[0].item()
+        raise ValueError(
+            f"{where}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1"
+        )
+    return together
+
+
+def _like(dtype: torch.dtype) -> Any:
+    return lambda given, *_: torch.empty_like(given, dtype=dtype)
+
+
+indices_in = define("indices_in(Tensor indices, int size, str what) -> Tensor", _indices, _like(torch.int64))
+"""Indices in [0, size) as int64; `what` is the beginning of the error: "where: labels must be"."""
+
+signs_of = define("signs_of(Tensor labels, str where) -> Tensor", _signs, _like(torch.bool))
+"""Where labels of ±1 are 1."""

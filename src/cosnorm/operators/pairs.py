@@ -1,0 +1,151 @@
+"""Queries and keys as unit rows, and the way back of gradients: what all losses over pairs share.
+
+Below the wall, without autograd. A loss of one number makes its gradients in the forward pass, where they
+cost less than by themselves: projected, and not yet divided by the norms.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cosnorm.backends import choose
+from cosnorm.backends.torch.unit_rows import project_
+from cosnorm.backends.torch.units import UnitRows, largest_of
+from cosnorm.distributed import Shares, gather, reduce_rows, share_rows
+
+
+class Gradients(NamedTuple):
+    """Memory for gradients in unit rows.
+
+    rows: in `Pairs.units`; in the queries alone where no other is wanted.
+    into_x: its part for the queries.
+    into_y: for all that the queries meet, or None.
+    """
+
+    rows: Tensor
+    into_x: Tensor
+    into_y: Tensor | None
+
+
+class Pairs(NamedTuple):
+    """Unit rows.
+
+    units: this process's queries, keys (unless the queries are the keys) and extra keys, beside each other.
+    divisors: (rows, 2), their `inverse_norm` and `scale`, see `UnitRows`.
+    x: the queries, (N, D).
+    y: what they meet, (M, D): the keys of all processes, and the extra keys behind them.
+    keys: where this process's keys are among `units`.
+    shares: where they are among `y`.
+    """
+
+    units: Tensor
+    divisors: Tensor
+    x: Tensor
+    y: Tensor
+    keys: slice
+    shares: Shares
+
+    def gradients(self, *, into_y: bool) -> Gradients:
+        """Zeros, to which gradients are added."""
+        rows = torch.zeros_like(self.units if into_y else self.x)
+        others = None
+        if into_y:
+            others = torch.zeros_like(self.y) if self.shares.group else rows[self.keys.start :]
+        return Gradients(rows, rows[: len(self.x)], others)
+
+    def project_(self, gradients: Gradients) -> Tensor:
+        """Bring gradients home from all processes and project them; gives Σ x̂·∂/∂x̂ over the queries."""
+        rows, into_x, into_y = gradients
+        if into_y is None:
+            return project_(rows, self.x).sum()
+        if not self.shares.group:  # each product stands in the gradients of both of its rows
+            return project_(rows, self.units).sum() / 2
+        along = project_(into_x, self.x).sum()
+        rows[self.keys] += reduce_rows(into_y[: self.shares.total], self.shares)
+        rows[self.keys.stop :] += into_y[self.shares.total :]
+        project_(rows, self.units)
+        return along
+
+
+def pair_up(queries: Tensor, keys: Tensor | None, extra: Tensor | None, group: str, impl: str) -> Pairs:
+    """Queries, the keys of all processes (None: the queries are the keys) and extra keys."""
+    found = [unit_rows(one, impl) for one in (queries, keys, extra) if one is not None]
+    units = _beside([one.values for one in found])
+    divisors = _beside([pack(one) for one in found])
+    number = len(queries)
+    own = slice(0, number) if keys is None else slice(number, number + len(keys))
+    shares = share_rows(own.stop - own.start, units.device, group)
+    y = units[own.start :]
+    if group:
+        y = _beside([gather(units[own], shares), *([] if extra is None else [units[own.stop :]])])
+    return Pairs(units, divisors, units[:number], y, own, shares)
+
+
+def unit_rows(x: Tensor, impl: str = "auto") -> UnitRows:
+    """Rows as unit vectors in their accumulation dtype, by what there is for the device."""
+    for backend in _backends(impl, x):
+        found: UnitRows | None = backend.unit_rows(x)
+        if found is not None:
+            return found
+    raise AssertionError("the torch form declines nothing")
+
+
+def inverse_norms(x: Tensor, impl: str = "auto") -> Tensor | None:
+    """1/|x| of the rows, (N, 1), where one look at all of them is the fast form, and allows it."""
+    found: Tensor | None = next(_backends(impl, x)).inverse_norms(x)
+    return found
+
+
+def pack(unit: UnitRows) -> Tensor:
+    """What divides the gradients of unit rows, (N, 2)."""
+    return torch.cat([unit.inverse_norm, unit.scale], 1)
+
+
+def divide(u: Tensor, divisors: Tensor, factor: Tensor, like: Tensor, impl: str = "auto") -> Tensor:
+    """Projected gradients over the norms, times a factor, in the dtype of `like`."""
+    for backend in _backends(impl, u):
+        found: Tensor | None = backend.finish(u, divisors, factor, like.dtype)
+        if found is not None:
+            return found
+    raise AssertionError("the torch form declines nothing")
+
+
+def divide_each(
+    projected: Tensor,
+    divisors: Tensor,
+    factor: Tensor,
+    rows: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    impl: str = "auto",
+) -> list[Tensor | None]:
+    """The finished gradients in queries, keys and extra keys."""
+    found: list[Tensor | None] = []
+    start = 0
+    for one, needed in zip(rows, needs, strict=True):
+        part = slice(start, start + (0 if one is None else len(one)))
+        start = part.stop
+        finished = None
+        if needed and one is not None:
+            finished = divide(projected[part], divisors[part], factor, one, impl)
+        found.append(finished)
+    return found
+
+
+def split_factor(cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """A cotangent over its largest magnitude, and that: sums of what it weighs stay in the range."""
+    if not cotangent.numel():
+        return cotangent, cotangent.new_ones(())
+    largest = largest_of(cotangent, tuple(range(cotangent.ndim))).reshape(())
+    return cotangent / largest, largest
+
+
+def _beside(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _backends(impl: str, x: Tensor) -> Iterator[ModuleType]:
+    # Kernels have no unit rows of their own.
+    return choose.backends("unit_rows", impl if impl == "torch" else "auto", x)
