@@ -258,6 +258,31 @@ def _mnist_step() -> dict[str, Step]:
     return {name: step_of(method) for name, method in names.items()}
 
 
+def _compiled_network() -> dict[str, Step]:
+    """The three layers of Table 1's network, forward and backward, eager and under `torch.compile`."""
+    x = torch.rand(100, 784)
+
+    def network(layer: Callable[[int, int], nn.Module]) -> nn.Sequential:
+        parts = [
+            part for sizes in ((784, 1000), (1000, 1000), (1000, 10)) for part in (layer(*sizes), nn.ReLU())
+        ]
+        return nn.Sequential(*parts[:-1])
+
+    def plain(fan_in: int, fan_out: int) -> nn.Module:
+        return nn.Linear(fan_in, fan_out, bias=False)
+
+    def by_hand(fan_in: int, fan_out: int) -> nn.Module:
+        return ByHand(fan_in, fan_out, bias=False)
+
+    makers = {"plain": plain, "cosine": cosnorm.nn.CosineLinear, "normalize + linear by hand": by_hand}
+    steps = {}
+    for name, maker in makers.items():
+        layers = network(maker)
+        steps[name] = training(layers, x)
+        steps[f"{name}, compiled"] = training(torch.compile(layers, fullgraph=True), x)
+    return steps
+
+
 def _linear_floor(batch: int, fan_in: int, fan_out: int, products: int) -> Floor:
     numbers = batch * fan_in + fan_in * fan_out + batch * fan_out
     return Floor(2 * products * batch * fan_in * fan_out, BYTES * products * numbers)
@@ -275,6 +300,8 @@ def _size(shape: tuple[int, int, int]) -> str:
 
 def _cases() -> list[Case]:
     found = [Case("mnist-step", _mnist_step)]
+    pairs = tuple((name, f"{name}, compiled") for name in ("plain", "cosine", "normalize + linear by hand"))
+    found.append(Case("mnist-compiled", _compiled_network, groups=pairs))
     for group, shape in [*(("linear", shape) for shape in LINEAR), *(("few", shape) for shape in FEW_ROWS)]:
         for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
             found.append(
