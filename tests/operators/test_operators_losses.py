@@ -176,10 +176,14 @@ def test_make_fx_of_a_gradient_step(loss: Loss):
 
 def test_export(loss: Loss):
     class Holder(torch.nn.Module):
-        def forward(self, *leaves: Tensor) -> Tensor:
-            return loss.call(*leaves)
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = loss.call
 
-    exported = torch.export.export(Holder(), tuple(loss.inputs())).module()
+        def forward(self, *leaves: Tensor) -> Tensor:
+            return self.loss(*leaves)
+
+    exported = torch.export.export(Holder(), tuple(loss.inputs()), strict=False).module()
     same([exported(*loss.inputs(1))], [loss.call(*loss.inputs(1))])
 
 

@@ -135,32 +135,32 @@ def contrastive_cross_entropy(
         _check_positives(positives, queries, queries if keys is None else keys, bidirectional)
     if exclude is not None:
         _check_exclude(exclude, queries, queries if keys is None else keys, extra_keys, group)
-    options = PairOptions(
-        positives=positives,
-        labels=query_labels,
-        key_labels=key_labels,
-        extra_labels=extra_labels,
-        exclude=exclude,
-        fixed_temperature=fixed_temperature,
-        decoupled=decoupled,
-        bidirectional=bidirectional,
-        exclude_self=keys is None if exclude_self is None else exclude_self,
-        exclude_same_label=exclude_same_label,
-        separate=reduction == "none",
-        chunk_size=chunk_size,
-        group=name_of(WHERE, group),
-        impl=impl,
-    )
-    if not options.bidirectional or not options.group:
-        return _loss(queries, keys, extra_keys, tensor_temperature, options, reduction)
+    common: dict[str, Any] = {
+        "positives": positives,
+        "extra_labels": extra_labels,
+        "exclude": exclude,
+        "fixed_temperature": fixed_temperature,
+        "decoupled": decoupled,
+        "exclude_self": keys is None if exclude_self is None else exclude_self,
+        "exclude_same_label": exclude_same_label,
+        "separate": reduction == "none",
+        "chunk_size": chunk_size,
+        "group": name_of(WHERE, group),
+        "impl": impl,
+    }
+    rows = queries, keys, extra_keys, tensor_temperature
+    if group is None or not bidirectional:
+        options = PairOptions(
+            labels=query_labels, key_labels=key_labels, bidirectional=bidirectional, **common
+        )
+        return _loss(*rows, options, reduction)
     # Each process has whole rows of both directions, not of the columns.
     if exclude is not None:
         raise ValueError(f"{WHERE}: exclude cannot be given with bidirectional and group; leave one out")
-    there = options._replace(bidirectional=False)
-    back = there._replace(labels=key_labels, key_labels=query_labels)
     assert keys is not None
-    forth = _loss(queries, keys, None, tensor_temperature, there, reduction)
-    return (forth + _loss(keys, queries, None, tensor_temperature, back, reduction)) / 2
+    forth = PairOptions(labels=query_labels, key_labels=key_labels, bidirectional=False, **common)
+    back = PairOptions(labels=key_labels, key_labels=query_labels, bidirectional=False, **common)
+    return (_loss(*rows, forth, reduction) + _loss(keys, queries, None, rows[3], back, reduction)) / 2
 
 
 def _loss(
