@@ -101,7 +101,8 @@ def wide_rows(
     values, constant = x, None
     if centered:
         mean = x.mean(-1, keepdim=True, dtype=torch.float64)
-        values = torch.sub(x, mean, out=torch.empty_like(x, dtype=accumulation_dtype(x.dtype)))
+        working = torch.promote_types(accumulation_dtype(x.dtype), dtype)
+        values = torch.sub(x, mean, out=torch.empty_like(x, dtype=working))
         if norm is None or augment:
             largest = torch.linalg.vector_norm(values, torch.inf, -1, keepdim=True, dtype=torch.float64)
             constant = largest <= constant_bound(mean, x.dtype)
