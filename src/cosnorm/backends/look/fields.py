@@ -118,7 +118,10 @@ def _fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) ->
         mean, norms, constant = _deviations(by_group(values, groups), shift, geometry, x.dtype)
         mean, norms = mean.to(accumulation), norms.to(accumulation)
         allowed = fits(norms, limit)
-        allowed = allowed is not False
+        if allowed is None:
+            zero = norms == 0 if constant is None else (norms == 0).logical_and_(constant.logical_not())
+            nonzero = by_group(values, groups).abs().amax(2, keepdim=True)
+            allowed = not bool(zero.logical_and_(geometry.box(nonzero, torch.amax) > 0).any())
     else:
         maps = by_group(values.to(accumulation), groups).square().sum(2, keepdim=True)
         norms = geometry.box(maps).sqrt_()
