@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from unittest import mock
 
 import pytest
 import reference
@@ -115,27 +114,10 @@ KERNELS = [
 ]
 
 
-def _by_operators(call: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The call where the passes in C were not compiled."""
-
-    def called(x: Tensor, y: Tensor) -> Tensor:
-        with (
-            mock.patch("cosnorm.backends.c.library.library", return_value=None),
-            mock.patch("cosnorm.functional.cosine_images.library", return_value=None),
-        ):
-            return call(x, y)
-
-    return called
-
-
-# What the compiled passes do in float32 is done by torch's operators where there are none.
+# What the compiled passes do in float32 is done by torch's operators where there are none: `conftest` forces
+# them for a whole test.
 KERNELS += [
-    replace(
-        operation,
-        name=f"{operation.name}-operators",
-        call=_by_operators(operation.call),
-        dtypes=(torch.float32,),
-    )
+    replace(operation, name=f"{operation.name}-operators", dtypes=(torch.float32,))
     for operation in OPERATIONS
     if operation.name in ("linear", "linear-centered", "conv2d", "conv2d-centered")
 ]

@@ -5,17 +5,15 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional.autocast import autocast_tensors
+from cosnorm.backends.choose import check_impl
 from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
-from cosnorm.functional.cosine_fields import cosine_fields
-from cosnorm.functional.cosine_images import image_cosine
-from cosnorm.functional.fields import Geometry, in_order_of
-from cosnorm.functional.fields_kernels import kernel_fields
-from cosnorm.functional.implementation import choose
+from cosnorm.functional.overrides import overridable
+from cosnorm.operators.fields import cosine_fields
 
 Size = int | Sequence[int]
 
 
+@overridable
 def cosine_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -41,6 +39,7 @@ def cosine_conv1d(
     return _cosine_conv("cosine_conv1d", 1, x, weight, *options)
 
 
+@overridable
 def cosine_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -74,8 +73,9 @@ def cosine_conv2d(
         centered: subtract the means first.
         augment: the constant component that the paper appends to each field and each filter, after
             centering (the paper uses 1e-4). At 0 the result is exact at every scale.
-        impl: "torch" (its operators), "triton" (kernels, for float32 and half types on a GPU, not centered),
-            or "auto", which takes torch's. A named one computes or raises.
+        impl: "c" (compiled passes, for float32 of one or two dimensions on a CPU), "triton" (kernels, for
+            float32 and half types on a GPU, not centered), "torch" (its operators alone), or "auto", which
+            takes what is fastest on the device. A named one computes or raises.
 
     Returns:
         (N, O, H', W'), the shape of torch's convolution. Under autocast its dtype is that of torch's, too.
@@ -84,12 +84,12 @@ def cosine_conv2d(
     receives gradient 0 through it. NaN or inf makes the outputs of the fields that hold it NaN, and no other.
     On a CPU, and by the kernels, float32 and half fields are exact each for itself; float64 fields, and those
     of torch's operators on an accelerator, are exact beside the largest value of their sample. The gradient
-    is the closed form of eqs. 9-12; second derivatives are right, too.
+    is the closed form of eqs. 9-12; second and forward derivatives are right, too.
 
     Raises:
         TypeError: not tensors, not floating point, or of two dtypes; options of a wrong type.
         ValueError: shapes or options that do not fit, two devices, a negative `augment`.
-        RuntimeError: `impl="triton"` where the kernels cannot run; the message says why.
+        RuntimeError: an `impl` that cannot run here; the message says why.
 
     Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4, 8-12 and 17.
 
@@ -104,6 +104,7 @@ def cosine_conv2d(
     return _cosine_conv("cosine_conv2d", 2, x, weight, *options)
 
 
+@overridable
 def cosine_conv3d(
     x: Tensor,
     weight: Tensor,
@@ -152,12 +153,14 @@ def _cosine_conv(
     augment: float,
     impl: str,
 ) -> Tensor:
-    check_tensors(where, x=x)
-    check_tensors(where, weight=weight)
-    x, weight = autocast_tensors(x, weight)
-    check_tensors(where, x=x, weight=weight)
+    check_impl(where, impl)
     check_flag(where, "centered", centered)
     augment = check_augment(where, augment)
+    check_tensors(where, x=x, weight=weight)
+    if impl == "triton" and centered:
+        raise RuntimeError(
+            f'{where}: impl="triton" has no kernel for centered convolutions; use impl="torch"'
+        )
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"{where}: x must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, "
@@ -203,17 +206,7 @@ def _cosine_conv(
                 f"{where}: a kernel of {kernel} with dilation {dilations} does not fit into x of shape "
                 f"{tuple(x.shape)} with padding {paddings}; pad more or take a smaller kernel"
             )
-    geometry = Geometry(kernel, strides, paddings, dilations, groups)
-    batched = in_order_of(weight, x if x.ndim == rank + 2 else x.unsqueeze(0))
-    if choose(where, impl, x):
-        if centered:
-            raise RuntimeError(
-                f'{where}: impl="triton" has no kernel for centered convolutions; use impl="torch"'
-            )
-        output = kernel_fields(batched, weight, geometry, augment=augment)
-    else:
-        found = image_cosine(batched, weight, geometry, augment, centered=centered)
-        if found is None:
-            found = cosine_fields(batched, weight, geometry, centered=centered, augment=augment)
-        output = found
+    batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
+    places = strides, paddings, dilations, groups
+    output: Tensor = cosine_fields(batched, weight, *places, centered, augment, impl, False)[0]
     return output if x.ndim == rank + 2 else output.squeeze(0)

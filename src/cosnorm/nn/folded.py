@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosnorm.functional.fields import Geometry
 from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
 
 
@@ -101,24 +100,18 @@ class FoldedCosineConv(_Folded):
         super().__init__(layer)
         self._padding = layer._reversed_padding_repeated_twice
         self._mode = layer.padding_mode if layer.padding_mode != "zeros" else "constant"
-        rank = layer.weight.ndim - 2
-        self.geometry = Geometry(
-            tuple(layer.weight.shape[2:]), layer.stride, (0,) * rank, layer.dilation, layer.groups
-        )
-        half = [before for before, after in zip(self._padding[::2], self._padding[1::2], strict=True)]
+        padding = (0,) * (layer.weight.ndim - 2)
         if self._mode == "constant" and self._padding[::2] == self._padding[1::2]:
             # Zeros on both sides alike are the convolution's own.
-            self.geometry = Geometry(
-                self.geometry.kernel, layer.stride, tuple(reversed(half)), layer.dilation, layer.groups
-            )
-            self._padding = []
+            padding, self._padding = tuple(reversed(self._padding[::2])), []
+        self._places = layer.stride, padding, layer.dilation, layer.groups
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
-        rank = self.geometry.rank
+        rank = self.weight.ndim - 2
         x = input if input.ndim == rank + 2 else input.unsqueeze(0)
         if self._padding:
             x = F.pad(x, self._padding, mode=self._mode)
         options: Any = {"centered": self.centered, "augment": self.augment}
-        output = self._finish(folded_conv(x, self.weight, self.extra, self.geometry, **options), rank)
+        output = self._finish(folded_conv(x, self.weight, self.extra, *self._places, **options), rank)
         return output if input.ndim == rank + 2 else output.squeeze(0)

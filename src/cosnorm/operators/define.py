@@ -136,7 +136,7 @@ def _register(
     _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
     torch.library.register_fake(f"cosnorm::{name}", shapes, lib=_LIBRARY)
     packet = getattr(torch.ops.cosnorm, name)
-    torch.library.register_vmap(f"cosnorm::{name}", batch or _one_by_one(packet.default), lib=_LIBRARY)
+    torch.library.register_vmap(f"cosnorm::{name}", batch or one_by_one(packet.default), lib=_LIBRARY)
     if flops is not None:
         count_flops(packet, lambda *shapes, out_shape=None, **_: flops(*shapes))
     return packet.default
@@ -174,7 +174,7 @@ def _gradient_shapes(learns: int) -> Function:
     return shapes
 
 
-def _one_by_one(operator: Any) -> Function:
+def one_by_one(operator: Any) -> Function:
     """The rule for `vmap` of any operator: one call for each sample."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:

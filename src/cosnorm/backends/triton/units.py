@@ -1,4 +1,4 @@
-"""Rows as unit vectors, whatever their norms: the kernel form of `cosnorm.functional.norms.unit_rows`.
+"""Rows as unit vectors, whatever their norms: the kernel form of `cosnorm.backends.torch.units.unit_rows`.
 
 A row is scaled by 2^-e, which is exact, so that its largest magnitude is near 1. No kernel looks at the data
 from the host: nothing here waits for the device. A program takes a tile of whole rows, block after block.

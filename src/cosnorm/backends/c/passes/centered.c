@@ -1,4 +1,4 @@
-/* The passes over receptive fields less their means, for cosnorm/kernels/cpu_fields.py; images as in fields.c.
+/* The passes over receptive fields less their means, for cosnorm/backends/c/fields.py; images as in fields.c.
  *
  * The sums are of doubles: a variance is the small difference of two large numbers. A filter less its mean does not
  * see that of a field, so that the images themselves enter the convolution. */

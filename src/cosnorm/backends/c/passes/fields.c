@@ -1,4 +1,4 @@
-/* The passes over receptive fields of float32 images, for cosnorm/kernels/cpu_fields.py.
+/* The passes over receptive fields of float32 images, for cosnorm/backends/c/fields.py.
  *
  * Images are x (samples, groups * channels, height, width) in the order of their dimensions: planes, one for each
  * group of each sample; or with the channels last and one group: then a position is a row. */

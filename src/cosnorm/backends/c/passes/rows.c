@@ -1,4 +1,4 @@
-/* The passes over rows, for cosnorm/kernels/cpu_rows.py and the other files here: rows.h for each type. */
+/* The passes over rows, for cosnorm/backends/c/rows.py and the other files here: rows.h for each type. */
 #ifdef __linux__
 #define _GNU_SOURCE /* RUSAGE_THREAD */
 #include <sys/resource.h>

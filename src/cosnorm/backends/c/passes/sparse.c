@@ -1,5 +1,5 @@
 /* The passes over sparse rows (CSR, int64) and a weight that lies a feature at a time, (features, columns): for
- * cosnorm/kernels/cpu_sparse.py. The weight is larger than the caches, so that each function reads it once. */
+ * cosnorm/backends/c/sparse.py. The weight is larger than the caches, so that each function reads it once. */
 #include "common.h"
 #if defined(__x86_64__)
 #include <xmmintrin.h>

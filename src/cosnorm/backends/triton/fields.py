@@ -6,13 +6,14 @@ is by both norms. Fields whose norms it cannot hold are computed again, scaled, 
 each field is exact for itself. One, two and three dimensions are the same kernel; missing ones have size 1.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.triton.launch import ROW_WINDOW, readable, writable
 from cosnorm.backends.triton.units import clamp, power_of_two, unit_rows
 
@@ -179,41 +180,49 @@ def _three(numbers: tuple[int, ...], missing: int) -> tuple[int, int, int]:
     return first, second, third
 
 
-def cosine_fields(
-    x: Tensor,
-    weight: Tensor,
-    convolve: Callable[[Tensor, Tensor], Tensor],
-    *,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    augment: float = 0.0,
-) -> Tensor:
-    """Cosine of each receptive field with each filter: (N, C, *S), (O, C/G, *K) → (N, O, *T).
+def handles(x: Tensor, weight: Tensor, geometry: Geometry, centered: bool) -> bool:
+    """Whether the kernels have these shapes and this layout: they have no means."""
+    return not centered
 
-    `convolve` is the plain convolution of that geometry, by the vendor's library.
-    """
+
+def saved(
+    x: Tensor, weight: Tensor, geometry: Geometry, centered: bool, augment: float
+) -> tuple[Tensor, Tensor]:
+    """Empty products and statistics: nothing is kept."""
+    return x.new_empty(0), x.new_empty(0)
+
+
+def folded(x: Tensor, weight: Tensor, constant: Tensor | None, geometry: Geometry, **options: Any) -> None:
+    """There is no kernel for filters that are unit vectors: torch's operators compute."""
+
+
+def gradients(*given: Any, **options: Any) -> None:
+    """There is no kernel for the gradient: torch's operators compute it."""
+
+
+def cosines(
+    x: Tensor, weight: Tensor, geometry: Geometry, *, centered: bool, augment: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosine of each receptive field with each filter, (N, O, *T), and nothing else."""
+    nothing = saved(x, weight, geometry, centered, augment)
     dtype = x.dtype
     x, weight = x.detach().contiguous(), weight.detach().contiguous()
     # A sum of float16 products may leave its range; what it holds is exact in TF32, too.
     wide = dtype == torch.float16
-    products = convolve(x.float(), weight.float()) if wide else convolve(x, weight)
+    products = geometry.convolve(x.float(), weight.float()) if wide else geometry.convolve(x, weight)
     output = writable(tuple(products.shape), dtype, x.device)
     if not output.numel():
-        return output.to(dtype)
+        return output.to(dtype), *nothing
+    groups = geometry.groups
     samples, channels, filters = x.shape[0], weight.shape[1], weight.shape[0] // groups
     rows, outputs = samples * groups, products[0, 0].numel()
     sizes, out_sizes = _three(tuple(x.shape[2:]), 1), _three(tuple(products.shape[2:]), 1)
     names = ("KERNEL", "STRIDE", "PAD", "DILATION")
-    geometry = {
+    numbers_of = (geometry.kernel, 1), (geometry.stride, 1), (geometry.padding, 0), (geometry.dilation, 1)
+    places_of = {
         f"{name}_{axis}": number
-        for name, numbers in zip(
-            names,
-            (_three(tuple(weight.shape[2:]), 1), _three(stride, 1), _three(padding, 0), _three(dilation, 1)),
-            strict=True,
-        )
-        for axis, number in zip("DHW", numbers, strict=True)
+        for name, (own, missing) in zip(names, numbers_of, strict=True)
+        for axis, number in zip("DHW", _three(own, missing), strict=True)
     }
     norms = unit_rows(weight.flatten(1), augment=augment)
     x, places = readable(x), x[0, 0].numel()
@@ -230,7 +239,7 @@ def cosine_fields(
         *sizes,
         *out_sizes[1:],
         outputs,
-        **geometry,
+        **places_of,
         BLOCK=_BLOCK,
     )
     _finish_fields[(rows, triton.cdiv(outputs, _PLACES), triton.cdiv(filters, _FILTERS))](
@@ -250,10 +259,10 @@ def cosine_fields(
         *sizes,
         *out_sizes[1:],
         outputs,
-        **geometry,
+        **places_of,
         WINDOW=ROW_WINDOW,
         PLACES=_PLACES,
         FILTERS=_FILTERS,
         DEPTH=_DEPTH,
     )
-    return output.to(dtype)
+    return output.to(dtype), *nothing

@@ -1,0 +1,148 @@
+"""Receptive fields of any finite input: norms and means by operators that never look at the data.
+
+Narrower types are taken in float64 on a CPU, which holds each of their squares; elsewhere, and in float64
+itself, each sample is divided by a power of two first. All of it is differentiable if it is asked to be.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cosnorm.backends.geometry import Geometry, by_group
+from cosnorm.norms import CONSTANT_EPS
+
+
+class Fields(NamedTuple):
+    """Receptive fields as they enter the convolution; a number for each is (N, G, 1, *T).
+
+    values: images, (N, C, *S), perhaps divided and shifted.
+    geometry: where the fields lie in `values`.
+    factor: 1/|field|, 0 for zero fields.
+    mean: the mean of each field of `values`; None where nothing is centered.
+    kept: 0 for constant fields, 1 for all others; None where their factor says it.
+    appended: the appended component in the scale of `values`, a number or (N, 1, …); 0: none.
+    scale: `values` are those of the input divided by this, (N, 1, …); None: by 1.
+    """
+
+    values: Tensor
+    geometry: Geometry
+    factor: Tensor
+    mean: Tensor | None
+    kept: Tensor | None
+    appended: Tensor | float
+    scale: Tensor | None
+
+
+def dtypes_of(x: Tensor) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of products, and that of sums of squares."""
+    if x.dtype == torch.float64 or x.device.type == "cpu":
+        return torch.float64, torch.float64
+    return torch.float32, torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _is_divided(x: Tensor) -> bool:
+    """Whether the dtype of products cannot hold all products of x as it is."""
+    return dtypes_of(x)[0] == x.dtype or dtypes_of(x)[0] == torch.float32
+
+
+def fields_of(
+    x: Tensor,
+    geometry: Geometry,
+    *,
+    centered: bool,
+    augment: float,
+    differentiable: bool,
+    known: Tensor | None = None,
+) -> Fields:
+    """The receptive fields of any finite input; their factors and means may be known."""
+    dtype, wide = dtypes_of(x)
+    appended: Tensor | float
+    scale: Tensor | None
+    shift: Tensor | float
+    values, appended, scale, shift = x.to(dtype), augment, None, 0.0
+    if _is_divided(x):
+        scale = _scale(values, augment)
+        values, appended = values / scale, augment / scale if augment else 0.0
+        if centered:
+            shift = shift_of(values, geometry)
+            values = (by_group(geometry.pad(values), geometry.groups) - shift).flatten(1, 2)
+            geometry = geometry.without_padding()
+    if known is not None:
+        factor, mean = known[0], known[1] if centered else None
+        return Fields(values, geometry, factor, mean, None, appended, scale)
+    grouped = by_group(values, geometry.groups)
+    mean = kept = None
+    if centered:
+        mean, squared, _ = moments(grouped, geometry, wide)
+        beyond = beyond_constant(grouped, mean, shift, geometry, x.dtype)
+        squared, mean = torch.maximum(squared, beyond), mean.to(dtype)
+        if augment:
+            constant = beyond == torch.inf
+            squared, kept = squared.masked_fill(constant, 0), constant.logical_not().to(dtype)
+    elif dtype == wide or differentiable:
+        squared = geometry.box(grouped.square().sum(2, keepdim=True, dtype=wide))
+    else:
+        squared = geometry.box(torch.linalg.vector_norm(grouped, dim=2, keepdim=True, dtype=wide).square_())
+    if augment:
+        squared = (
+            squared + (appended.to(wide).unsqueeze(1) if isinstance(appended, Tensor) else appended) ** 2
+        )
+    factor = F.threshold(squared, smallest_square(dtype), torch.inf).rsqrt().to(dtype)
+    return Fields(values, geometry, factor, mean, kept, appended, scale)
+
+
+def _scale(values: Tensor, augment: float) -> Tensor:
+    """For each sample the power of two below its largest magnitude, (N, 1, …); NaN and inf set none."""
+    # Over the channels first: what is not finite must not set the scale of the sample's other fields.
+    largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
+    largest = largest.nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(1)
+    largest = largest.clamp(min=augment) if augment else torch.where(largest == 0, 1, largest)
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    return power.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def shift_of(values: Tensor, geometry: Geometry) -> Tensor:
+    """For each sample and group its mean where subtracting it is exact, else 0, (N, G, 1, …).
+
+    x − c is exact where c/2 ≤ x ≤ 2c (Sterbenz). Such data has a mean that is large beside its deviations,
+    which the sums of squares would otherwise lose.
+    """
+    grouped = by_group(values.detach(), geometry.groups).flatten(2)
+    mean = grouped.mean(-1)
+    ratios = torch.stack([grouped.amin(-1), grouped.amax(-1)]) / mean
+    shift = torch.where((ratios >= 0.5).logical_and(ratios <= 2).all(0), mean, 0)
+    return shift.reshape(*shift.shape, *[1] * (geometry.rank + 1))
+
+
+def moments(grouped: Tensor, geometry: Geometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each field the mean, Σ (x − μ)² as it is left over from Σ x², and that; summed in a dtype."""
+    size = grouped.shape[2] * math.prod(geometry.kernel)
+    maps = grouped.sum(2, keepdim=True, dtype=dtype), grouped.to(dtype).square().sum(2, keepdim=True)
+    sums, squares = geometry.box(torch.stack(maps)).unbind()
+    mean = sums / size
+    return mean, torch.addcmul(squares, sums, mean, value=-1), squares
+
+
+def beyond_constant(
+    grouped: Tensor, mean: Tensor, shift: Tensor | float, geometry: Geometry, stored: torch.dtype
+) -> Tensor:
+    """The square of max|x − μ| less that of the largest one that counts as zero; inf for constant fields.
+
+    It is at most Σ (x − μ)², and stands in for what rounding has eaten of that.
+    """
+    grouped, mean = grouped.detach(), mean.detach()
+    extremes = torch.stack([grouped.amax(2, keepdim=True), -grouped.amin(2, keepdim=True)])
+    highest, lowest = geometry.box(extremes, torch.amax).to(mean.dtype).unbind()
+    largest = torch.maximum(highest - mean, lowest + mean)
+    bound = CONSTANT_EPS * torch.finfo(stored).eps
+    true_mean = mean + shift if isinstance(shift, Tensor) else mean
+    beyond = torch.addcmul(largest.square(), true_mean, true_mean, value=-(bound**2))
+    return F.threshold(beyond, smallest_square(grouped.dtype), torch.inf)
+
+
+def smallest_square(dtype: torch.dtype) -> float:
+    """The square of the smallest norm whose reciprocal is a number of the dtype."""
+    return torch.finfo(dtype).tiny ** 2
