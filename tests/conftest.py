@@ -35,7 +35,7 @@ def same_numbers_each_time() -> None:
 
 @pytest.fixture(autouse=True)
 def without_the_passes_in_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operations of the name "…-operators" run as where the library was not compiled, backward passes, too."""
+    """Operations of the name "…-operators" run as without the library, backward passes, too."""
     call = getattr(request.node, "callspec", None)
     operation = call.params.get("operation") if call else None
     if getattr(operation, "name", "").endswith("-operators"):

@@ -1,7 +1,7 @@
-"""Cosines of receptive fields on a CPU by torch's operators and one look at the norms, the twin of the passes.
+"""Cosines of receptive fields on a CPU by torch's operators and one look at the norms, the passes' twin.
 
-The formulas are those of `cosnorm.backends.torch.fields`, in the dtype of the images as they are: where no norm
-is out of its window nothing can overflow or lose its digits. Elsewhere this declines.
+The formulas are those of `cosnorm.backends.torch.fields`, in the dtype of the images as they are: where no
+norm is out of its window nothing can overflow or lose its digits. Elsewhere this declines.
 """
 
 import math
@@ -51,7 +51,7 @@ def cosines(
     nothing = x.new_empty(0)
     if not keep:
         return products.clamp_(-1, 1).to(x.dtype), nothing, nothing
-    products = products.contiguous(memory_format=memory_format(x, weight, products.dtype))
+    products = products.contiguous(memory_format=memory_format(x, weight))
     return products.clamp(-1, 1).to(x.dtype), products, fields.factor.contiguous()
 
 
@@ -144,7 +144,7 @@ def _fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) ->
 def _deviations(
     grouped: Tensor, shift: Tensor, geometry: Geometry, stored: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The mean of each field and its norm less that, in float64, and which are constant; None: no such field."""
+    """The mean of each field and its norm less that, in float64, and which are constant; None: none is."""
     mean, squared, squares = moments(grouped.double(), geometry, torch.float64)
     size = grouped.shape[2] * math.prod(geometry.kernel)
     # √(Σ(x − μ)²) ≥ max|x − μ|, so only fields below either bound can be constant, or have lost their digits.

@@ -14,6 +14,7 @@ differentiable.
 """
 
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def cosines(
     output, nothing = exact.clamp(-1, 1).to(x.dtype), x.new_empty(0)
     if not keep:
         return output, nothing, nothing
-    exact = exact.contiguous(memory_format=memory_format(x, weight, exact.dtype))
+    exact = exact.contiguous(memory_format=memory_format(x, weight))
     if fields.kept is not None:
         return output, exact, exact.new_empty((0, *fields.factor.shape))
     means = [] if fields.mean is None else [fields.mean]

@@ -62,7 +62,7 @@ def largest_of(values: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
     """The largest magnitude along dimensions, kept; 1 where all is 0, so that it divides."""
     values = values.detach()
     largest = values.abs() if dim == () else torch.linalg.vector_norm(values, torch.inf, dim, keepdim=True)
-    return torch.where(largest == 0, 1, largest)
+    return torch.nn.functional.threshold(largest, 0.0, 1.0)
 
 
 def unit_rows(
@@ -101,7 +101,7 @@ def wide_rows(
     values, constant = x, None
     if centered:
         mean = x.mean(-1, keepdim=True, dtype=torch.float64)
-        working = torch.promote_types(accumulation_dtype(x.dtype), dtype)
+        working = dtype if dtype == torch.float64 else accumulation_dtype(x.dtype)
         values = torch.sub(x, mean, out=torch.empty_like(x, dtype=working))
         if norm is None or augment:
             largest = torch.linalg.vector_norm(values, torch.inf, -1, keepdim=True, dtype=torch.float64)

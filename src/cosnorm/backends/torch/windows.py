@@ -95,12 +95,13 @@ def fields_of(
 
 
 def _scale(values: Tensor, augment: float) -> Tensor:
-    """For each sample the power of two below its largest magnitude, (N, 1, …); NaN and inf set none."""
+    """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none."""
     # Over the channels first: what is not finite must not set the scale of the sample's other fields.
     largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
     largest = largest.nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(1)
-    largest = largest.clamp(min=augment) if augment else torch.where(largest == 0, 1, largest)
-    power = largest / (2 * torch.frexp(largest).mantissa)
+    numbers = torch.finfo(values.dtype)
+    largest = largest.clamp(max(augment, numbers.tiny), numbers.max / 4)
+    power = largest / torch.frexp(largest).mantissa
     return power.reshape(-1, *[1] * (values.ndim - 1))
 
 

@@ -203,7 +203,7 @@ def gradients(*given: Any, **options: Any) -> None:
 def cosines(
     x: Tensor, weight: Tensor, geometry: Geometry, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosine of each receptive field with each filter, (N, C, *S), (O, C/G, *K) → (N, O, *T), and nothing else."""
+    """Cosine of each field with each filter, (N, C, *S), (O, C/G, *K) → (N, O, *T), and nothing else."""
     nothing = saved(x, weight, geometry, centered, augment)
     dtype = x.dtype
     x, weight = x.detach().contiguous(), weight.detach().contiguous()
