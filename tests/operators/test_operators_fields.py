@@ -96,7 +96,9 @@ def test_torchs_checks_of_the_operators(centered: bool, augment: float):
         for impl in ("auto", "torch"):
             torch.library.opcheck(cosine_fields, (*given, *places, centered, augment, impl, False))
     constant = torch.rand(2, 1, dtype=torch.float64) if augment else None
-    unit = torch.nn.functional.normalize(w.detach().flatten(1)).reshape(w.shape)
+    rows = w.detach().flatten(1)
+    rows = rows - rows.mean(1, keepdim=True) if centered else rows
+    unit = torch.nn.functional.normalize(rows).reshape(w.shape)
     folded = (x, unit, constant, *places, centered, augment, "auto", False)
     torch.library.opcheck(cosine_folded_fields, folded)
     assert torch.autograd.gradcheck(

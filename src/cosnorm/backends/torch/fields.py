@@ -14,13 +14,14 @@ differentiable.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry, by_group, crop, empty_output, memory_format
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
-from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of
+from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of, over_filters
 from cosnorm.norms import saturate
 
 Filters = UnitRows | WideRows
@@ -83,7 +84,7 @@ def gradients(
     if statistics is None or statistics.ndim != x.ndim + 2:
         products = statistics = None
     known = statistics if statistics is not None and len(statistics) else None
-    options = {"centered": centered, "augment": augment, "differentiable": False}
+    options: Any = {"centered": centered, "augment": augment, "differentiable": False}
     fields = fields_of(x, geometry, known=known, **options)
     filters = _filters(x, weight, **options)
     return gradients_of(cotangent, x, weight, fields, filters, products, centered, needs)
@@ -101,7 +102,7 @@ def gradient_formula(
     unit: UnitRows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients, differentiable; the filters may be given as unit vectors."""
-    options = {"centered": centered, "augment": augment, "differentiable": True}
+    options: Any = {"centered": centered, "augment": augment, "differentiable": True}
     fields = fields_of(x, geometry, **options)
     filters = unit or _filters(x, weight, **options)
     return gradients_of(cotangent, x, weight, fields, filters, None, centered, needs)
@@ -162,11 +163,15 @@ def unit_filters(weight: Tensor, constant: Tensor | None, dtype: torch.dtype) ->
     return UnitRows(weight.flatten(1).to(dtype), None if constant is None else constant.to(dtype), one, one)
 
 
-def products_of(fields: Fields, filters: Filters, shape: torch.Size) -> Tensor:
+def products_of(fields: Fields, filters: Filters, shape: torch.Size, *, in_place: bool = False) -> Tensor:
     """The cosines of fields and filters as they come out of the products, (N, O, *T)."""
     geometry, values = fields.geometry, fields.values
     products = geometry.convolve(values, filters.values.to(values.dtype).reshape(shape))
-    output = by_group(products, geometry.groups) * fields.factor
+    grouped = by_group(products, geometry.groups)
+    if in_place and grouped.dtype == fields.factor.dtype:
+        output = grouped.mul_(fields.factor)
+    else:
+        output = grouped * fields.factor
     if fields.kept is not None:
         output = output * fields.kept
     if filters.constant is not None:
@@ -193,7 +198,7 @@ def gradients_of(
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and in the weight; an empty tensor for one that is not needed.
 
-    With `bounded` the norms and the cotangent leave nothing to saturate.
+    With `bounded` the norms and the cotangent leave nothing to saturate, and nothing is differentiated.
     """
     if not cotangent.numel():
         return torch.zeros_like(x), torch.zeros_like(weight)
@@ -223,10 +228,14 @@ def gradients_of(
         assert through is not None
         if products is None:
             products = products_of(fields, filters, weight.shape)
-        along = (h * by_group(products, groups)).sum(2, keepdim=True) * factor
+        along = over_filters(torch.mul, h, by_group(products, groups), blocks=bounded) * factor
         along = along if fields.kept is None else along * fields.kept
         spread = geometry.spread(along, values.shape[2:])
-        gradient = torch.addcmul(by_group(through, groups), by_group(values, groups), spread, value=-1)
+        gradient, grouped = by_group(through, groups), by_group(values, groups)
+        if bounded and gradient.dtype == spread.dtype:
+            gradient.addcmul_(grouped, spread, value=-1)
+        else:
+            gradient = torch.addcmul(gradient, grouped, spread, value=-1)
         if fields.mean is not None:
             gradient = gradient + geometry.spread(along * fields.mean, values.shape[2:])
         gradient = crop(gradient.flatten(1, 2), x.shape)
