@@ -1,19 +1,31 @@
-"""The compiled way of images: which inputs it takes, that it is right, and that it declines the others."""
+"""The compiled passes over images: which inputs they take, that they are right, and decline the others."""
 
 import math
-from unittest import mock
 
 import pytest
 import reference
 import torch
 
 from cosnorm import functional
-from cosnorm.functional.cosine_images import image_cosine
-from cosnorm.functional.fields import Geometry
-from cosnorm.kernels.compiled import library
-from cosnorm.kernels.cpu_fields import Windows, prepare_centered
+from cosnorm.backends.c import fields as passes
+from cosnorm.backends.c.library import library
+from cosnorm.backends.geometry import Geometry
+from cosnorm.operators.fields import cosine_fields
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the passes in C were not compiled here")
+
+
+def image_cosine(x, w, geometry, augment, *, centered=False):
+    """The operator where the passes take the input; None where they decline it."""
+    if not passes.handles(x, w, geometry, centered):
+        return None
+    options = {"centered": centered, "augment": augment}
+    with torch.no_grad():
+        if passes.cosines(x, w, geometry, **options, keep=False) is None:
+            return None
+    places = geometry.stride, geometry.padding, geometry.dilation, geometry.groups
+    return cosine_fields(x, w, *places, centered, augment, "c", False)[0]
+
 
 # x, weight, stride, padding, dilation, groups
 GEOMETRIES = [
@@ -107,8 +119,8 @@ def test_norms_of_nearly_constant_fields(last: bool, deviation: float):
     x[:, :, :, 6:] = 0  # so that it cannot be shifted
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     w = torch.randn(4, 3, 2, 3)
-    windows = Windows((9, 8), (8, 6), (2, 3), (1, 1), (0, 0), (1, 1), 1, last)
-    prepared = prepare_centered(x, w, windows, 0.0)
+    geometry = Geometry((2, 3), (1, 1), (0, 0), (1, 1), 1)
+    prepared = passes._Images(x, w, geometry).prepare(centered=True, augment=0.0, folded=False)
     fields = reference.unfold(x.double(), (2, 3), (1, 1), (0, 0), (1, 1)).flatten(1, 2)
     centered = fields - fields.mean(1, keepdim=True)
     constant = centered.abs().amax(1) <= 4 * 2.0**-23 * fields.mean(1).abs()
@@ -178,7 +190,7 @@ def test_what_it_declines():
     assert not taken(x, w * 1e12)
     assert not taken(x.double(), w.double())
     assert not taken(x[:0], w)
-    assert not taken(x.transpose(2, 3), w)
+    assert taken(x.transpose(2, 3), w)  # as a copy
     x[1] = 0
     assert taken(x, w)
     x[1, 0, 3, 3] = 1e-30  # its square vanishes, and it is not zero
@@ -244,13 +256,3 @@ def test_a_cotangent_out_of_its_window():
     for sample in range(3):
         scale = exact[1][sample].abs().max()
         assert (into_x[sample] - exact[1][sample]).abs().max() < 1e-5 * scale
-
-
-@pytest.mark.parametrize("centered", [False, True])
-def test_without_the_library_the_result_is_the_same(centered: bool):
-    x, w = torch.randn(3, 2, 7, 7), torch.randn(4, 2, 3, 3)
-    found = functional.cosine_conv2d(x, w, centered=centered)
-    with mock.patch("cosnorm.functional.cosine_images.library", return_value=None) as asked:
-        other = functional.cosine_conv2d(x, w, centered=centered)
-        torch.testing.assert_close(other, found, rtol=0, atol=1e-6)
-    assert asked.called

@@ -17,7 +17,7 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def by_group(x: Tensor, groups: int) -> Tensor:
     """(N, C, *S) → (N, G, C/G, *S), beside which a number for each field is (N, G, 1, *T)."""
-    return x.unflatten(1, (groups, x.shape[1] // groups))
+    return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,18 @@ def _windows(
 ) -> Tensor:
     for dimension, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True), start=-len(kernel)):
         if k > 1 or s > 1:
-            maps = reduce(maps.unfold(dimension, d * (k - 1) + 1, s)[..., ::d], -1)
+            windows = maps.unfold(dimension, d * (k - 1) + 1, s)
+            maps = reduce(windows[..., ::d] if d > 1 else windows, -1)
     return maps
 
 
-def memory_format(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> torch.memory_format:
+def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
     """The order in memory of torch's convolution: channels last if one of the two has them last.
 
-    All layers that follow are in it then, too; pooling is several times faster. Not so in float64.
+    All layers that follow are in it then, too; pooling is several times faster.
     """
     last = _LAST.get(x.ndim)
-    if last is not None and (dtype or x.dtype) != torch.float64:
+    if last is not None:
         for one in (x, weight):
             if one.is_contiguous(memory_format=last) and not one.is_contiguous():
                 return last
@@ -137,5 +138,5 @@ def memory_format(x: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -
 
 def empty_output(x: Tensor, weight: Tensor, geometry: Geometry, dtype: torch.dtype) -> Tensor:
     """Memory for a number for each field and filter, in that order."""
-    shape, order = geometry.shape(x.shape, weight.shape), memory_format(x, weight, dtype)
+    shape, order = geometry.shape(x.shape, weight.shape), memory_format(x, weight)
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=order)

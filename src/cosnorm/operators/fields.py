@@ -239,11 +239,14 @@ def _backward_flops(cotangent: torch.Size, x: torch.Size, weight: torch.Size, *a
     return 2 * sum(arguments[-1]) * math.prod(cotangent) * math.prod(weight[1:])
 
 
-_OPTIONS = "int[] stride, int[] padding, int[] dilation, int groups, bool centered, float augment, str impl, bool keep"
-_RESULTS = "(Tensor output, Tensor products, Tensor statistics)"
+_OPTIONS = (
+    "int[] stride, int[] padding, int[] dilation, int groups, bool centered, float augment, str impl, "
+    "bool keep"
+)
 
 cosine_fields = define(
-    f"cosine_fields(Tensor x, Tensor weight, {_OPTIONS}) -> {_RESULTS}",
+    f"cosine_fields(Tensor x, Tensor weight, {_OPTIONS}) "
+    "-> (Tensor output, Tensor products, Tensor statistics)",
     _compute,
     _shapes,
     flops=_flops,

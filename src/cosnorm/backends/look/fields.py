@@ -15,7 +15,14 @@ from cosnorm.backends.look import rows
 from cosnorm.backends.look.rows import fits
 from cosnorm.backends.torch.fields import gradients_of, products_of, unit_filters
 from cosnorm.backends.torch.units import UnitRows
-from cosnorm.backends.torch.windows import Fields, beyond_constant, moments, shift_of
+from cosnorm.backends.torch.windows import (
+    Fields,
+    beyond_constant,
+    blocks_of,
+    moments,
+    over_filters,
+    shift_of,
+)
 from cosnorm.norms import (
     COTANGENT_LIMIT,
     NORM_LIMIT,
@@ -47,11 +54,11 @@ def cosines(
     fields = _fields(x, geometry, centered=centered, augment=augment) if filters else None
     if filters is None or fields is None:
         return None
-    products = products_of(fields, filters, weight.shape)
+    products = products_of(fields, filters, weight.shape, in_place=True)
     nothing = x.new_empty(0)
     if not keep:
         return products.clamp_(-1, 1).to(x.dtype), nothing, nothing
-    products = products.contiguous(memory_format=memory_format(x, weight, products.dtype))
+    products = products.contiguous(memory_format=memory_format(x, weight))
     return products.clamp(-1, 1).to(x.dtype), products, fields.factor.contiguous()
 
 
@@ -63,7 +70,7 @@ def folded(
     if fields is None:
         return None
     filters = unit_filters(weight, constant, fields.values.dtype)
-    return products_of(fields, filters, weight.shape).clamp_(-1, 1).to(x.dtype)
+    return products_of(fields, filters, weight.shape, in_place=True).clamp_(-1, 1).to(x.dtype)
 
 
 def gradients(
@@ -123,7 +130,7 @@ def _fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) ->
             nonzero = by_group(values, groups).abs().amax(2, keepdim=True)
             allowed = not bool(zero.logical_and_(geometry.box(nonzero, torch.amax) > 0).any())
     else:
-        maps = by_group(values.to(accumulation), groups).square().sum(2, keepdim=True)
+        maps = over_filters(lambda x: x.to(accumulation).square(), by_group(values, groups), blocks=True)
         norms = geometry.box(maps).sqrt_()
         allowed = fits(norms, limit)
         if allowed is None:
@@ -144,8 +151,8 @@ def _fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) ->
 def _deviations(
     grouped: Tensor, shift: Tensor, geometry: Geometry, stored: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The mean of each field and its norm less that, in float64; and which are constant, or None."""
-    mean, squared, squares = moments(grouped.double(), geometry, torch.float64)
+    """The mean of each field and its norm less that, in float64, and which are constant; None: none is."""
+    mean, squared, squares = moments(grouped, geometry, torch.float64, blocks=True)
     size = grouped.shape[2] * math.prod(geometry.kernel)
     # √(Σ(x − μ)²) ≥ max|x − μ|, so only fields below either bound can be constant, or have lost their digits.
     bound = torch.maximum(size * constant_bound(mean + shift, stored).square_(), 1e-12 * squares)
@@ -166,5 +173,7 @@ def _cotangent_fits(cotangent: Tensor) -> bool:
     A sum of magnitudes is 0 only if all of them are: unlike squares they do not vanish.
     """
     dtype = accumulation_dtype(cotangent.dtype)
-    sums = cotangent.to(dtype).abs().flatten(2).sum(2)
+    places = tuple(range(2, cotangent.ndim))
+    parts = cotangent.split(blocks_of(cotangent))
+    sums = torch.cat([part.to(dtype).abs().sum(places) for part in parts])
     return all(fits(sums.sum(dimension), COTANGENT_LIMIT[dtype]) is not False for dimension in (0, 1))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry, by_group, crop, empty_output, memory_format
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
-from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of
+from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of, over_filters
 from cosnorm.norms import saturate
 
 Filters = UnitRows | WideRows
@@ -52,7 +52,7 @@ def cosines(
     output, nothing = exact.clamp(-1, 1).to(x.dtype), x.new_empty(0)
     if not keep:
         return output, nothing, nothing
-    exact = exact.contiguous(memory_format=memory_format(x, weight, exact.dtype))
+    exact = exact.contiguous(memory_format=memory_format(x, weight))
     if fields.kept is not None:
         return output, exact, exact.new_empty((0, *fields.factor.shape))
     means = [] if fields.mean is None else [fields.mean]
@@ -178,11 +178,15 @@ def unit_filters(weight: Tensor, constant: Tensor | None, dtype: torch.dtype) ->
     return UnitRows(weight.flatten(1).to(dtype), None if constant is None else constant.to(dtype), one, one)
 
 
-def products_of(fields: Fields, filters: Filters, shape: torch.Size) -> Tensor:
+def products_of(fields: Fields, filters: Filters, shape: torch.Size, *, in_place: bool = False) -> Tensor:
     """The cosines of fields and filters as they come out of the products, (N, O, *T)."""
     geometry, values = fields.geometry, fields.values
     products = geometry.convolve(values, filters.values.to(values.dtype).reshape(shape))
-    output = by_group(products, geometry.groups) * fields.factor
+    grouped = by_group(products, geometry.groups)
+    if in_place and grouped.dtype == fields.factor.dtype:
+        output = grouped.mul_(fields.factor)
+    else:
+        output = grouped * fields.factor
     if fields.kept is not None:
         output = output * fields.kept
     if filters.constant is not None:
@@ -209,7 +213,7 @@ def gradients_of(
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and in the weight; an empty tensor for one that is not needed.
 
-    With `bounded` the norms and the cotangent leave nothing to saturate.
+    With `bounded` the norms and the cotangent leave nothing to saturate, and nothing is differentiated.
     """
     if not cotangent.numel():
         return torch.zeros_like(x), torch.zeros_like(weight)
@@ -239,10 +243,14 @@ def gradients_of(
         assert through is not None
         if products is None:
             products = products_of(fields, filters, weight.shape)
-        along = (h * by_group(products, groups)).sum(2, keepdim=True) * factor
+        along = over_filters(torch.mul, h, by_group(products, groups), blocks=bounded) * factor
         along = along if fields.kept is None else along * fields.kept
         spread = geometry.spread(along, values.shape[2:])
-        gradient = torch.addcmul(by_group(through, groups), by_group(values, groups), spread, value=-1)
+        gradient, grouped = by_group(through, groups), by_group(values, groups)
+        if bounded and gradient.dtype == spread.dtype:
+            gradient.addcmul_(grouped, spread, value=-1)
+        else:
+            gradient = torch.addcmul(gradient, grouped, spread, value=-1)
         if fields.mean is not None:
             gradient = gradient + geometry.spread(along * fields.mean, values.shape[2:])
         gradient = crop(gradient.flatten(1, 2), x.shape)

@@ -119,7 +119,7 @@ def wide_rows(
         means, *each = numbers()
         for place, (rows, mean) in enumerate(zip((x, y), each, strict=True)):
             torch.mean(rows, -1, keepdim=True, dtype=torch.float64, out=mean)
-            working = torch.promote_types(accumulation_dtype(x.dtype), dtype)
+            working = dtype if dtype == torch.float64 else accumulation_dtype(x.dtype)
             values[place] = torch.sub(rows, mean, out=torch.empty_like(rows, dtype=working))
         if norms is None or augment:
             largest, *each = numbers()

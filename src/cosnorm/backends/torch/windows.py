@@ -5,6 +5,7 @@ itself, each sample is divided by a power of two first. All of it is differentia
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -95,12 +96,13 @@ def fields_of(
 
 
 def _scale(values: Tensor, augment: float) -> Tensor:
-    """For each sample the power of two below its largest magnitude, (N, 1, …); NaN and inf set none."""
+    """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none."""
     # Over the channels first: what is not finite must not set the scale of the sample's other fields.
     largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
     largest = largest.nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(1)
-    largest = largest.clamp(min=augment) if augment else torch.where(largest == 0, 1, largest)
-    power = largest / (2 * torch.frexp(largest).mantissa)
+    numbers = torch.finfo(values.dtype)
+    largest = largest.clamp(max(augment, numbers.tiny), numbers.max / 4)
+    power = largest / torch.frexp(largest).mantissa
     return power.reshape(-1, *[1] * (values.ndim - 1))
 
 
@@ -117,13 +119,38 @@ def shift_of(values: Tensor, geometry: Geometry) -> Tensor:
     return shift.reshape(*shift.shape, *[1] * (geometry.rank + 1))
 
 
-def moments(grouped: Tensor, geometry: Geometry, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def moments(
+    grouped: Tensor, geometry: Geometry, dtype: torch.dtype, *, blocks: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of each field the mean, Σ (x − μ)² as it is left over from Σ x², and that; summed in a dtype."""
     size = grouped.shape[2] * math.prod(geometry.kernel)
-    maps = grouped.sum(2, keepdim=True, dtype=dtype), grouped.to(dtype).square().sum(2, keepdim=True)
-    sums, squares = geometry.box(torch.stack(maps)).unbind()
+
+    def maps(x: Tensor) -> Tensor:
+        x = x.to(dtype)
+        return torch.stack([x.sum(2, keepdim=True), x.square().sum(2, keepdim=True)])
+
+    both = (
+        torch.cat([maps(part) for part in grouped.split(blocks_of(grouped))], 1) if blocks else maps(grouped)
+    )
+    sums, squares = geometry.box(both).unbind()
     mean = sums / size
     return mean, torch.addcmul(squares, sums, mean, value=-1), squares
+
+
+def over_filters(function: Callable[..., Tensor], *tensors: Tensor, blocks: bool) -> Tensor:
+    """The sum of a function of tensors (N, G, O, *T) over their third dimension, kept.
+
+    By blocks of samples what it makes stays in the cache, and nothing as large as the tensors is made.
+    """
+    if not blocks:
+        return function(*tensors).sum(2, keepdim=True)
+    parts = zip(*(one.split(blocks_of(one)) for one in tensors), strict=True)
+    return torch.cat([function(*part).sum(2, keepdim=True) for part in parts])
+
+
+def blocks_of(samples: Tensor) -> int:
+    """How many samples are worked on at once: 1 MiB of float32."""
+    return max(1, 2**18 // max(1, samples[:1].numel()))
 
 
 def beyond_constant(
