@@ -6,7 +6,7 @@ STAMP := .venv/installed
 .PHONY: demo test test-all test-gpu check format bench bench-gpu bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/kernels/passes/*)
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

@@ -1,4 +1,4 @@
-"""The compiled passes of `cosnorm.kernels.compiled`; all else about the package stands in pyproject.toml.
+"""The compiled passes of `cosnorm.backends.c.library`; all else about the package stands in pyproject.toml.
 
 Optional: where nothing can compile, the package is installed without them and uses torch's operators.
 """
@@ -12,9 +12,9 @@ _LINUX = sys.platform == "linux"
 setup(
     ext_modules=[
         Extension(
-            "cosnorm.kernels._passes",
-            [f"src/cosnorm/kernels/passes/{name}.c" for name in ("rows", "fields", "centered", "sparse")],
-            depends=[f"src/cosnorm/kernels/passes/{name}.h" for name in ("common", "fields")],
+            "cosnorm.backends.c._passes",
+            [f"src/cosnorm/backends/c/passes/{name}.c" for name in ("rows", "fields", "centered", "sparse")],
+            depends=[f"src/cosnorm/backends/c/passes/{name}.h" for name in ("common", "fields", "rows")],
             # OpenMP is not linked: its functions are found in the copy that torch has loaded.
             extra_compile_args=["-O3", "-fno-math-errno", *(["-fopenmp"] if _LINUX else [])],
             optional=True,

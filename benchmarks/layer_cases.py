@@ -1,6 +1,9 @@
 """Layers: ours, the plain one, what cosine normalization replaces, and how people write it by hand."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +142,26 @@ def _linear(
     return steps
 
 
+@contextmanager
+def busy(processes: int = 6) -> Iterator[None]:
+    """So many processes that compute all the time: machines are measured alone, but used like this."""
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(processes):
+            running.append(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def _linear_of(dtype: torch.dtype, batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
+    x, layers = torch.randn(batch, fan_in), _linear_layers(fan_in, fan_out)
+    names = ("plain", "cosine", "centered", "normalize + linear by hand")
+    return {name: training(layers[name].to(dtype), x.to(dtype)) for name in names}
+
+
 def _broadcast(batch: int, fan_in: int, fan_out: int) -> dict[str, Step]:
     """Alone with what it is compared with: so much memory leaves nothing in the caches for the next step."""
     x = torch.randn(batch, fan_in)
@@ -235,6 +258,31 @@ def _mnist_step() -> dict[str, Step]:
     return {name: step_of(method) for name, method in names.items()}
 
 
+def _compiled_network() -> dict[str, Step]:
+    """The three layers of Table 1's network, forward and backward, eager and under `torch.compile`."""
+    x = torch.rand(100, 784)
+
+    def network(layer: Callable[[int, int], nn.Module]) -> nn.Sequential:
+        parts = [
+            part for sizes in ((784, 1000), (1000, 1000), (1000, 10)) for part in (layer(*sizes), nn.ReLU())
+        ]
+        return nn.Sequential(*parts[:-1])
+
+    def plain(fan_in: int, fan_out: int) -> nn.Module:
+        return nn.Linear(fan_in, fan_out, bias=False)
+
+    def by_hand(fan_in: int, fan_out: int) -> nn.Module:
+        return ByHand(fan_in, fan_out, bias=False)
+
+    makers = {"plain": plain, "cosine": cosnorm.nn.CosineLinear, "normalize + linear by hand": by_hand}
+    steps = {}
+    for name, maker in makers.items():
+        layers = network(maker)
+        steps[name] = training(layers, x)
+        steps[f"{name}, compiled"] = training(torch.compile(layers, fullgraph=True), x)
+    return steps
+
+
 def _linear_floor(batch: int, fan_in: int, fan_out: int, products: int) -> Floor:
     numbers = batch * fan_in + fan_in * fan_out + batch * fan_out
     return Floor(2 * products * batch * fan_in * fan_out, BYTES * products * numbers)
@@ -252,6 +300,8 @@ def _size(shape: tuple[int, int, int]) -> str:
 
 def _cases() -> list[Case]:
     found = [Case("mnist-step", _mnist_step)]
+    pairs = tuple((name, f"{name}, compiled") for name in ("plain", "cosine", "normalize + linear by hand"))
+    found.append(Case("mnist-compiled", _compiled_network, groups=pairs))
     for group, shape in [*(("linear", shape) for shape in LINEAR), *(("few", shape) for shape in FEW_ROWS)]:
         for kind, make, products in (("training", training, 3), ("inference", inference, 1)):
             found.append(
@@ -271,6 +321,24 @@ def _cases() -> list[Case]:
                 tolerance=3e-2,  # of bfloat16
             )
         )
+        for name, dtype, tolerance in (("float64", torch.float64, 1e-4), ("half", torch.bfloat16, 3e-2)):
+            found.append(
+                Case(
+                    f"linear-{name}-{_size(shape)}",
+                    lambda shape=shape, dtype=dtype: _linear_of(dtype, *shape),
+                    groups=(COSINES,),
+                    tolerance=tolerance,
+                )
+            )
+    found.append(
+        Case(
+            "linear-busy-512x1024-1024",
+            lambda: _linear(512, 1024, 1024, training, compiled=False),
+            _linear_floor(512, 1024, 1024, 3),
+            groups=(COSINES,),
+            surroundings=busy,
+        )
+    )
     found.append(
         Case(
             "linear-compiled-100x784-1000",

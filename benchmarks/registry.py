@@ -1,6 +1,7 @@
 """What a benchmark case is: an operation, our implementation of it, the peers, and the physical floor."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 Step = Callable[[], object]
@@ -33,6 +34,7 @@ class Case:
         groups: names of steps that compute the same.
         different: names of steps that compute something else.
         tolerance: the largest difference, as a part of the largest number.
+        surroundings: opened while the steps are timed.
     """
 
     name: str
@@ -41,3 +43,4 @@ class Case:
     groups: tuple[tuple[str, ...], ...] = ()
     different: tuple[str, ...] = ()
     tolerance: float = 1e-4
+    surroundings: Callable[[], AbstractContextManager[object]] = nullcontext

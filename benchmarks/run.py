@@ -104,7 +104,8 @@ def measure(seconds: float, only: str, peaks: bool = True, device: str = "cpu") 
         torch.manual_seed(0)
         found = rates() if case.floor else {}
         made = case.make()
-        times = time_steps(case, made, seconds, device)
+        with case.surroundings():
+            times = time_steps(case, made, seconds, device)
         plain = times.get("plain") or next(iter(times.values()))
         results[case.name] = {
             name: {

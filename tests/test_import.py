@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import grimp
+
 PROGRAM = """
 import logging, os, sys
 import numpy, torch
@@ -62,3 +64,27 @@ def test_the_program_sees_what_it_looks_for():
     assert "the environment was changed" in result.stderr
     result = _import(PROGRAM.replace("import cosnorm\n", "import cosnorm, jinja2\n"))
     assert "jinja2" in result.stdout.split()
+
+
+def _circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that reach themselves, each with those that it reaches on the way."""
+
+    def reached(start: str) -> set[str]:
+        seen, ahead = set(), [start]
+        while ahead:
+            for one in edges[ahead.pop()] - seen:
+                seen.add(one)
+                ahead.append(one)
+        return seen
+
+    everything = {name: reached(name) for name in edges}
+    circles = {frozenset(n for n in edges if n in everything[m] and m in everything[n]) for m in edges}
+    return [sorted(circle) for circle in circles if len(circle) > 1]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = grimp.build_graph("cosnorm", "cosnorm_lab", "benchmarks")
+    edges = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(edges) > 150
+    assert _circles(edges) == []
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
-from torch.utils.flop_counter import register_flop_formula
+
+from cosnorm.operators.flops import count_flops
 
 Function = Callable[..., Any]
 
@@ -137,7 +138,7 @@ def _register(
     packet = getattr(torch.ops.cosnorm, name)
     torch.library.register_vmap(f"cosnorm::{name}", batch or _one_by_one(packet.default), lib=_LIBRARY)
     if flops is not None:
-        register_flop_formula(packet)(lambda *shapes, out_shape=None, **_: flops(*shapes))
+        count_flops(packet, lambda *shapes, out_shape=None, **_: flops(*shapes))
     return packet.default
 
 

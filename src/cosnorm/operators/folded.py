@@ -18,7 +18,7 @@ def _compute(
 ) -> Tensor:
     check_one_dtype(x, weight)
     options: Any = {"centered": centered, "augment": augment}
-    found: Tensor | None = choose.backend("rows", impl, x, weight, MATRIX).folded(
+    found: Tensor | None = choose.backend("rows", impl, x, weight, MATRIX, False).folded(
         x, weight, constant, **options
     )
     return torch_rows.folded(x, weight, constant, **options) if found is None else found

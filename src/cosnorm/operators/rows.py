@@ -22,7 +22,7 @@ def _compute(
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, y)
     options: Any = {"centered": centered, "augment": augment, "keep": keep}
-    backend = choose.backend("rows", impl, x, y, contraction)
+    backend = choose.backend("rows", impl, x, y, contraction, keep)
     found: tuple[Tensor, Tensor, Tensor] | None = backend.cosines(x, y, contraction, **options)
     if found is None:
         found = torch_rows.cosines(x, y, contraction, **options)
@@ -38,7 +38,7 @@ def _shapes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, y)
     output, nothing = x.new_empty(contraction.shape(x.shape, y.shape)), (x.new_empty(0), x.new_empty(0))
-    backend = choose.backend("rows", impl, x, y, contraction)
+    backend = choose.backend("rows", impl, x, y, contraction, keep)
     return output, *(backend.saved(x, y, contraction, centered) if keep else nothing)
 
 
@@ -56,9 +56,8 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     options: Any = {"centered": centered, "augment": augment, "needs": needs}
     given = cotangent, x, y, products, statistics, contraction
-    found: tuple[Tensor, Tensor] | None = choose.backend("rows", impl, x, y, contraction).gradients(
-        *given, **options
-    )
+    backend = choose.backend("rows", impl, x, y, contraction, True)
+    found: tuple[Tensor, Tensor] | None = backend.gradients(*given, **options)
     return torch_rows.gradients(*given, **options) if found is None else found
 
 

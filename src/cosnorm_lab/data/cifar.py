@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosnorm_lab.data import COARSE, Dataset
 from cosnorm_lab.data.archive import checksums, read_members
 from cosnorm_lab.data.catalog import CIFAR10, CIFAR100, Archive
+from cosnorm_lab.data.dataset import COARSE, Dataset
 from cosnorm_lab.errors import LabError
 
 SHAPE = (3, 32, 32)

@@ -5,7 +5,7 @@ import hashlib
 import numpy
 import torch
 
-from cosnorm_lab.data import Dataset
+from cosnorm_lab.data.dataset import Dataset
 
 TEST_IMAGES = 500
 SPLIT_SEED = 0

@@ -9,9 +9,9 @@ from typing import Any
 
 import pooch
 
-from cosnorm_lab.data import default_folder
 from cosnorm_lab.data.archive import unpack
 from cosnorm_lab.data.catalog import ARCHIVES, SHIPPED, Archive, DataFile, find
+from cosnorm_lab.data.dataset import default_folder
 from cosnorm_lab.data.idx import read_bytes
 from cosnorm_lab.errors import LabError
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from cosnorm_lab.data import Dataset
+from cosnorm_lab.data.dataset import Dataset
 
 # Mouth: bend (down to up), opening; brows: slope (inner ends down to up), height; eyes: opening.
 EXPRESSIONS = {

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosnorm_lab.data import Dataset
+from cosnorm_lab.data.dataset import Dataset
 from cosnorm_lab.errors import LabError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.catalog import DataFiles
+from cosnorm_lab.data.dataset import Dataset
 from cosnorm_lab.errors import LabError
 
 

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import scipy.sparse  # type: ignore[import-untyped, unused-ignore]
 import torch
 
-from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.archive import checksums, read_members
 from cosnorm_lab.data.catalog import NEWSGROUPS
+from cosnorm_lab.data.dataset import Dataset
 from cosnorm_lab.data.sparse import SparseRows
 from cosnorm_lab.errors import LabError
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.catalog import MNIST
+from cosnorm_lab.data.dataset import Dataset
 from cosnorm_lab.data.idx import load_idx
 from cosnorm_lab.data.sparse import SparseRows
 from cosnorm_lab.errors import LabError

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.archive import checksums, read_members
 from cosnorm_lab.data.catalog import SVHN
+from cosnorm_lab.data.dataset import Dataset
 from cosnorm_lab.errors import LabError
 
 

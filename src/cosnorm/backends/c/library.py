@@ -1,17 +1,15 @@
 """Loads the compiled passes of `passes/`: C over the memory of float32 tensors on a CPU.
 
 The library is compiled when the package is installed, where there is a C compiler; where there is none,
-torch's operators do the same work in more passes. `COSNORM_COMPILED=0` in the environment turns it off.
+`cosnorm.backends.look` does the same work in more passes of torch's operators.
 """
 
 import ctypes
 import functools
 import importlib.machinery
-import os
 from pathlib import Path
 from typing import Any
 
-# The largest norms of rows and of cotangents that the plain form allows, those of `cosnorm.functional.norms`
 # for float32; the smallest are their reciprocals.
 LIMIT, COTANGENT_LIMIT = 2.0**30, 2.0**40
 # A centered norm must be above D times this times the mean: far above that of what could be a constant row.
@@ -26,12 +24,8 @@ _POINTER, _COUNT, _FLOAT, _DOUBLE, _INT = (
 )
 # The arguments of each function but the last, the number of threads.
 _SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cosine_rows": (*[_POINTER] * 3, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _POINTER, _POINTER),
-    "cosine_few": (*[_POINTER] * 2, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, *[_POINTER] * 3),
-    "prepare_rows": (_POINTER, _POINTER, *[_COUNT] * 3, *[_DOUBLE] * 3, _POINTER, _POINTER),
     "center_rows": (_POINTER, _POINTER, _COUNT, _COUNT),
     "finish_rows": (_POINTER, _FLOAT, *[_POINTER] * 3, _COUNT, _COUNT),
-    "weigh_rows": (*[_POINTER] * 5, *[_COUNT] * 3, _DOUBLE, _DOUBLE, _INT, _INT, *[_POINTER] * 3),
     "prepare_fields": (
         _POINTER,
         _POINTER,
@@ -76,16 +70,26 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     ),
     "sparse_gradient": (*[_POINTER] * 3, _COUNT, *[_POINTER] * 4, _COUNT, _COUNT, _POINTER),
 }
+# Those over rows are there for each type.
+_ROWS: dict[str, tuple[Any, ...]] = {
+    "center": (*[_POINTER] * 2, *[_COUNT] * 3, *[_DOUBLE] * 3, *[_POINTER] * 2),
+    "cosines": (*[_POINTER] * 3, *[_COUNT] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2),
+    "few_cosines": (*[_POINTER] * 2, *[_COUNT] * 3, *[_DOUBLE] * 3, _INT, *[_POINTER] * 4),
+    "gradients": (*[_POINTER] * 5, *[_COUNT] * 3, *[_DOUBLE] * 2, _INT, *[_POINTER] * 4),
+}
+_SIGNATURES |= {
+    f"{name}_{dtype}": arguments
+    for name, arguments in _ROWS.items()
+    for dtype in ("float32", "float64", "bfloat16")
+}
 _WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields", "clear_fields")
 
 
 @functools.cache
 def library() -> Any:
-    """The compiled passes, or None where they were not built, cannot be loaded, or are turned off."""
-    if os.environ.get("COSNORM_COMPILED") == "0":
-        return None
+    """The compiled passes, or None where they were not built or cannot be loaded."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).parents[2] / "kernels" / ("_passes" + suffix)
+        path = Path(__file__).with_name("_passes" + suffix)
         if path.exists():
             try:
                 # Its OpenMP functions are those that torch has loaded; without them this fails.

@@ -80,7 +80,7 @@ def _keeps(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
     return exact and contraction.keeps_products and x.ndim == y.ndim == 2
 
 
-def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
     """Whether this form has these shapes and this layout."""
     return True
 

@@ -28,7 +28,7 @@ def _unit_dtype(x: Tensor, contraction: Contraction) -> torch.dtype:
     return product_dtype(x.dtype, x.device) if contraction.is_product else accumulation_dtype(x.dtype)
 
 
-def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
     """Whether this form has these shapes and this layout: it has all."""
     return True
 

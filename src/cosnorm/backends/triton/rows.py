@@ -87,7 +87,7 @@ def _finish_products(
     tl.store(output_pointer + places, clamp(cosines, 1.0), mask=inside)
 
 
-def handles(x: Tensor, y: Tensor, contraction: Contraction) -> bool:
+def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
     """Whether the kernels have these shapes and this layout."""
     return contraction.is_product and x.ndim == y.ndim == 2
 

@@ -153,7 +153,7 @@ int cosnorm_weigh_fields(const float *g, const float *p, float extra, const floa
     if (!sums) return 0;
     int fine = 1;
     if (last) {
-        fine = weigh_rows(g, p, extra, fx, fw, 0, samples, fields, all, limit, h, along + all, along, 0, sums, threads);
+        fine = weigh_rows(g, p, extra, fx, fw, samples, fields, all, limit, h, along + all, along, sums, threads);
         free(sums);
         return fine;
     }

@@ -1,0 +1,46 @@
+"""What a data set is, and where the laboratory keeps it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+COARSE = "cifar100-coarse"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, whole, as tensors.
+
+    Attributes:
+        name: name of the data set.
+        train_images: what is classified, (N, ...): float32 in [0, 1], or uint8 pixels for the convolutional
+            networks of colour images, or sparse rows.
+        train_labels: int64, (N,), from 0 to num_classes - 1.
+        test_images: like train_images.
+        test_labels: like train_labels.
+        num_classes: number of classes.
+        checksums: hash of each part; they go into the record.
+        exact: whether the checksums are the official ones.
+        classes: names of the classes, where they have any.
+        drawn: whether the pictures were drawn by the laboratory, as a stand-in; the record says so.
+    """
+
+    name: str
+    train_images: Any
+    train_labels: Tensor
+    test_images: Any
+    test_labels: Tensor
+    num_classes: int
+    checksums: dict[str, str]
+    exact: bool
+    classes: tuple[str, ...] = ()
+    drawn: bool = False
+
+
+def default_folder(dataset: str) -> Path:
+    """Where `cosnorm fetch` puts a data set: the user's cache folder of this platform."""
+    import pooch
+
+    return Path(pooch.os_cache("cosnorm")) / dataset
