@@ -11,9 +11,7 @@ from cosnorm.operators.unit_vectors import unit_vectors
 
 
 def chosen_cosines(queries, keys, chosen):
-    return chosen_products(
-        unit_vectors(queries, False), unit_vectors(keys, False), chosen, "chosen keys", False
-    )
+    return chosen_products(unit_vectors(queries), unit_vectors(keys), chosen, "chosen keys", False)
 
 
 def inputs(queries: int = 13, keys: int = 11, size: int = 7, picks: int = 4, dtype=torch.float64):

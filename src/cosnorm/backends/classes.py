@@ -43,20 +43,21 @@ class ClassRows:
     Attributes:
         weight: (C·K, D).
         divisors: (C·K, 2), `inverse_norm` and `scale` of the rows that have been looked at, see `UnitRows`.
+        known: all have been looked at.
     """
 
     def __init__(self, weight: Tensor, blocks: Blocks, inverse_norms: Tensor | None) -> None:
         """`inverse_norms` are those of all rows, (C·K, 1), where their scales are 1; None: not known."""
         self.weight, self.blocks = weight, blocks
         self.divisors = weight.new_ones((len(weight), 2), dtype=accumulation_dtype(weight.dtype))
-        self._known = inverse_norms is not None
+        self.known = inverse_norms is not None
         if inverse_norms is not None:
             self.divisors[:, :1] = inverse_norms
 
     def unit(self, block: slice) -> Tensor:
         """The unit rows of a block."""
         rows = self.blocks.rows(block)
-        if self._known:
+        if self.known:
             return self.weight[rows] * self.divisors[rows, :1]
         unit = unit_rows(self.weight[rows])
         self.divisors[rows] = torch.cat([unit.inverse_norm, unit.scale], 1)

@@ -98,7 +98,7 @@ def island_loss(
         tensor(2.)
     """
     loss = center_loss(embeddings, labels, centers)
-    unit = unit_vectors(centers, False)
+    unit = unit_vectors(centers)
     classes = centers.shape[0]
     present = unit.detach().square().sum()  # 1 for each center but those at zero; constant
     pairs = unit.sum(0).square().sum() - present + classes * (classes - 1)

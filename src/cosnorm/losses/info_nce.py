@@ -100,7 +100,7 @@ def info_nce_loss(
             )
         own = torch.arange(number, device=keys.device).unsqueeze(1)
         chosen = torch.cat([own, negatives.long()], 1)
-        units = unit_vectors(queries, False), unit_vectors(keys, False)
+        units = unit_vectors(queries), unit_vectors(keys)
         cosines = chosen_products(*units, chosen, f"{where}: negatives must be rows of keys,", False)
         return _reduced(cosines, temperature, reduction)
     check_tensors(where, queries=queries, negatives=negatives)

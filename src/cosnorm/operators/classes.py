@@ -21,7 +21,7 @@ from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduc
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import Backward, define
 from cosnorm.operators.options import arguments_of, flags_of, results_of
-from cosnorm.operators.pairs import divide, inverse_norms, pack, split_factor, unit_rows
+from cosnorm.operators.pairs import divide, inverse_norms, pack, quotients_of, split_factor, unit_rows
 from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch
 
 
@@ -168,7 +168,7 @@ def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOp
         options=options,
         batch=batch,
         unit=unit,
-        target=find_targets(batch.embeddings, weight, batch.places, classes, centers),
+        target=find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True),
         logits=(options.scale * gather(value, batch.shares)).to(unit.values.dtype),
         slopes=gather(options.slope, batch.shares),
         weights=ClassRows(weight, blocks, inverse_norms(weight, options.impl)),
@@ -256,9 +256,14 @@ def _made_again(
     gradient_x, into_w = torch.zeros_like(softmax.unit.values), None
     if needs[1]:  # classes that take no part receive 0
         into_w = torch.empty_like(weight) if options.classes is None else torch.zeros_like(weight)
+    weights = softmax.weights
+    quotients = quotients_of(weights.divisors, factor, options.impl) if weights.known else None
     for rows, gradient in softmax.gradients(sums, factors, pulls, gradient_x, None, needs[1]):
         assert into_w is not None
-        into_w[rows] = divide(gradient, softmax.weights.divisors[rows], factor, weight, options.impl)
+        if quotients is not None and isinstance(rows, slice):
+            torch.mul(gradient, quotients[rows], out=into_w[rows])
+        else:
+            into_w[rows] = divide(gradient, weights.divisors[rows], factor, weight, options.impl)
     # The law of cosnorm.distributed, for what all processes have.
     to_all = factor if options.separate else factor * number_of_processes(options.group)
     gradient_x = reduce_rows(gradient_x, shares)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cosnorm.backends import choose
 from cosnorm.backends.torch.unit_rows import project_
-from cosnorm.backends.torch.units import UnitRows, largest_of
+from cosnorm.backends.torch.units import UnitRows
 from cosnorm.distributed import Shares, gather, reduce_rows, share_rows
 
 
@@ -113,6 +113,12 @@ def divide(u: Tensor, divisors: Tensor, factor: Tensor, like: Tensor, impl: str 
     raise AssertionError("the torch form declines nothing")
 
 
+def quotients_of(divisors: Tensor, factor: Tensor, impl: str = "auto") -> Tensor | None:
+    """What finishes each row in one multiplication, (N, 1), where one look at all of them allows it."""
+    found: Tensor | None = next(_backends(impl, divisors)).quotients(divisors, factor)
+    return found
+
+
 def divide_each(
     projected: Tensor,
     divisors: Tensor,
@@ -138,7 +144,7 @@ def split_factor(cotangent: Tensor) -> tuple[Tensor, Tensor]:
     """A cotangent over its largest magnitude, and that: sums of what it weighs stay in the range."""
     if not cotangent.numel():
         return cotangent, cotangent.new_ones(())
-    largest = largest_of(cotangent, tuple(range(cotangent.ndim))).reshape(())
+    largest = cotangent.abs().amax().clamp(min=torch.finfo(cotangent.dtype).tiny)
     return cotangent / largest, largest
 
 

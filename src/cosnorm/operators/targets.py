@@ -24,8 +24,8 @@ class Target(NamedTuple):
         rows: the row of the weight, (N,).
         cosine: of the angle θ between the two, (N,).
         sine: (N,).
-        toward_w: the direction in which the unit embedding turns towards the weight, (N, D).
-        toward_x: the direction in which the unit weight turns towards the embedding, (N, D).
+        toward_w: where asked for, the direction in which the unit embedding turns to the weight, (N, D).
+        toward_x: the direction in which the unit weight turns to the embedding, (N, D).
     """
 
     rows: Tensor
@@ -40,8 +40,23 @@ def precise_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def _unit(rows: Tensor, precise: torch.dtype) -> Tensor:
+    """Unit rows, of float64 where the device has it; that holds every square of the narrower types."""
+    if precise != torch.float64 or rows.dtype == torch.float64:
+        return unit_rows(rows.to(precise)).values
+    values = rows.to(torch.float64)
+    norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return values.div_(norm.masked_fill_(norm == 0, 1))
+
+
 def find_targets(
-    embeddings: Tensor, weight: Tensor, places: Tensor, classes: Tensor | None, sub_centers: int
+    embeddings: Tensor,
+    weight: Tensor,
+    places: Tensor,
+    classes: Tensor | None,
+    sub_centers: int,
+    *,
+    directions: bool,
 ) -> Target:
     """Look at each embedding beside its own class; `places` are labels among the classes that take part."""
     precise = precise_dtype(embeddings.device)
@@ -50,26 +65,30 @@ def find_targets(
     if not number:
         zeros = embeddings.new_zeros(embeddings.shape, dtype=precise)
         return Target(places, zeros[:, :1].sum(1), zeros[:, :1].sum(1), zeros, zeros)
-    x = unit_rows(embeddings.to(precise)).values
+    x = _unit(embeddings, precise)
     own = places.clamp(0, number - 1)
     own = own if classes is None else classes[own]
     rows = own.unsqueeze(1) * sub_centers + torch.arange(sub_centers, device=own.device)
-    candidates = unit_rows(weight[rows].to(precise)).values
+    candidates = _unit(weight[rows], precise)
     cosine, nearest = (candidates @ x.unsqueeze(2)).squeeze(2).max(1)
     rows = rows.gather(1, nearest.unsqueeze(1)).squeeze(1)
-    w = candidates[torch.arange(len(x), device=x.device), nearest]
+    w = candidates[:, 0]
+    if sub_centers > 1:
+        w = candidates[torch.arange(len(x), device=x.device), nearest]
     cosine = cosine.clamp(-1, 1)
     # A zero vector has cosine 0, and no direction.
     some = (x != 0).any(1) & (w != 0).any(1) & here
 
     def orthogonal(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        rest = one - other * cosine.unsqueeze(1)
+        rest = torch.addcmul(one, other, cosine.unsqueeze(1), value=-1)
         sine = rest.norm(dim=1)
+        if not directions:
+            return sine, rest
         lost = (sine <= 16 * torch.finfo(precise).eps) | ~some  # rounding of equal vectors
-        return sine, (rest / sine.unsqueeze(1)).masked_fill(lost.unsqueeze(1), 0)
+        return sine, rest.div_(sine.unsqueeze(1)).masked_fill_(lost.unsqueeze(1), 0)
 
     sine, toward_w = orthogonal(w, x)
-    _, toward_x = orthogonal(x, w)
+    toward_x = orthogonal(x, w)[1] if directions else toward_w
     zero = cosine.new_zeros(())
     return Target(rows, torch.where(here, cosine, zero), torch.where(here, sine, zero), toward_w, toward_x)
 
@@ -133,7 +152,7 @@ def _compute(
     embeddings: Tensor, weight: Tensor, labels: Tensor, classes: Tensor | None, sub_centers: int, group: str
 ) -> tuple[Tensor, Tensor]:
     batch = gather_batch(embeddings, weight, labels, classes, sub_centers, group, check=True)
-    target = find_targets(batch.embeddings, weight, batch.places, classes, sub_centers)
+    target = find_targets(batch.embeddings, weight, batch.places, classes, sub_centers, directions=False)
     if not group:
         return target.cosine, target.sine
     both = sum_over(torch.stack([target.cosine, target.sine]), group)[:, batch.shares.own]

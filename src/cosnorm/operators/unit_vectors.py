@@ -10,20 +10,21 @@ from cosnorm.operators.define import Backward, define
 from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
 
 
-def _compute(x: Tensor, keep: bool) -> Tensor:
-    return unit_rows(x).values
-
-
-def _shapes(x: Tensor, keep: bool) -> Tensor:
-    return x.new_empty(x.shape, dtype=accumulation_dtype(x.dtype))
-
-
-def _gradients(cotangent: Tensor, x: Tensor, needs: list[bool]) -> tuple[Tensor]:
+def _compute(x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     unit = unit_rows(x)
+    return unit.values, pack(unit) if keep else unit.values.new_empty(0)
+
+
+def _shapes(x: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    dtype = accumulation_dtype(x.dtype)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[0], 2) if keep else 0, dtype=dtype)
+
+
+def _gradients(cotangent: Tensor, x: Tensor, divisors: Tensor, needs: list[bool]) -> tuple[Tensor]:
+    values = (x / divisors[:, 1:]).mul_(divisors[:, :1])
     u, largest = split_factor(cotangent)
-    u = u.clone()
-    project_(u, unit.values)
-    return (divide(u, pack(unit), largest, x),)
+    project_(u, values)
+    return (divide(u, divisors, largest, x),)
 
 
 def _formula(cotangent: Tensor, x: Tensor, needs: list[bool]) -> Tensor:
@@ -34,13 +35,18 @@ def _formula(cotangent: Tensor, x: Tensor, needs: list[bool]) -> Tensor:
     return unit.divide(u, largest, x.dtype)
 
 
-unit_vectors = define(
-    "unit_vectors(Tensor x, bool keep) -> Tensor",
+_unit_vectors = define(
+    "unit_vectors(Tensor x, bool keep) -> (Tensor output, Tensor divisors)",
     _compute,
     _shapes,
     flops=lambda x, keep: 2 * x.numel(),
     backward=Backward(
-        _gradients, learns=1, gradients=_formula, flops=lambda cotangent, x, needs: 4 * x.numel()
+        _gradients, learns=1, gradients=_formula, flops=lambda cotangent, x, divisors, needs: 4 * x.numel()
     ),
 )
-"""x / |x| of rows (N, D), exact at every scale, float32 for half types; zero rows stay zero, gradient 0."""
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """Rows x / |x| of x (N, D), exact at every scale, float32 for half types; zero rows stay 0."""
+    output: Tensor = _unit_vectors(x, False)[0]
+    return output

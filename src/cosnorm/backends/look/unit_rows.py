@@ -26,10 +26,16 @@ def unit_rows(x: Tensor) -> UnitRows | None:
     return UnitRows(x * inverse_norm, None, inverse_norm, torch.ones_like(inverse_norm))
 
 
-def finish(u: Tensor, divisors: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The rows u · factor / |x| in one pass; None where that could leave the range, before or after."""
-    quotient = divisors[:, :1] * (factor / divisors[:, 1:])
-    allowed = fits(quotient.abs(), NORM_LIMIT[u.dtype])
+def quotients(divisors: Tensor, factor: Tensor) -> Tensor | None:
+    """The quotients factor / |x|, (N, 1); None where they or a product with them could leave the range."""
+    found = divisors[:, :1] * (factor / divisors[:, 1:])
+    allowed = fits(found.abs(), NORM_LIMIT[found.dtype])
     if allowed is None:
-        allowed = bool((quotient == 0).eq(divisors[:, :1] == 0).all())
-    return torch.mul(u, quotient, out=torch.empty_like(u, dtype=dtype)) if allowed else None
+        allowed = bool((found == 0).eq(divisors[:, :1] == 0).all())
+    return found if allowed else None
+
+
+def finish(u: Tensor, divisors: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The rows u · factor / |x| in one pass; None where that could leave the range."""
+    found = quotients(divisors, factor)
+    return None if found is None else torch.mul(u, found, out=torch.empty_like(u, dtype=dtype))

@@ -6,7 +6,7 @@ from torch import Tensor
 from cosnorm.backends.torch.units import unit_rows
 from cosnorm.norms import saturate
 
-__all__ = ["finish", "inverse_norms", "project_", "unit_rows"]
+__all__ = ["finish", "inverse_norms", "project_", "quotients", "unit_rows"]
 
 # Values of a block that is worked on twice: 1 MiB of float32.
 _BLOCK = 2**18
@@ -14,6 +14,11 @@ _BLOCK = 2**18
 
 def inverse_norms(x: Tensor) -> None:
     """None: norms alone do not make unit rows of every scale."""
+    return
+
+
+def quotients(divisors: Tensor, factor: Tensor) -> None:
+    """None: a quotient may be out of range where the result is not."""
     return
 
 
