@@ -20,6 +20,11 @@ def by_group(x: Tensor, groups: int) -> Tensor:
     return x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
 
 
+def all_groups(x: Tensor) -> Tensor:
+    """(N, G, C/G, *S) → (N, C, *S)."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Kernel, stride, padding and dilation, one number a dimension, and the groups; all as in torch's."""
@@ -92,7 +97,9 @@ class Geometry:
             if stride > 1:
                 # As many zeros behind each as the next field is away.
                 behind = [0, 0] * (-dimension - 1) + [0, stride - 1]
-                numbers = F.pad(numbers.unsqueeze(dimension), behind).flatten(dimension - 1, dimension)
+                shape = [*numbers.shape]
+                shape[dimension] *= stride
+                numbers = F.pad(numbers.unsqueeze(dimension), behind).reshape(shape)
         amounts: list[int] = []
         for own, size, reach, padding in zip(
             numbers.shape[-self.rank :], sizes, self.reach, self.padding, strict=True

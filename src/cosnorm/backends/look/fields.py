@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cosnorm.backends.geometry import Geometry, by_group, empty_output, memory_format
+from cosnorm.backends.geometry import Geometry, all_groups, by_group, empty_output, memory_format
 from cosnorm.backends.look import rows
 from cosnorm.backends.look.rows import fits
 from cosnorm.backends.torch.fields import gradients_of, products_of, unit_filters
@@ -118,7 +118,7 @@ def _fields(x: Tensor, geometry: Geometry, *, centered: bool, augment: float) ->
     if centered:
         shift = shift_of(values, geometry)
         if bool((shift != 0).any()):
-            values = (by_group(geometry.pad(values), groups) - shift).flatten(1, 2)
+            values = all_groups(by_group(geometry.pad(values), groups) - shift)
             geometry = geometry.without_padding()
         if values.numel() and not bool(values.abs().amax() < limit):
             return None  # deviations may be in the window while the products are not

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosnorm.backends.geometry import Geometry, by_group, crop, empty_output, memory_format
+from cosnorm.backends.geometry import Geometry, all_groups, by_group, crop, empty_output, memory_format
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
 from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of, over_filters
 from cosnorm.norms import saturate
@@ -150,9 +150,9 @@ def tangent_formula(
         along = along if fields.kept is None else along * fields.kept
         through = by_group(places.convolve(tangent, filters.values.reshape(weight.shape)), groups)
         output = by_group(products_of(fields, filters, weight.shape), groups)
-        moved = moved + (through * fields.factor - output * along).flatten(1, 2)
+        moved = moved + all_groups(through * fields.factor - output * along)
     if tangents[1] is not None:
-        tangent = tangents[1].flatten(1).to(values.dtype) / filters.scale * filters.inverse_norm
+        tangent = tangents[1].reshape(len(weight), -1).to(values.dtype) / filters.scale * filters.inverse_norm
         if centered:
             tangent = tangent - tangent.mean(-1, keepdim=True)
         along = (filters.values * tangent).sum(-1, keepdim=True)
@@ -166,7 +166,7 @@ def tangent_formula(
 def _filters(x: Tensor, weight: Tensor, *, centered: bool, augment: float, differentiable: bool) -> Filters:
     """The filters as unit rows in the dtype of the products."""
     dtype, wide = dtypes_of(x)
-    rows = weight.flatten(1)
+    rows = weight.reshape(len(weight), -1)
     if differentiable or x.dtype == wide or wide == torch.float32:
         return unit_rows(rows.to(dtype), centered=centered, augment=augment, stored=x.dtype)
     return wide_rows(rows, rows[:0], dtype, centered=centered, augment=augment)[0]
@@ -175,7 +175,9 @@ def _filters(x: Tensor, weight: Tensor, *, centered: bool, augment: float, diffe
 def unit_filters(weight: Tensor, constant: Tensor | None, dtype: torch.dtype) -> UnitRows:
     """Filters that are unit vectors already, as rows in a dtype."""
     one = weight.new_ones((1, 1), dtype=dtype)
-    return UnitRows(weight.flatten(1).to(dtype), None if constant is None else constant.to(dtype), one, one)
+    return UnitRows(
+        weight.reshape(len(weight), -1).to(dtype), None if constant is None else constant.to(dtype), one, one
+    )
 
 
 def products_of(fields: Fields, filters: Filters, shape: torch.Size, *, in_place: bool = False) -> Tensor:
@@ -192,7 +194,7 @@ def products_of(fields: Fields, filters: Filters, shape: torch.Size, *, in_place
     if filters.constant is not None:
         own = filters.constant.reshape(geometry.groups, -1, *[1] * geometry.rank)
         output = torch.addcmul(output, fields.factor * _beside_fields(fields.appended), own)
-    return output.flatten(1, 2)
+    return all_groups(output)
 
 
 def _beside_fields(appended: Tensor | float) -> Tensor | float:
@@ -230,7 +232,7 @@ def gradients_of(
 
     def adjoints(h: Tensor, needs: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         unit = filters.values.to(values.dtype).reshape(weight.shape)
-        return geometry.adjoints(h.flatten(1, 2).to(values.dtype), values, unit, needs)
+        return geometry.adjoints(all_groups(h).to(values.dtype), values, unit, needs)
 
     def finish(gradient: Tensor) -> Tensor:
         return gradient.to(x.dtype) if bounded else saturate(gradient, x.dtype)
@@ -253,7 +255,7 @@ def gradients_of(
             gradient = torch.addcmul(gradient, grouped, spread, value=-1)
         if fields.mean is not None:
             gradient = gradient + geometry.spread(along * fields.mean, values.shape[2:])
-        gradient = crop(gradient.flatten(1, 2), x.shape)
+        gradient = crop(all_groups(gradient), x.shape)
         if largest is not None and fields.scale is not None:
             # largest / scale may be out of range where the result is not: its root is not.
             root = (largest.sqrt() / fields.scale.sqrt()).clamp(max=torch.finfo(gradient.dtype).max)
@@ -264,7 +266,7 @@ def gradients_of(
         if sums is None:
             _, sums = adjoints(h if fields.kept is None else h * fields.kept, (False, True))
         assert sums is not None
-        u = sums.flatten(1).to(factor.dtype)
+        u = sums.reshape(len(weight), -1).to(factor.dtype)
         if centered:
             u = u - u.mean(-1, keepdim=True)
         along = (filters.values * u).sum(-1, keepdim=True)

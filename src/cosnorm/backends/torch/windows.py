@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.backends.geometry import Geometry, by_group
+from cosnorm.backends.geometry import Geometry, all_groups, by_group
 from cosnorm.norms import CONSTANT_EPS
 
 
@@ -69,7 +69,7 @@ def fields_of(
         values, appended = values / scale, augment / scale if augment else 0.0
         if centered:
             shift = shift_of(values, geometry)
-            values = (by_group(geometry.pad(values), geometry.groups) - shift).flatten(1, 2)
+            values = all_groups(by_group(geometry.pad(values), geometry.groups) - shift)
             geometry = geometry.without_padding()
     if known is not None:
         factor, mean = known[0], known[1] if centered else None
@@ -99,11 +99,10 @@ def _scale(values: Tensor, augment: float) -> Tensor:
     """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none."""
     # Over the channels first: what is not finite must not set the scale of the sample's other fields.
     largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
-    largest = largest.nan_to_num(nan=0.0, posinf=0.0).flatten(1).amax(1)
+    largest = largest.nan_to_num(nan=0.0, posinf=0.0).amax(tuple(range(1, values.ndim)), keepdim=True)
     numbers = torch.finfo(values.dtype)
     largest = largest.clamp(max(augment, numbers.tiny), numbers.max / 4)
-    power = largest / torch.frexp(largest).mantissa
-    return power.reshape(-1, *[1] * (values.ndim - 1))
+    return largest / torch.frexp(largest).mantissa
 
 
 def shift_of(values: Tensor, geometry: Geometry) -> Tensor:
@@ -112,11 +111,11 @@ def shift_of(values: Tensor, geometry: Geometry) -> Tensor:
     x − c is exact where c/2 ≤ x ≤ 2c (Sterbenz). Such data has a mean that is large beside its deviations,
     which the sums of squares would otherwise lose.
     """
-    grouped = by_group(values.detach(), geometry.groups).flatten(2)
-    mean = grouped.mean(-1)
-    ratios = torch.stack([grouped.amin(-1), grouped.amax(-1)]) / mean
-    shift = torch.where((ratios >= 0.5).logical_and(ratios <= 2).all(0), mean, 0)
-    return shift.reshape(*shift.shape, *[1] * (geometry.rank + 1))
+    grouped = by_group(values.detach(), geometry.groups)
+    inner = tuple(range(2, grouped.ndim))
+    mean = grouped.mean(inner, keepdim=True)
+    ratios = torch.stack([grouped.amin(inner, keepdim=True), grouped.amax(inner, keepdim=True)]) / mean
+    return torch.where((ratios >= 0.5).logical_and(ratios <= 2).all(0), mean, 0)
 
 
 def moments(
