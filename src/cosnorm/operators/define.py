@@ -72,8 +72,8 @@ def define(
         backward: its gradient.
         flops: multiplications and additions, from the arguments with tensors as their shapes.
         batch: the rule for `vmap`, as `torch.library.register_vmap` takes it; None: one after the other.
-        autocast: gives a learning tensor in the dtype that torch's own function would take under autocast,
-            from the tensor, the type of device and the autocast dtype; None: as it is.
+        autocast: gives a floating-point argument in the dtype that torch's own function would take under
+            autocast, from the tensor, the type of device and the autocast dtype; None: as it is.
         formula: the first result in torch's own operators, from the arguments but `keep`, for programs that
             are to run without this library.
     """
@@ -94,13 +94,13 @@ def define(
         )
         _LIBRARY.impl(f"{name}_backward", _refusing(gradient), "Autograd")
         for key in _AUTOCAST:
-            _LIBRARY.impl(f"{name}_backward", _autocasting(gradient, key, None, 0), key)
+            _LIBRARY.impl(f"{name}_backward", _autocasting(gradient, key, None), key)
         kernel = _differentiating(operator, gradient, backward)
     _LIBRARY.impl(name, kernel, "Autograd")
     if formula is not None:
         _FORMULAS[operator] = _with_empty_results(formula, len(results))
     for key in _AUTOCAST:
-        _LIBRARY.impl(name, _autocasting(operator, key, autocast, backward.learns if backward else 0), key)
+        _LIBRARY.impl(name, _autocasting(operator, key, autocast), key)
     return operator
 
 
@@ -190,14 +190,16 @@ def one_by_one(operator: Any) -> Function:
     return rule
 
 
-def _autocasting(operator: Any, key: str, autocast: Function | None, learns: int) -> Function:
+def _autocasting(operator: Any, key: str, autocast: Function | None) -> Function:
     device = _AUTOCAST[key]
 
     def kernel(*arguments: Any) -> Any:
         if autocast is not None:
             dtype = torch.get_autocast_dtype(device)
-            cast = [one if one is None else autocast(one, device, dtype) for one in arguments[:learns]]
-            arguments = (*cast, *arguments[learns:])
+            arguments = tuple(
+                autocast(one, device, dtype) if isinstance(one, Tensor) and one.is_floating_point() else one
+                for one in arguments
+            )
         with without_autocast():
             return operator(*arguments)
 
