@@ -1,7 +1,7 @@
 """The cosine of receptive fields with filters as operators: a convolution, and one that no longer learns."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,237 +12,142 @@ from cosnorm.backends.torch import fields as torch_fields
 from cosnorm.backends.torch.windows import dtypes_of
 from cosnorm.norms import check_one_dtype
 from cosnorm.operators.define import Backward, define, one_by_one
+from cosnorm.operators.options import arguments_of
 from cosnorm.operators.rows import lower_under_autocast
 
 
-def _compute(
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+class FieldOptions(NamedTuple):
+    """Where the receptive fields lie, as in torch's convolution, and what is taken of them."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    centered: bool
+    augment: float
+    impl: str
+
+    def geometry(self, weight: Any) -> Geometry:
+        """The places of the fields for a weight, or for its shape."""
+        return Geometry.of(weight, self.stride, self.padding, self.dilation, self.groups)
+
+    @property
+    def center(self) -> dict[str, Any]:
+        """What the forms take by name."""
+        return {"centered": self.centered, "augment": self.augment}
+
+
+def _compute(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, weight)
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    options: Any = {"centered": centered, "augment": augment, "keep": keep}
-    backend = choose.backend("fields", impl, x, weight, geometry, centered)
-    found = backend.cosines(x, weight, geometry, **options)
+    options, keep = FieldOptions(*rest[:-1]), rest[-1]
+    geometry = options.geometry(weight)
+    backend = choose.backend("fields", options.impl, x, weight, geometry, options.centered)
+    found = backend.cosines(x, weight, geometry, **options.center, keep=keep)
     if found is None:
-        found = torch_fields.cosines(x, weight, geometry, **options)
+        found = torch_fields.cosines(x, weight, geometry, **options.center, keep=keep)
         if keep:
             # What the backend would have saved, marked: its backward pass declines, too.
-            products, statistics = backend.saved(x, weight, geometry, centered, augment)
+            products, statistics = backend.saved(x, weight, geometry, **options.center)
             found = found[0], products.zero_(), statistics.fill_(torch.inf)
-    output, *rest = found
-    return output.contiguous(memory_format=memory_format(x, weight)), *rest
+    output, *saved = found
+    return output.contiguous(memory_format=memory_format(x, weight)), *saved
 
 
-def _shapes(
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
+def _shapes(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, weight)
+    options, keep = FieldOptions(*rest[:-1]), rest[-1]
+    geometry = options.geometry(weight)
     output = empty_output(x, weight, geometry, x.dtype)
-    backend = choose.backend("fields", impl, x, weight, geometry, centered)
+    backend = choose.backend("fields", options.impl, x, weight, geometry, options.centered)
     if not keep:
         return output, x.new_empty(0), x.new_empty(0)
-    return output, *backend.saved(x, weight, geometry, centered, augment)
+    return output, *backend.saved(x, weight, geometry, **options.center)
 
 
-def _gradients(
-    cotangent: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    products: Tensor,
-    statistics: Tensor,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor]:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    options: Any = {"centered": centered, "augment": augment, "needs": needs}
-    backend = choose.backend("fields", impl, x, weight, geometry, centered)
-    found: tuple[Tensor, Tensor] | None
-    found = backend.gradients(cotangent, x, weight, products, statistics, geometry, **options)
+def _gradients(cotangent: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    options, (products, statistics, needs) = FieldOptions(*rest[:-3]), rest[-3:]
+    geometry = options.geometry(weight)
+    given = cotangent, x, weight, products, statistics, geometry
+    backend = choose.backend("fields", options.impl, x, weight, geometry, options.centered)
+    found: tuple[Tensor, Tensor] | None = backend.gradients(*given, **options.center, needs=needs)
     if found is None:
-        found = torch_fields.gradients(cotangent, x, weight, None, None, geometry, **options)
+        found = torch_fields.gradients(*given[:3], None, None, geometry, **options.center, needs=needs)
     return found
 
 
-def _gradient_formula(
-    cotangent: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor]:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    options: Any = {"centered": centered, "augment": augment}
-    return torch_fields.gradient_formula(cotangent, x, weight, geometry, needs=needs, **options)
+def _formula(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    options = FieldOptions(*rest)
+    return torch_fields.cosine_formula(x, weight, options.geometry(weight), **options.center)
 
 
-def _formula(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
-    *places, centered, augment, _ = options
-    geometry = Geometry.of(weight, *places)
-    return torch_fields.cosine_formula(x, weight, geometry, centered=centered, augment=augment)
+def _gradient_formula(cotangent: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    options, given = FieldOptions(*rest[:-1]), (cotangent, x, weight)
+    return torch_fields.gradient_formula(*given, options.geometry(weight), **options.center, needs=rest[-1])
 
 
-def _tangent(
-    tangents: tuple[Tensor | None, Tensor | None],
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-) -> Tensor:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    options: Any = {"centered": centered, "augment": augment}
-    return torch_fields.tangent_formula(tangents, x, weight, geometry, **options)
+def _tangent(tangents: Any, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    options = FieldOptions(*rest)
+    return torch_fields.tangent_formula(tangents, x, weight, options.geometry(weight), **options.center)
 
 
-def _compute_folded(
-    x: Tensor,
-    weight: Tensor,
-    constant: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    keep: bool,
-) -> Tensor:
+def _compute_folded(x: Tensor, weight: Tensor, constant: Tensor | None, *rest: Any) -> Tensor:
     check_one_dtype(x, weight)
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    options: Any = {"centered": centered, "augment": augment}
-    backend = choose.backend("fields", impl, x, weight, geometry, centered)
-    found: Tensor | None = backend.folded(x, weight, constant, geometry, **options)
+    options = FieldOptions(*rest[:-1])
+    geometry = options.geometry(weight)
+    backend = choose.backend("fields", options.impl, x, weight, geometry, options.centered)
+    found: Tensor | None = backend.folded(x, weight, constant, geometry, **options.center)
     if found is None:
-        found = torch_fields.folded(x, weight, constant, geometry, **options)
+        found = torch_fields.folded(x, weight, constant, geometry, **options.center)
     return found.contiguous(memory_format=memory_format(x, weight))
 
 
-def _shapes_folded(x: Tensor, weight: Tensor, constant: Tensor | None, *options: Any) -> Tensor:
-    return empty_output(x, weight, Geometry.of(weight, *options[:4]), x.dtype)
+def _shapes_folded(x: Tensor, weight: Tensor, constant: Tensor | None, *rest: Any) -> Tensor:
+    return empty_output(x, weight, FieldOptions(*rest[:-1]).geometry(weight), x.dtype)
 
 
-def _formula_folded(x: Tensor, weight: Tensor, constant: Tensor | None, *options: Any) -> Tensor:
-    *places, centered, augment, _ = options
-    geometry = Geometry.of(weight, *places)
+def _folded(x: Tensor, weight: Tensor, constant: Tensor | None, *rest: Any) -> dict[str, Any]:
+    """What the formulas take for filters that are unit vectors."""
+    options = FieldOptions(*rest)
     unit = torch_fields.unit_filters(weight, constant, dtypes_of(x)[0])
-    return torch_fields.cosine_formula(x, weight, geometry, centered=centered, augment=augment, unit=unit)
+    return {"geometry": options.geometry(weight), "unit": unit, **options.center}
 
 
-def _gradient_folded(
-    cotangent: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    constant: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-    needs: list[bool],
-) -> tuple[Tensor]:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    unit = torch_fields.unit_filters(weight, constant, dtypes_of(x)[0])
-    options: Any = {"centered": centered, "augment": augment, "unit": unit, "needs": (True, False)}
-    return torch_fields.gradient_formula(cotangent, x, weight, geometry, **options)[:1]
+def _formula_folded(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return torch_fields.cosine_formula(x, weight, **_folded(x, weight, *rest))
 
 
-def _tangent_folded(
-    tangents: tuple[Tensor | None, ...],
-    x: Tensor,
-    weight: Tensor,
-    constant: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    centered: bool,
-    augment: float,
-    impl: str,
-) -> Tensor:
-    geometry = Geometry.of(weight, stride, padding, dilation, groups)
-    unit = torch_fields.unit_filters(weight, constant, dtypes_of(x)[0])
-    options: Any = {"centered": centered, "augment": augment, "unit": unit}
-    return torch_fields.tangent_formula((tangents[0], None), x, weight, geometry, **options)
+def _gradient_folded(cotangent: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor]:
+    given: Any = {**_folded(x, weight, *rest[:-1]), "needs": (True, False)}
+    return torch_fields.gradient_formula(cotangent, x, weight, **given)[:1]
 
 
-def _batched(
-    info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, *options: Any
-) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+def _tangent_folded(tangents: Any, x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return torch_fields.tangent_formula((tangents[0], None), x, weight, **_folded(x, weight, *rest))
+
+
+def _batched(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *rest: Any) -> Any:
     """More samples, where x alone is mapped; else one call after the other."""
-    if in_dims[1] is not None:
-        found: Any = one_by_one(cosine_fields)(info, in_dims, x, weight, *options)
-        return found
+    operator = cosine_fields if isinstance(rest[1], list) else cosine_folded_fields
+    if any(isinstance(dim, int) for dim in in_dims[1:3]):
+        return one_by_one(operator)(info, in_dims, x, *rest)
     samples = x.movedim(in_dims[0] or 0, 0)
-    output, *saved = cosine_fields(samples.flatten(0, 1), weight, *options)
-    return (output.unflatten(0, samples.shape[:2]), *saved), (0, None, None)
+    found = operator(samples.flatten(0, 1), *rest)
+    if isinstance(found, Tensor):
+        return found.unflatten(0, samples.shape[:2]), 0
+    return (found[0].unflatten(0, samples.shape[:2]), *found[1:]), (0, None, None)
 
 
-def _batched_folded(
-    info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, *options: Any
-) -> tuple[Tensor, int]:
-    if in_dims[1] is not None or in_dims[2] is not None:
-        found: Any = one_by_one(cosine_folded_fields)(info, in_dims, x, weight, *options)
-        return found
-    samples = x.movedim(in_dims[0] or 0, 0)
-    output = cosine_folded_fields(samples.flatten(0, 1), weight, *options)
-    return output.unflatten(0, samples.shape[:2]), 0
-
-
-def _flops(x: torch.Size, weight: torch.Size, *options: Any) -> int:
+def _flops(x: torch.Size, weight: torch.Size, *rest: Any) -> int:
     """Those of the convolution, as `FlopCounterMode` counts them."""
-    outputs = Geometry.of(weight, *options[:4]).shape(x, weight)
-    return 2 * math.prod(outputs) * math.prod(weight[1:])
+    options = FieldOptions(*rest[-1 - len(FieldOptions._fields) : -1])
+    return 2 * math.prod(options.geometry(weight).shape(x, weight)) * math.prod(weight[1:])
 
 
-def _flops_folded(x: torch.Size, weight: torch.Size, constant: Any, *options: Any) -> int:
-    return _flops(x, weight, *options)
+def _backward_flops(cotangent: torch.Size, x: torch.Size, weight: torch.Size, *rest: Any) -> int:
+    return 2 * sum(rest[-1]) * math.prod(cotangent) * math.prod(weight[1:])
 
 
-def _backward_flops(cotangent: torch.Size, x: torch.Size, weight: torch.Size, *arguments: Any) -> int:
-    return 2 * sum(arguments[-1]) * math.prod(cotangent) * math.prod(weight[1:])
-
-
-_OPTIONS = (
-    "int[] stride, int[] padding, int[] dilation, int groups, bool centered, float augment, str impl, "
-    "bool keep"
-)
+_OPTIONS = f"{arguments_of(FieldOptions)}, bool keep"
 
 cosine_fields = define(
     f"cosine_fields(Tensor x, Tensor weight, {_OPTIONS}) "
@@ -262,8 +167,8 @@ cosine_folded_fields = define(
     f"cosine_folded_fields(Tensor x, Tensor weight, Tensor? constant, {_OPTIONS}) -> Tensor",
     _compute_folded,
     _shapes_folded,
-    flops=_flops_folded,
-    batch=_batched_folded,
+    flops=_flops,
+    batch=_batched,
     autocast=lower_under_autocast,
     formula=_formula_folded,
     backward=Backward(

@@ -10,6 +10,7 @@ _NAMES = {
     bool: "bool",
     int: "int",
     int | None: "int?",
+    list[int]: "int[]",
     float: "float",
     str: "str",
 }

@@ -3,7 +3,7 @@
 Only the weight has a gradient: that in sparse rows would be dense.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,84 +28,60 @@ def _first(
     return None
 
 
-def _compute(
-    weight: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    centered: bool,
-    augment: float,
-    impl: str,
-    keep: bool,
-) -> tuple[Tensor, ...]:
+class SparseOptions(NamedTuple):
+    """What is taken of the rows of a CSR matrix."""
+
+    centered: bool
+    augment: float
+    impl: str
+
+    @property
+    def center(self) -> dict[str, Any]:
+        """What the forms take by name."""
+        return {"centered": self.centered, "augment": self.augment}
+
+
+def _compute(weight: Tensor, starts: Tensor, columns: Tensor, values: Tensor, *rest: Any) -> Any:
     """The output; unit values and appended components of x; the cosines; 1/|w|; the means of the weight."""
-    options: Any = {"centered": centered, "augment": augment}
-    rows = sparse.sparse_unit_rows(starts, columns, values, weight.shape[1], **options)
+    options, keep = SparseOptions(*rest[:-1]), rest[-1]
+    rows = sparse.sparse_unit_rows(starts, columns, values, weight.shape[1], **options.center)
     rows = rows._replace(values=rows.values.to(accumulation_dtype(weight.dtype)))
     wide = weight.to(rows.values.dtype)
-    cosines, factor, means = _first("cosines", impl, rows, wide, rows, wide, **options)
+    cosines, factor, means = _first("cosines", options.impl, rows, wide, rows, wide, **options.center)
     output = cosines.clamp(-1, 1).to(weight.dtype)
     nothing = (weight.new_empty(0) for _ in range(5))
     return output, *((rows.values, rows.constant, cosines, factor, means) if keep else nothing)
 
 
-def _shapes(
-    weight: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    centered: bool,
-    augment: float,
-    impl: str,
-    keep: bool,
-) -> tuple[Tensor, ...]:
+def _shapes(weight: Tensor, starts: Tensor, columns: Tensor, values: Tensor, *rest: Any) -> Any:
+    options, keep = SparseOptions(*rest[:-1]), rest[-1]
     number, dtype = starts.shape[0] - 1, accumulation_dtype(weight.dtype)
     shape = (number, weight.shape[0])
-    shapes: Any = [values.shape, (number, 1), shape, weight.shape[:1], weight.shape[0] if centered else 0]
+    means = weight.shape[0] if options.centered else 0
+    shapes: Any = [values.shape, (number, 1), shape, weight.shape[:1], means]
     saved = [weight.new_empty(one, dtype=dtype) if keep else weight.new_empty(0) for one in shapes]
     return weight.new_empty(shape), *saved
 
 
 def _gradient(
-    cotangent: Tensor,
-    weight: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    centered: bool,
-    augment: float,
-    impl: str,
-    unit_values: Tensor,
-    constant: Tensor,
-    cosines: Tensor,
-    factor: Tensor,
-    means: Tensor,
-    needs: list[bool],
+    cotangent: Tensor, weight: Tensor, starts: Tensor, columns: Tensor, values: Tensor, *rest: Any
 ) -> tuple[Tensor]:
+    options, (unit_values, constant, cosines, factor, means, _) = SparseOptions(*rest[:3]), rest[3:]
     rows = SparseRows(starts, columns, unit_values, constant)
     wide, cotangent = weight.to(unit_values.dtype), cotangent.to(unit_values.dtype)
     given = cotangent, rows, cosines, wide, factor, means
-    found = _first("gradient", impl, rows, wide, *given, centered=centered)
+    found = _first("gradient", options.impl, rows, wide, *given, centered=options.centered)
     if found is None:
-        found = sparse.gradient_formula(cotangent, rows, weight, centered=centered, augment=augment)
+        found = sparse.gradient_formula(cotangent, rows, weight, **options.center)
     return (found.to(weight.dtype),)
 
 
 def _formula(
-    cotangent: Tensor,
-    weight: Tensor,
-    starts: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    centered: bool,
-    augment: float,
-    impl: str,
-    needs: list[bool],
+    cotangent: Tensor, weight: Tensor, starts: Tensor, columns: Tensor, values: Tensor, *rest: Any
 ) -> tuple[Tensor]:
-    options: Any = {"centered": centered, "augment": augment}
-    rows = sparse.sparse_unit_rows(starts, columns, values, weight.shape[1], **options)
-    cotangent = cotangent.to(rows.values.dtype)
-    return (sparse.gradient_formula(cotangent, rows, weight, **options),)
+    options = SparseOptions(*rest[:-1])
+    rows = sparse.sparse_unit_rows(starts, columns, values, weight.shape[1], **options.center)
+    return (sparse.gradient_formula(cotangent.to(rows.values.dtype), rows, weight, **options.center),)
 
 
 def _flops(weight: torch.Size, starts: torch.Size, columns: torch.Size, *_: Any) -> int:
