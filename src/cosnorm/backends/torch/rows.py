@@ -65,8 +65,8 @@ def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool
 
 def as_unit(weight: Tensor, constant: Tensor | None) -> UnitRows:
     """Rows that are unit vectors already."""
-    one = weight.new_ones((1, 1))
-    return UnitRows(weight, constant, one, one)
+    one = weight.new_ones((1, 1), dtype=accumulation_dtype(weight.dtype))
+    return UnitRows(weight, None if constant is None else constant.to(one.dtype), one, one)
 
 
 def gradients(
