@@ -14,7 +14,6 @@ import functools
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -37,10 +36,13 @@ def check_impl(where: str, impl: str) -> None:
 
 def backend(operation: str, impl: str, tensor: Tensor, *others: Any) -> ModuleType:
     """The first module that handles the shapes and the layout of the tensors; the torch form handles all."""
-    return next(one for one in backends(operation, impl, tensor) if one.handles(tensor, *others))
+    for module in backends(operation, impl, tensor):
+        if module.handles(tensor, *others):
+            return module
+    raise AssertionError("the torch form handles everything")
 
 
-def backends(operation: str, impl: str, tensor: Tensor) -> Iterator[ModuleType]:
+def backends(operation: str, impl: str, tensor: Tensor) -> tuple[ModuleType, ...]:
     """The modules that may compute an operation on such a tensor, in the order in which they are asked.
 
     Args:
@@ -51,25 +53,24 @@ def backends(operation: str, impl: str, tensor: Tensor) -> Iterator[ModuleType]:
     Raises:
         RuntimeError: the named one cannot compute here; the message says why.
     """
-    for name in _names(operation, impl, tensor.device.type, tensor.dtype):
-        found = _module(name, operation)
-        if found is not None:
-            yield found
+    return _order(operation, impl, os.environ.get(_FORCED, "auto"), tensor.device.type, tensor.dtype)
 
 
-def _names(operation: str, impl: str, device: str, dtype: torch.dtype) -> tuple[str, ...]:
-    forced = os.environ.get(_FORCED, "auto")
+@functools.cache
+def _order(operation: str, impl: str, forced: str, device: str, dtype: torch.dtype) -> tuple[ModuleType, ...]:
+    names: tuple[str, ...] = _AUTO.get(device, ("torch",))
     if forced != "auto":
         if forced not in (*IMPLEMENTATIONS, "look"):
             raise ValueError(f'{_FORCED} must be "auto", "c", "look", "torch" or "triton", got {forced!r}')
         # What it cannot do is left to torch's form: a whole program has more operations than one.
-        return ("torch",) if _obstacle(operation, forced, device, dtype) else (forced, "torch")
-    if impl == "auto":
-        return _AUTO.get(device, ("torch",))
-    obstacle = _obstacle(operation, impl, device, dtype)
-    if obstacle:
-        raise RuntimeError(f'impl="{impl}" {obstacle}; use impl="torch" or "auto"')
-    return impl, "torch"
+        names = ("torch",) if _obstacle(operation, forced, device, dtype) else (forced, "torch")
+    elif impl != "auto":
+        obstacle = _obstacle(operation, impl, device, dtype)
+        if obstacle:
+            raise RuntimeError(f'impl="{impl}" {obstacle}; use impl="torch" or "auto"')
+        names = impl, "torch"
+    modules = (_module(name, operation) for name in names)
+    return tuple(module for module in modules if module is not None)
 
 
 @functools.cache

@@ -245,13 +245,17 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
             _, *saved = (results,) if isinstance(results, Tensor) else results
             tensors = [one if isinstance(one, Tensor) else None for one in arguments]
             ctx.save_for_backward(*tensors, *saved)
-            ctx.save_for_forward(*tensors)
+            if not _reverse_mode_alone():
+                ctx.save_for_forward(*tensors)
             ctx.others = [None if isinstance(one, Tensor) else one for one in arguments]
             ctx.mark_non_differentiable(*saved)
+            ctx.set_materialize_grads(False)  # no zeros for what is only kept
             return results
 
         @staticmethod
-        def backward(ctx: Any, cotangent: Tensor, *_: Any) -> tuple[Any, ...]:
+        def backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
+            if cotangent is None:
+                return (None,) * len(ctx.others)
             arguments, saved = _saved(ctx)
             needs = list(ctx.needs_input_grad[:learns])
             if closed_form is not None and torch.is_grad_enabled():

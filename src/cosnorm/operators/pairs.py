@@ -4,7 +4,7 @@ Below the wall, without autograd. A loss of one number makes its gradients in th
 cost less than by themselves: projected, and not yet divided by the norms.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ def divide(u: Tensor, divisors: Tensor, factor: Tensor, like: Tensor, impl: str 
 
 def quotients_of(divisors: Tensor, factor: Tensor, impl: str = "auto") -> Tensor | None:
     """What finishes each row in one multiplication, (N, 1), where one look at all of them allows it."""
-    found: Tensor | None = next(_backends(impl, divisors)).quotients(divisors, factor)
+    found: Tensor | None = _backends(impl, divisors)[0].quotients(divisors, factor)
     return found
 
 
@@ -152,6 +152,6 @@ def _beside(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _backends(impl: str, x: Tensor) -> Iterator[ModuleType]:
+def _backends(impl: str, x: Tensor) -> tuple[ModuleType, ...]:
     # Kernels have no unit rows of their own.
     return choose.backends("unit_rows", impl if impl == "torch" else "auto", x)

@@ -65,7 +65,7 @@ def _pass(
     gradients = Gradients(pairs.x.new_empty(0), pairs.x.new_empty(0), None)
     if weights is not None:
         gradients = pairs.gradients(into_y=True)
-    backend = next(choose.backends("sigmoid", "auto", pairs.x))
+    backend = choose.backends("sigmoid", "auto", pairs.x)[0]
     losses, into_bias = backend.losses(
         pairs.x,
         pairs.y,

@@ -177,8 +177,6 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor] | None:
     """The gradients in x and in the weight from what `cosines` kept, by h = g f_x f_w and its products."""
-    if statistics[0] == torch.inf:  # `cosines` declined
-        return None
     needs_x, needs_w = needs
     passes, dtype = _passes(x.dtype), x.dtype
     few = x.shape[0] <= passes.few_gradients

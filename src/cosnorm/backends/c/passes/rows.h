@@ -395,6 +395,7 @@ int NAME(cosnorm_gradients)(const VALUE *g, const VALUE *x, const VALUE *weight,
                             const NUMBER *statistics, count rows, count columns, count size,
                             double augment_squared, double limit, int few, VALUE *values, VALUE *h,
                             VALUE *into_x, VALUE *into_w, int threads) {
+    if (isinf(statistics[0])) return 0; /* the mark of a forward pass that declined */
     const NUMBER *of_x = statistics + columns, *mean = values ? of_x + rows : 0;
     count work = rows * columns + (rows + columns) * size;
     threads = few ? few_team(threads, rows, work) : team(threads, work);
