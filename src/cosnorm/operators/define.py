@@ -22,6 +22,8 @@ Function = Callable[..., Any]
 
 _LIBRARY = torch.library.Library("cosnorm", "DEF")
 _FORMULAS: dict[Any, Function] = {}
+_COMPUTE: dict[Any, Function] = {}
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _AUTOCAST = {"AutocastCPU": "cpu", "AutocastCUDA": "cuda", "AutocastXPU": "xpu", "AutocastMPS": "mps"}
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 for _key in _AUTOCAST:
@@ -134,6 +136,7 @@ def _register(
 ) -> Any:
     name = _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
     _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
+    _COMPUTE[getattr(torch.ops.cosnorm, name).default] = compute
     torch.library.register_fake(f"cosnorm::{name}", shapes, lib=_LIBRARY)
     packet = getattr(torch.ops.cosnorm, name)
     torch.library.register_vmap(f"cosnorm::{name}", batch or one_by_one(packet.default), lib=_LIBRARY)
@@ -210,10 +213,29 @@ def _below(operator: Any, arguments: tuple[Any, ...]) -> Any:
     """The operator below autograd; under a function transform, with what the next level differentiates."""
     if not torch._C._are_functorch_transforms_active():
         with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
+            return (_COMPUTE[operator] if _nobody_looks(arguments) else operator)(*arguments)
     # The body of an autograd function has gradients switched off, and the levels further out want theirs.
     with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
+
+
+def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher has nothing left to do but call `compute`: that saves a second way through it.
+
+    After a matrix product the caches hold nothing of it, and the first touch of every line costs.
+    """
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch._C._is_any_autocast_enabled()
+        and all(_is_plain(one) for one in arguments if isinstance(one, Tensor))
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    # Batched cotangents of torch.autograd.grad(is_grads_batched=True) are of torch's own type.
+    known = type(tensor) in _PLAIN and not tensor.is_meta
+    return known and not torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def _applying(function: type[torch.autograd.Function]) -> Function:
@@ -237,6 +259,8 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
     others = len(operator._schema.returns) - 1
     each = str(operator._schema.arguments[-1].type) == "int"
+    kinds = [str(one.type) for one in operator._schema.arguments]
+    constants = [place for place in range(learns, len(kinds)) if "Tensor" in kinds[place]]
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
@@ -263,7 +287,9 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
                 with without_autocast():
                     found = closed_form(cotangent, *arguments[:-1], needs)
             else:
-                found = gradient(cotangent, *arguments[:-1], *saved, needs)
+                given = (cotangent, *arguments[:-1], *saved, needs)
+                alone = not torch.is_grad_enabled() and _reverse_mode_alone()
+                found = _below(gradient, given) if alone else gradient(*given)
             found = (found,) if isinstance(found, Tensor) else found
             wanted = [one if needed else None for one, needed in zip(found, needs, strict=True)]
             return *wanted, *[None] * (len(arguments) - learns)
@@ -287,17 +313,13 @@ def _differentiating(operator: Any, gradient: Any, backward: Backward) -> Functi
     apply = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        needs = [False] * len(arguments)
-        if torch.is_grad_enabled():
-            needs = [isinstance(one, Tensor) and one.requires_grad for one in arguments]
-            if any(needs[learns:]):
-                raise RuntimeError(
-                    _CONSTANT.format(operator._schema.arguments[needs.index(True, learns)].name)
-                )
-        learning = needs[:learns]
+        recording = torch.is_grad_enabled()
+        learning = [recording and one is not None and one.requires_grad for one in arguments[:learns]]
+        for place in constants if recording else ():
+            if arguments[place] is not None and arguments[place].requires_grad:
+                raise RuntimeError(_CONSTANT.format(operator._schema.arguments[place].name))
         if not any(learning) and _reverse_mode_alone():
-            with torch._C._AutoDispatchBelowAutograd():
-                return operator(*arguments)
+            return _below(operator, arguments)
         # Levels further out may have asked for more.
         keep = arguments[-1]
         bits = sum(one << place for place, one in enumerate(learning))
