@@ -23,8 +23,8 @@ test-all: $(STAMP)
 
 # On a machine with a GPU, in an environment of your own that has torch with CUDA, triton and pytest: PYTHON is its python.
 test-gpu:
-	COSNORM_TEST_DEVICE=cuda $(PYTHON) -m pytest -q -p no:cacheprovider -k "kernels or triton or fp8" \
-		tests/kernels tests/functional tests/losses
+	COSNORM_TEST_DEVICE=cuda $(PYTHON) -m pytest -q -p no:cacheprovider -k "triton or fp8" \
+		tests/backends tests/functional tests/losses
 
 check: $(STAMP)
 	$(BIN)/ruff check .

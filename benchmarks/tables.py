@@ -23,6 +23,13 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "few-training": ("few-training-", LAYERS[:3]),
     "few-inference": ("few-inference-", ("cosine", "folded cosine", "centered", "weight norm")),
     "linear-bfloat16": ("linear-bfloat16-", ("cosine", "weight norm", "cosine in float32")),
+    "linear-half": ("linear-half-", ("cosine", "centered")),
+    "linear-float64": ("linear-float64-", ("cosine", "centered")),
+    "linear-busy": ("linear-busy-", LAYERS),
+    "mnist-compiled": (
+        "mnist-compiled",
+        ("plain, compiled", "cosine", "cosine, compiled", "normalize + linear by hand, compiled"),
+    ),
     "linear-compiled": ("linear-compiled-", ("cosine", "compiled formula")),
     "linear-broadcast": ("linear-broadcast-", ("cosine", "F.cosine_similarity")),
     "conv-training": ("conv-training-", ("cosine", "centered", "batch norm")),

@@ -169,7 +169,8 @@ def _filters(x: Tensor, weight: Tensor, *, centered: bool, augment: float, diffe
     rows = weight.reshape(len(weight), -1)
     if differentiable or x.dtype == wide or wide == torch.float32:
         return unit_rows(rows.to(dtype), centered=centered, augment=augment, stored=x.dtype)
-    return wide_rows(rows, rows[:0], dtype, centered=centered, augment=augment)[0]
+    (filters,), _ = wide_rows((rows,), dtype, centered=centered, augment=augment)
+    return filters
 
 
 def unit_filters(weight: Tensor, constant: Tensor | None, dtype: torch.dtype) -> UnitRows:

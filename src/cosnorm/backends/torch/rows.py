@@ -48,7 +48,7 @@ def cosines(
         output = cosine_formula(x, y, contraction, centered=centered, augment=augment)
         return output, products, statistics
     dtype = _unit_dtype(x, contraction)
-    unit_x, unit_y, statistics = wide_rows(x, y, dtype, centered=centered, augment=augment)
+    (unit_x, unit_y), statistics = wide_rows((x, y), dtype, centered=centered, augment=augment)
     return _dot(unit_x, unit_y, contraction).clamp_(-1, 1).to(x.dtype), products, statistics
 
 
@@ -57,7 +57,7 @@ def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool
     dtype = _unit_dtype(x, MATRIX)
     unit_x: UnitRows | WideRows
     if _is_wide(x):
-        unit_x, _, _ = wide_rows(x, x[:0], dtype, centered=centered, augment=augment)
+        (unit_x,), _ = wide_rows((x,), dtype, centered=centered, augment=augment)
     else:
         unit_x = unit_rows(x, centered=centered, augment=augment)
     return _dot(unit_x, as_unit(weight.to(dtype), constant), MATRIX).clamp(-1, 1).to(x.dtype)
@@ -87,7 +87,7 @@ def gradients(
         return gradient_formula(cotangent, x, y, contraction, needs=needs, **options)
     ours = statistics.dtype == torch.float64 and len(statistics) == x[..., 0].numel() + y[..., 0].numel()
     norms = statistics if ours else None
-    unit_x, unit_y, _ = wide_rows(x, y, _unit_dtype(x, contraction), norms=norms, **options)
+    (unit_x, unit_y), _ = wide_rows((x, y), _unit_dtype(x, contraction), norms=norms, **options)
     return _gradients(cotangent, x, y, unit_x, unit_y, contraction, centered, needs)
 
 

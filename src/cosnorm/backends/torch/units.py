@@ -5,6 +5,8 @@ derivatives, forward mode, `vmap` and export come from it, and all of float64. `
 the narrower types by norms in float64, which holds each of their squares: fewer launches and less traffic.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,54 +97,53 @@ def unit_rows(
 
 
 def wide_rows(
-    x: Tensor,
-    y: Tensor,
+    sets: Sequence[Tensor],
     dtype: torch.dtype,
     *,
     centered: bool,
     augment: float,
     norms: Tensor | None = None,
-) -> tuple[WideRows, WideRows, Tensor]:
-    """Unit rows of two sets of float32 or half rows, in `dtype`, and all their norms, which may be given.
+) -> tuple[list[WideRows], Tensor]:
+    """Unit rows of sets of float32 or half rows, in `dtype`, and all their norms, which may be given.
 
-    What is one number a row is worked on for both at once.
+    What is one number a row is worked on for all sets at once.
     """
-    number = x[..., 0].numel()
-    shapes = (*x.shape[:-1], 1), (*y.shape[:-1], 1)
+    stored, accumulation = sets[0].dtype, accumulation_dtype(sets[0].dtype)
+    shapes = [(*rows.shape[:-1], 1) for rows in sets]
+    counts = [math.prod(shape) for shape in shapes]
 
-    def numbers() -> tuple[Tensor, Tensor, Tensor]:
-        both = x.new_empty(number + y[..., 0].numel(), dtype=torch.float64)
-        return both, both[:number].view(shapes[0]), both[number:].view(shapes[1])
+    def each(numbers: Tensor) -> list[Tensor]:
+        return [part.view(shape) for part, shape in zip(numbers.split(counts), shapes, strict=True)]
 
-    values, constant = [x, y], None
+    def norms_of(order: float) -> Tensor:
+        found = sets[0].new_empty(sum(counts), dtype=torch.float64)
+        for rows, into in zip(values, each(found), strict=True):
+            torch.linalg.vector_norm(rows, order, -1, True, dtype=torch.float64, out=into)
+        return found
+
+    values, constant = list(sets), None
     if centered:
-        means, *each = numbers()
-        for place, (rows, mean) in enumerate(zip((x, y), each, strict=True)):
+        means = sets[0].new_empty(sum(counts), dtype=torch.float64)
+        working = dtype if dtype == torch.float64 else accumulation
+        for place, (rows, mean) in enumerate(zip(sets, each(means), strict=True)):
             torch.mean(rows, -1, keepdim=True, dtype=torch.float64, out=mean)
-            working = dtype if dtype == torch.float64 else accumulation_dtype(x.dtype)
             values[place] = torch.sub(rows, mean, out=torch.empty_like(rows, dtype=working))
         if norms is None or augment:
-            largest, *each = numbers()
-            for rows, into in zip(values, each, strict=True):
-                torch.linalg.vector_norm(rows, torch.inf, -1, True, dtype=torch.float64, out=into)
-            constant = largest <= constant_bound(means, x.dtype)
-            if augment:
-                values[0].masked_fill_(constant[:number].view(shapes[0]), 0)
-                values[1].masked_fill_(constant[number:].view(shapes[1]), 0)
+            constant = norms_of(torch.inf) <= constant_bound(means, stored)
+    if augment and constant is not None:
+        for rows, none in zip(values, each(constant), strict=True):
+            rows.masked_fill_(none, 0)
     if norms is None:
-        norms, *each = numbers()
-        for rows, into in zip(values, each, strict=True):
-            torch.linalg.vector_norm(rows, 2, -1, True, dtype=torch.float64, out=into)
+        norms = norms_of(2)
         if augment:
             norms.hypot_(norms.new_full((), augment))
         elif constant is not None:
             norms.masked_fill_(constant, torch.inf)
         else:
             torch.nn.functional.threshold(norms, 0.0, torch.inf, inplace=True)
-
-    def unit(rows: Tensor, norm: Tensor) -> WideRows:
-        appended = (augment / norm).to(accumulation_dtype(x.dtype)) if augment else None
-        return WideRows(torch.div(rows, norm, out=torch.empty_like(rows, dtype=dtype)), appended, norm)
-
-    first, second = norms[:number].view(shapes[0]), norms[number:].view(shapes[1])
-    return unit(values[0], first), unit(values[1], second), norms
+    units = []
+    for rows, norm in zip(values, each(norms), strict=True):
+        appended = (augment / norm).to(accumulation) if augment else None
+        unit = torch.div(rows, norm, out=torch.empty_like(rows, dtype=dtype))
+        units.append(WideRows(unit, appended, norm))
+    return units, norms
