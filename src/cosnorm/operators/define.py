@@ -23,7 +23,6 @@ Function = Callable[..., Any]
 _LIBRARY = torch.library.Library("cosnorm", "DEF")
 _FORMULAS: dict[Any, Function] = {}
 _COMPUTE: dict[Any, Function] = {}
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _AUTOCAST = {"AutocastCPU": "cpu", "AutocastCUDA": "cuda", "AutocastXPU": "xpu", "AutocastMPS": "mps"}
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 for _key in _AUTOCAST:
@@ -224,18 +223,21 @@ def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
 
     After a matrix product the caches hold nothing of it, and the first touch of every line costs.
     """
-    return (
-        torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-        and not torch._C._is_any_autocast_enabled()
-        and all(_is_plain(one) for one in arguments if isinstance(one, Tensor))
-    )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    # Batched cotangents of torch.autograd.grad(is_grads_batched=True) are of torch's own type.
-    known = type(tensor) in _PLAIN and not tensor.is_meta
-    return known and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._is_any_autocast_enabled()
+        # Batched cotangents of torch.autograd.grad(is_grads_batched=True) are of torch's own type.
+        or torch._C._functorch.is_legacy_batchedtensor(arguments[0])
+    ):
+        return False
+    for one in arguments:
+        kind = type(one)
+        if (kind is Tensor or kind is torch.nn.Parameter) and not one.is_meta:
+            continue
+        if isinstance(one, Tensor):
+            return False
+    return True
 
 
 def _applying(function: type[torch.autograd.Function]) -> Function:
