@@ -18,7 +18,7 @@ from cosnorm.norms import COTANGENT_LIMIT, NORM_LIMIT, accumulation_dtype
 
 # So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
 # norms and products, and one both gradients. The library's own products of bfloat16 are faster than that.
-_FEW = {torch.float32: 16, torch.float16: 16, torch.float64: 8}
+_FEW = {torch.float32: 12, torch.float16: 12, torch.float64: 8}
 _FEW_GRADIENTS = {torch.float32: 8, torch.float16: 8, torch.float64: 8}
 
 
