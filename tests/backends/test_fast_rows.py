@@ -1,6 +1,9 @@
 """The fast forms of rows on a CPU, called as backends are: dtypes, threads, and what they decline."""
 
+import subprocess
+import sys
 import threading
+import time
 from types import ModuleType
 
 import pytest
@@ -213,3 +216,21 @@ def test_several_threads_of_python_at_once(backend: ModuleType, rows: int):
         thread.join()
     assert len(differences) == 80
     assert max(differences) < 1e-5
+
+
+@pytest.mark.slow
+@each_backend
+@pytest.mark.parametrize("rows", [7, 300])
+def test_a_crowded_machine_gives_the_same_bits(backend: ModuleType, rows: int):
+    inputs = _inputs(torch.float32, rows, 507, 211)
+    quiet = _all(backend, *inputs)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(6)]
+    try:
+        end = time.monotonic() + 3  # the passes look four times a second whether the machine is crowded
+        while time.monotonic() < end:
+            for found, expected in zip(_all(backend, *inputs), quiet, strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()

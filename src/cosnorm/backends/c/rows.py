@@ -102,7 +102,7 @@ def _cosines(
     x: Tensor, weight: Tensor, *, centered: bool, augment: float, folded: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The same; if nothing is to be kept, the other two may be the cosines themselves."""
-    passes, threads, dtype = _passes(x.dtype), _threads(), x.dtype
+    passes, threads, dtype = _passes(x.dtype), torch.get_num_threads(), x.dtype
     if dtype is torch.float16:
         x, weight = x.float(), weight.float()
     (rows, size), columns = x.shape, weight.shape[0]
@@ -202,7 +202,7 @@ def gradients(
         h.data_ptr(),
         _address(into_x),
         _address(into_w),
-        _threads(),
+        torch.get_num_threads(),
     )
     if not fine:
         return None
@@ -214,15 +214,6 @@ def gradients(
     nothing = x.new_empty(0)
     into_x, into_w = (nothing if one is None else one.to(dtype) for one in (into_x, into_w))
     return into_x, into_w
-
-
-def _threads() -> int:
-    """How many threads a pass may take; negative: so many, and not one on a crowded machine.
-
-    The number decides in which order sums are taken, so that deterministic mode wants it fixed.
-    """
-    threads = torch.get_num_threads()
-    return -threads if torch.are_deterministic_algorithms_enabled() else threads
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -33,14 +33,11 @@ static int crowded(void) {
 
 /* How many threads a call takes. On a crowded machine one: the second would be waited for longer than it
  * could help. */
-static int team(int threads, count values) {
-    if (threads < 0) return worth(-threads, values); /* so many whatever the load: sums in one order */
-    return crowded() ? 1 : worth(threads, values);
-}
+static int team(int threads, count values) { return crowded() ? 1 : worth(threads, values); }
 
 /* The same of few rows: several, whose product torch would wait for in the same way, take all. */
 static int few_team(int threads, count rows, count values) {
-    return rows > 1 ? worth(abs(threads), values) : team(threads, values);
+    return rows > 1 ? worth(threads, values) : team(threads, values);
 }
 
 #define READ(value) (value)

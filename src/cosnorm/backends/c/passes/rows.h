@@ -398,14 +398,16 @@ int NAME(cosnorm_gradients)(const VALUE *g, const VALUE *x, const VALUE *weight,
     if (isinf(statistics[0])) return 0; /* the mark of a forward pass that declined */
     const NUMBER *of_x = statistics + columns, *mean = values ? of_x + rows : 0;
     count work = rows * columns + (rows + columns) * size;
-    threads = few ? few_team(threads, rows, work) : team(threads, work);
+    /* On a crowded machine fewer run, but into as many parts: sums in one order whatever the load. */
+    int running = few ? few_team(threads, rows, work) : team(threads, work);
+    threads = worth(threads, work);
     count vectors = few && into_x ? threads * rows * size : 0;
     double *sums = malloc(NAME(sums_size)(columns, threads) + (2 * rows + vectors) * sizeof(NUMBER));
     if (!sums) return 0;
     NUMBER *along_x = (NUMBER *)NAME(sums_of)(sums, columns, threads), *shift = along_x + rows,
            *parts = shift + rows;
     int fine = 1;
-#pragma omp parallel num_threads(threads) reduction(min : fine)
+#pragma omp parallel num_threads(running) reduction(min : fine)
     {
 #pragma omp for schedule(static)
         for (int t = 0; t < threads; t++) {
