@@ -81,7 +81,7 @@ def define(
     name, arguments, results = _parts(schema)
     operator = _register(schema, compute, shapes, flops, batch)
     if backward is None:
-        kernel = _refusing(operator)
+        kernel = _refusing(operator, _NO_GRADIENT)
     else:
         saved = [f"Tensor saved_{number}" for number in range(1, len(results))]
         inputs = ["Tensor cotangent", *arguments[:-1], *saved, "bool[] needs"]
@@ -93,7 +93,7 @@ def define(
             backward.flops,
             None,
         )
-        _LIBRARY.impl(f"{name}_backward", _refusing(gradient), "Autograd")
+        _LIBRARY.impl(f"{name}_backward", _refusing(gradient, _NO_SECOND), "Autograd")
         for key in _AUTOCAST:
             _LIBRARY.impl(f"{name}_backward", _autocasting(gradient, key, None), key)
         kernel = _differentiating(operator, gradient, backward)
@@ -354,7 +354,7 @@ def _primal(argument: Any) -> Any:
     return forward_ad.unpack_dual(argument).primal if isinstance(argument, Tensor) else argument
 
 
-def _refusing(operator: Any) -> Function:
+def _refusing(operator: Any, message: str) -> Function:
     """The Autograd kernel of an operator that cannot be differentiated: it raises, and never gives zero."""
 
     class Refusing(torch.autograd.Function):
@@ -364,11 +364,11 @@ def _refusing(operator: Any) -> Function:
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
-            raise RuntimeError(_REFUSED.format(operator._schema.name))
+            raise RuntimeError(message.format(operator._schema.name))
 
         @staticmethod
         def jvp(ctx: Any, *_: Any) -> Any:
-            raise RuntimeError(_REFUSED.format(operator._schema.name))
+            raise RuntimeError(message.format(operator._schema.name))
 
     apply = _applying(Refusing)
 
@@ -382,7 +382,8 @@ def _refusing(operator: Any) -> Function:
 
 
 _CONSTANT = "{0} requires a gradient but receives none here; use {0}.detach(), or a layer that is not folded"
-_REFUSED = (
-    "{}: the gradient of a blocked loss cannot be differentiated again; for a gradient penalty or a "
-    "second-order method write the loss with cosnorm.functional.pairwise_cosine, which has second derivatives"
+_NO_GRADIENT = "{} has no gradient; give it tensors that do not require one: x.detach()"
+_NO_SECOND = (
+    "{}: this gradient cannot be differentiated again; for a gradient penalty or a second-order method use "
+    "cosnorm.functional.pairwise_cosine of dense rows, which has second derivatives"
 )
