@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.indices import check_range
 
 GATHERED = 2**20  # elements of gathered keys at a time

@@ -19,7 +19,8 @@ from cosnorm.backends.torch.unit_rows import project_
 from cosnorm.backends.torch.units import UnitRows
 from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduce_rows
 from cosnorm.norms import accumulation_dtype, saturate
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pairs import divide, inverse_norms, pack, quotients_of, split_factor, unit_rows
 from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch

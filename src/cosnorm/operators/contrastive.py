@@ -18,7 +18,8 @@ from torch import Tensor
 from cosnorm.backends.pairs import direction
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pair_problem import PairOptions, Problem, pose
 from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pair_up, split_factor

@@ -11,7 +11,8 @@ from cosnorm.backends.geometry import Geometry, empty_output, memory_format
 from cosnorm.backends.torch import fields as torch_fields
 from cosnorm.backends.torch.windows import dtypes_of
 from cosnorm.norms import check_one_dtype
-from cosnorm.operators.define import Backward, define, one_by_one
+from cosnorm.operators.define import define, one_by_one
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of
 from cosnorm.operators.rows import lower_under_autocast
 

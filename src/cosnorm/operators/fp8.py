@@ -10,7 +10,8 @@ from cosnorm.backends.torch import fp8
 from cosnorm.backends.torch import rows as torch_rows
 from cosnorm.backends.torch.contraction import MATRIX
 from cosnorm.norms import check_one_dtype
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.rows import (
     backward_flops,
     flops,

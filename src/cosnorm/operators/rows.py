@@ -14,7 +14,8 @@ from cosnorm.backends import choose
 from cosnorm.backends.torch import rows as torch_rows
 from cosnorm.backends.torch.contraction import ALL_PAIRS, MATRIX, PAIRS, Contraction
 from cosnorm.norms import check_one_dtype
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 
 
 def _compute(

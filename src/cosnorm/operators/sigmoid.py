@@ -8,7 +8,8 @@ from torch import Tensor
 from cosnorm.backends import choose
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, results_of
 from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pair_up, split_factor
 

@@ -12,7 +12,8 @@ from cosnorm.backends import choose
 from cosnorm.backends.torch import sparse
 from cosnorm.backends.torch.sparse import SparseRows
 from cosnorm.norms import accumulation_dtype
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.rows import lower_under_autocast
 
 

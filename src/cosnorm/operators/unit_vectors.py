@@ -6,7 +6,8 @@ from cosnorm.backends.torch.unit_rows import project_
 from cosnorm.backends.torch.units import largest_of
 from cosnorm.backends.torch.units import unit_rows as unit_rows_of_torch
 from cosnorm.norms import accumulation_dtype
-from cosnorm.operators.define import Backward, define
+from cosnorm.operators.define import define
+from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
 
 
