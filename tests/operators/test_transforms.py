@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from apart import Apart
 from operations import OPERATIONS, Operation, _name
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosnorm import functional
@@ -271,26 +271,33 @@ def test_flops_are_those_of_the_products(operation: Operation):
     assert counter.get_total_flops() == 3 * 2 * output.numel() * length
 
 
-class Count(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
-
-
 @every_operation
 def test_a_dispatch_mode_sees_one_operator(operation: Operation):
     x, y = few(operation)
     expected = gradients(operation.call, x, y)
-    with Count() as count:
+    with Apart() as seen:
         found = gradients(operation.call, x, y)
     assert_same(found, expected)
-    ours = [name for name in count.names if name.startswith("cosnorm")]
+    ours = [name for name in seen.names if name.startswith("cosnorm")]
     assert len(ours) == 2
     assert ours[1].removesuffix(".default") == ours[0].removesuffix(".default") + "_backward"
+
+
+@pytest.mark.parametrize("impl", ["auto", "look", "torch", "triton"])
+@every_operation
+def test_results_are_memory_of_their_own(operation: Operation, impl: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COSNORM_IMPL", impl)
+    for learning in ((False, False), (True, False), (False, True), (True, True)):
+        x, y = (
+            one.requires_grad_(needed)
+            for one, needed in zip(few(operation, torch.float32), learning, strict=True)
+        )
+        for scale in (1, 1e-36):  # the second is declined by what looks at norms
+            with Apart() as seen:
+                output = operation.call(x * scale, y)
+                if any(learning):
+                    output.sum().backward()
+            assert any(name.startswith("cosnorm") for name in seen.names)
 
 
 # ---- what is no operation of two dense tensors

@@ -50,8 +50,9 @@ def _compute(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Ten
             # What the backend would have saved, marked: its backward pass declines, too.
             products, statistics = backend.saved(x, weight, geometry, **options.center)
             found = found[0], products.zero_(), statistics.fill_(torch.inf)
-    output, *saved = found
-    return output.contiguous(memory_format=memory_format(x, weight)), *saved
+    # Without `keep` the other two mean nothing, and a backend may give one tensor for both.
+    saved = found[1:] if keep else (x.new_empty(0), x.new_empty(0))
+    return found[0].contiguous(memory_format=memory_format(x, weight)), *saved
 
 
 def _shapes(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,8 @@ def _compute(
             # What the backend would have saved, marked: its backward pass declines, too.
             products, statistics = backend.saved(x, y, contraction, centered)
             found = found[0], products.zero_(), statistics.fill_(torch.inf)
-    return found
+    # Without `keep` the other two mean nothing, and a backend may give one tensor for both.
+    return found if keep else (found[0], x.new_empty(0), x.new_empty(0))
 
 
 def _shapes(

@@ -92,10 +92,7 @@ def cosines(
     and of centered rows the means of the weight (M), in the dtype of sums. The products of float16 are
     float32.
     """
-    found = _cosines(x, weight, centered=centered, augment=augment, folded=False, keep=keep)
-    if found is None or keep:
-        return found
-    return found[0], x.new_empty(0), x.new_empty(0)
+    return _cosines(x, weight, centered=centered, augment=augment, folded=False, keep=keep)
 
 
 def _cosines(
