@@ -1,11 +1,13 @@
 """What every test runs under: one seed, and uninitialized memory that is NaN: nothing works by luck."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch.utils import deterministic
+
+from cosnorm.backends import choose
 
 # Triton's kernels run in its interpreter; where a GPU is asked for (make test-gpu), tensors are made there.
 DEVICE = os.environ.get("COSNORM_TEST_DEVICE", "cpu")
@@ -33,10 +35,22 @@ def same_numbers_each_time() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets COSNORM_IMPL as if the program had begun with it."""
+
+    def set_to(name: str) -> None:
+        monkeypatch.setenv("COSNORM_IMPL", name)
+        choose._order.cache_clear()
+
+    yield set_to
+    choose._order.cache_clear()
+
+
 @pytest.fixture(autouse=True)
-def without_the_passes_in_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_the_passes_in_c(request: pytest.FixtureRequest) -> None:
     """Operations of the name "…-operators" run, backward too, as where the library was not compiled."""
     call = getattr(request.node, "callspec", None)
     operation = call.params.get("operation") if call else None
     if getattr(operation, "name", "").endswith("-operators"):
-        monkeypatch.setenv("COSNORM_IMPL", "look")
+        request.getfixturevalue("force")("look")

@@ -44,11 +44,10 @@ def saturate(gradient: Tensor, dtype: torch.dtype) -> Tensor:
     return gradient.clamp(-limit, limit).to(dtype)
 
 
-def check_one_dtype(*tensors: Tensor) -> None:
-    """Raise unless all have one dtype: below autocast, which may have made them so."""
-    for tensor in tensors[1:]:
-        if tensor.dtype != tensors[0].dtype:
-            raise TypeError(
-                f"x and the weight (or y) must have one dtype, got {tensors[0].dtype} and {tensor.dtype}; "
-                "convert one of them, for instance weight.to(x.dtype)"
-            )
+def check_one_dtype(x: Tensor, y: Tensor) -> None:
+    """Raise unless both have one dtype: below autocast, which may have made them so."""
+    if x.dtype != y.dtype:
+        raise TypeError(
+            f"x and the weight (or y) must have one dtype, got {x.dtype} and {y.dtype}; convert one of them, "
+            "for instance weight.to(x.dtype)"
+        )

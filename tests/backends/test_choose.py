@@ -74,7 +74,7 @@ def test_named_ones_agree(name: str):
         torch.testing.assert_close(cosine_linear(X, W, impl=name), cosine_linear(X, W), rtol=1e-6, atol=1e-6)
 
 
-def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch):
+def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch, force):
     taken = []
     for backend in (look_rows, torch_rows):
         compute = backend.cosines
@@ -83,9 +83,9 @@ def test_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch):
             backend, "cosines", lambda *a, n=name, f=compute, **o: taken.append(n) or f(*a, **o)
         )
     for name in ("look", "torch"):
-        monkeypatch.setenv("COSNORM_IMPL", name)
+        force(name)
         cosine_linear(X, W, impl="auto")
     assert taken == ["look", "torch"]
-    monkeypatch.setenv("COSNORM_IMPL", "gpu")
-    with pytest.raises(ValueError, match="COSNORM_IMPL must be"):
+    force("gpu")
+    with pytest.raises(ValueError, match=r'COSNORM_IMPL must be "auto", "c", "look", "torch" or "triton"'):
         cosine_linear(X, W)

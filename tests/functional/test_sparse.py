@@ -35,10 +35,10 @@ def weights(count: int = 9, size: int = 57, dtype: torch.dtype = torch.float64, 
 
 
 @pytest.fixture(params=["compiled", "torch"])
-def passes(request, monkeypatch):
+def passes(request, force):
     """The compiled passes, and torch's operators in their place."""
     if request.param == "torch":
-        monkeypatch.setenv("COSNORM_IMPL", "look")
+        force("look")
     return request.param
 
 

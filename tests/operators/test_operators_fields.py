@@ -42,9 +42,9 @@ def call_of(geometry: tuple, **options):
 @pytest.mark.parametrize("augment", [0.0, 0.3])
 @pytest.mark.parametrize("last", [False, True])
 def test_each_form_against_unfolding(
-    form: str, geometry: tuple, centered: bool, augment: float, last: bool, monkeypatch
+    form: str, geometry: tuple, centered: bool, augment: float, last: bool, force
 ):
-    monkeypatch.setenv("COSNORM_IMPL", form)
+    force(form)
     own, plain = call_of(geometry, centered=centered, augment=augment)
     x, w = torch.randn(geometry[0]), torch.randn(geometry[1])
     x[0] = 0
@@ -65,8 +65,8 @@ def test_each_form_against_unfolding(
 @each_form
 @pytest.mark.parametrize("centered", [False, True])
 @pytest.mark.parametrize("augment", [0.0, 0.3])
-def test_folded_filters(form: str, centered: bool, augment: float, monkeypatch):
-    monkeypatch.setenv("COSNORM_IMPL", form)
+def test_folded_filters(form: str, centered: bool, augment: float, force):
+    force(form)
     layer = nn.CosineConv2d(4, 6, (3, 2), padding=(1, 2), groups=2, centered=centered, augment=augment)
     x = torch.randn(3, 4, 7, 6, requires_grad=True)
     for scale in (1.0, 1e-30):

@@ -285,8 +285,8 @@ def test_a_dispatch_mode_sees_one_operator(operation: Operation):
 
 @pytest.mark.parametrize("impl", ["auto", "look", "torch", "triton"])
 @every_operation
-def test_results_are_memory_of_their_own(operation: Operation, impl: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COSNORM_IMPL", impl)
+def test_results_are_memory_of_their_own(operation: Operation, impl: str, force):
+    force(impl)
     for learning in ((False, False), (True, False), (False, True), (True, True)):
         x, y = (
             one.requires_grad_(needed)

@@ -7,7 +7,7 @@
 
 `impl="auto"` takes the first that there is for a device; one that is named computes, or the call raises. A
 backend declines what its form could get wrong (it returns None: extreme norms), and the torch form computes
-then. `COSNORM_IMPL` in the environment forces one for a whole program.
+then. `COSNORM_IMPL` in the environment forces one for a whole program; it is read at the first choice.
 """
 
 import functools
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 IMPLEMENTATIONS = ("auto", "c", "torch", "triton")
-_FORCED = "COSNORM_IMPL"
 _AUTO = {"cpu": ("c", "look", "torch")}
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -36,7 +35,7 @@ def check_impl(where: str, impl: str) -> None:
 
 def backend(operation: str, impl: str, tensor: Tensor, *others: Any) -> ModuleType:
     """The first module that handles the shapes and the layout of the tensors; the torch form handles all."""
-    for module in backends(operation, impl, tensor):
+    for module in _order(operation, impl, tensor.device, tensor.dtype):
         if module.handles(tensor, *others):
             return module
     raise AssertionError("the torch form handles everything")
@@ -53,15 +52,16 @@ def backends(operation: str, impl: str, tensor: Tensor) -> tuple[ModuleType, ...
     Raises:
         RuntimeError: the named one cannot compute here; the message says why.
     """
-    return _order(operation, impl, os.environ.get(_FORCED, "auto"), tensor.device.type, tensor.dtype)
+    return _order(operation, impl, tensor.device, tensor.dtype)
 
 
 @functools.cache
-def _order(operation: str, impl: str, forced: str, device: str, dtype: torch.dtype) -> tuple[ModuleType, ...]:
+def _order(operation: str, impl: str, where: torch.device, dtype: torch.dtype) -> tuple[ModuleType, ...]:
+    device, forced = where.type, os.environ.get("COSNORM_IMPL", "auto")
     names: tuple[str, ...] = _AUTO.get(device, ("torch",))
     if forced != "auto":
         if forced not in (*IMPLEMENTATIONS, "look"):
-            raise ValueError(f'{_FORCED} must be "auto", "c", "look", "torch" or "triton", got {forced!r}')
+            raise ValueError(f'COSNORM_IMPL must be "auto", "c", "look", "torch" or "triton", got {forced!r}')
         # What it cannot do is left to torch's form: a whole program has more operations than one.
         names = ("torch",) if _obstacle(operation, forced, device, dtype) else (forced, "torch")
     elif impl != "auto":

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from cosnorm.backends.choose import IMPLEMENTATIONS, check_impl
 from cosnorm.norms import accumulation_dtype
 
 Reduction = Literal["none", "mean", "sum"]
@@ -56,6 +57,18 @@ def check_augment(where: str, augment: float) -> float:
             "the paper uses 1e-4"
         )
     return float(augment)
+
+
+def check_options(where: str, centered: bool, augment: float, impl: str) -> float:
+    """Return `augment` as a float, or raise unless these are the options of a layer.
+
+    What is right is seen at one glance: every call of a layer comes by here.
+    """
+    if type(centered) is bool and type(augment) is float and 0 <= augment <= 1e18 and impl in IMPLEMENTATIONS:
+        return augment
+    check_impl(where, impl)
+    check_flag(where, "centered", centered)
+    return check_augment(where, augment)
 
 
 def check_flag(where: str, name: str, value: bool) -> None:

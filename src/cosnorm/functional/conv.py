@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.backends.choose import check_impl
-from cosnorm.functional.checks import check_augment, check_flag, check_numbers, check_tensors
+from cosnorm.functional.checks import check_numbers, check_options, check_tensors
 from cosnorm.functional.overrides import overridable
 from cosnorm.operators.fields import cosine_fields
 
@@ -153,9 +152,7 @@ def _cosine_conv(
     augment: float,
     impl: str,
 ) -> Tensor:
-    check_impl(where, impl)
-    check_flag(where, "centered", centered)
-    augment = check_augment(where, augment)
+    augment = check_options(where, centered, augment, impl)
     check_tensors(where, x=x, weight=weight)
     if impl == "triton" and centered:
         raise RuntimeError(

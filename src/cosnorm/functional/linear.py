@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.backends.choose import check_impl
-from cosnorm.functional.checks import check_augment, check_flag, check_precision, check_tensors
+from cosnorm.functional.checks import check_options, check_precision, check_tensors
 from cosnorm.functional.overrides import overridable
 from cosnorm.operators.fp8 import cosine_fp8
 from cosnorm.operators.rows import cosine_matrix
@@ -69,10 +68,9 @@ def cosine_linear(
                 [0.0000, 0.0000]])
     """
     where = "cosine_linear"
-    check_impl(where, impl)
-    check_precision(where, precision)
-    check_flag(where, "centered", centered)
-    augment = check_augment(where, augment)
+    augment = check_options(where, centered, augment, impl)
+    if precision is not None:
+        check_precision(where, precision)
     if isinstance(x, Tensor) and x.layout == torch.sparse_csr:
         if precision is not None:
             raise ValueError(f"{where}: a sparse x has no precision but its own, got precision={precision!r}")

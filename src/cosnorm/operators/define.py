@@ -110,7 +110,7 @@ def _register(
 ) -> Any:
     name = _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
     _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
-    COMPUTE[getattr(torch.ops.cosnorm, name).default] = compute
+    COMPUTE[f"cosnorm::{name}"] = compute
     torch.library.register_fake(f"cosnorm::{name}", shapes, lib=_LIBRARY)
     packet = getattr(torch.ops.cosnorm, name)
     torch.library.register_vmap(f"cosnorm::{name}", batch or one_by_one(packet.default), lib=_LIBRARY)
@@ -123,21 +123,17 @@ def _in_order(backward: Backward) -> Function:
     """The gradients in the memory order of what they belong to, as compiled code is told."""
 
     def compute(cotangent: Tensor, *arguments: Any) -> Any:
-        found = backward.compute(cotangent, *arguments)
-        ordered = tuple(
-            _in_order_of(one, like) if needed else cotangent.new_empty(0)
-            for one, like, needed in zip(found, arguments, arguments[-1], strict=False)
-        )
-        return ordered if backward.learns > 1 else ordered[0]
+        found = list(backward.compute(cotangent, *arguments))
+        for place, needed in enumerate(arguments[-1]):
+            if not needed:
+                found[place] = cotangent.new_empty(0)
+            elif found[place].stride() != arguments[place].stride():
+                ordered = torch.empty_like(arguments[place])
+                if found[place].stride() != ordered.stride():
+                    found[place] = ordered.copy_(found[place])
+        return tuple(found) if backward.learns > 1 else found[0]
 
     return compute
-
-
-def _in_order_of(gradient: Tensor, like: Tensor) -> Tensor:
-    if gradient.stride() == like.stride():
-        return gradient
-    ordered = torch.empty_like(like)
-    return gradient if gradient.stride() == ordered.stride() else ordered.copy_(gradient)
 
 
 def _gradient_shapes(learns: int) -> Function:

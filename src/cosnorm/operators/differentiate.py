@@ -13,8 +13,8 @@ from cosnorm.operators.autocast import without_autocast
 
 Function = Callable[..., Any]
 
-# What each operator computes, for calls on which the dispatcher has nothing else to do.
-COMPUTE: dict[Any, Function] = {}
+# What each operator computes, by name, for calls on which the dispatcher has nothing else to do.
+COMPUTE: dict[str, Function] = {}
 NO_GRADIENT = "{} has no gradient; give it tensors that do not require one: x.detach()"
 NO_SECOND = (
     "{}: this gradient cannot be differentiated again; for a gradient penalty or a second-order method use "
@@ -43,14 +43,29 @@ class Backward:
     flops: Function | None = None
 
 
-def _below(operator: Any, arguments: tuple[Any, ...]) -> Any:
+# What the dispatcher has nothing to say to; tensors of all other types see every call.
+_PLAIN = {Tensor, torch.nn.Parameter, bool, int, float, str, list, tuple, type(None)}
+
+
+def _below(operator: Any) -> Function:
     """The operator below autograd; under a function transform, with what the next level differentiates."""
-    if not torch._C._are_functorch_transforms_active():
-        with torch._C._AutoDispatchBelowAutograd():
-            return (COMPUTE[operator] if _nobody_looks(arguments) else operator)(*arguments)
-    # The body of an autograd function has gradients switched off, and the levels further out want theirs.
-    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
+    compute = COMPUTE[operator._schema.name]
+
+    def below(*arguments: Any) -> Any:
+        if _nobody_looks(arguments):
+            return compute(*arguments)
+        if not torch._C._are_functorch_transforms_active():
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+        # The body of an autograd function has gradients switched off; the levels further out want theirs.
+        with (
+            torch.enable_grad(),
+            forward_ad._set_fwd_grad_enabled(True),
+            torch._C._AutoDispatchBelowAutograd(),
+        ):
+            return operator(*arguments)
+
+    return below
 
 
 def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
@@ -58,57 +73,54 @@ def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
 
     After a matrix product the caches hold nothing of it, and the first touch of every line costs.
     """
-    if (
-        torch._C._len_torch_dispatch_stack()
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
         or torch._C._get_tracing_state() is not None
         or torch._C._is_any_autocast_enabled()
         # Batched cotangents of torch.autograd.grad(is_grads_batched=True) are of torch's own type.
         or torch._C._functorch.is_legacy_batchedtensor(arguments[0])
-    ):
-        return False
-    for one in arguments:
-        kind = type(one)
-        if (kind is Tensor or kind is torch.nn.Parameter) and not one.is_meta:
-            continue
-        if isinstance(one, Tensor):
-            return False
-    return True
+        or arguments[0].is_meta
+        or not _PLAIN.issuperset(map(type, arguments))
+    )
 
 
-def _applying(function: type[torch.autograd.Function]) -> Function:
-    """`function.apply` for use at the Autograd key, where one level of transforms has come by already.
+def _applying(function: type[torch.autograd.Function]) -> tuple[Function, Function]:
+    """`function.apply` at the Autograd key: where no transform is active, and where one may be.
 
-    `Function.apply` itself would hand the call to all levels again.
+    One level of transforms has come by already; `Function.apply` itself would hand the call to all again.
     """
     apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
-    def call(*arguments: Any) -> Any:
-        if not torch._C._are_functorch_transforms_active():
-            return apply(*arguments)
+    def of_one_level(*arguments: Any) -> Any:
         with enable_single_level_autograd_function():
             return apply(*arguments)
 
-    return call
+    return apply, of_one_level
 
 
 def differentiating(operator: Any, gradient: Any, backward: Backward) -> Function:
     """The Autograd kernel of an operator that has a gradient."""
     learns, closed_form, tangent = backward.learns, backward.gradients, backward.tangent
     others = len(operator._schema.returns) - 1
-    each = str(operator._schema.arguments[-1].type) == "int"
-    kinds = [str(one.type) for one in operator._schema.arguments]
-    constants = [place for place in range(learns, len(kinds)) if "Tensor" in kinds[place]]
+    given = operator._schema.arguments
+    # The tensors come first, and those that learn before all.
+    tensors = sum("Tensor" in str(one.type) for one in given)
+    assert all("Tensor" in str(one.type) for one in given[:tensors])
+    constants = range(learns, tensors)
+    each = str(given[-1].type) == "int"
+    nothing = (None,) * (len(given) - learns)
+    forward_below, backward_below = _below(operator), _below(gradient)
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            results = _below(operator, arguments)
-            _, *saved = (results,) if isinstance(results, Tensor) else results
-            tensors = [one if isinstance(one, Tensor) else None for one in arguments]
-            ctx.save_for_backward(*tensors, *saved)
+            results = forward_below(*arguments)
+            saved = results[1:] if others else ()
+            ctx.save_for_backward(*arguments[:tensors], *saved)
+            ctx.options = arguments[tensors:-1]
             if not _reverse_mode_alone():
-                ctx.save_for_forward(*tensors)
-            ctx.others = [None if isinstance(one, Tensor) else one for one in arguments]
+                ctx.save_for_forward(*arguments[:tensors])
             ctx.mark_non_differentiable(*saved)
             ctx.set_materialize_grads(False)  # no zeros for what is only kept
             return results
@@ -116,20 +128,22 @@ def differentiating(operator: Any, gradient: Any, backward: Backward) -> Functio
         @staticmethod
         def backward(ctx: Any, cotangent: Tensor | None, *_: Any) -> tuple[Any, ...]:
             if cotangent is None:
-                return (None,) * len(ctx.others)
-            arguments, saved = _saved(ctx)
+                return (None,) * len(given)
+            kept = ctx.saved_tensors
+            arguments = cotangent, *kept[:tensors], *ctx.options
             needs = list(ctx.needs_input_grad[:learns])
-            if closed_form is not None and torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and _reverse_mode_alone():
+                found = backward_below(*arguments, *kept[tensors:], needs)
+            elif closed_form is not None and torch.is_grad_enabled():
                 # A second derivative, or another level of a function transform, may follow.
                 with without_autocast():
-                    found = closed_form(cotangent, *arguments[:-1], needs)
+                    found = closed_form(*arguments, needs)
             else:
-                given = (cotangent, *arguments[:-1], *saved, needs)
-                alone = not torch.is_grad_enabled() and _reverse_mode_alone()
-                found = _below(gradient, given) if alone else gradient(*given)
-            found = (found,) if isinstance(found, Tensor) else found
-            wanted = [one if needed else None for one, needed in zip(found, needs, strict=True)]
-            return *wanted, *[None] * (len(arguments) - learns)
+                found = gradient(*arguments, *kept[tensors:], needs)
+            found = (found,) if learns == 1 and isinstance(found, Tensor) else found
+            if not all(needs):
+                found = [one if needed else None for one, needed in zip(found, needs, strict=True)]
+            return *found, *nothing
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -137,30 +151,33 @@ def differentiating(operator: Any, gradient: Any, backward: Backward) -> Functio
                 raise RuntimeError(
                     f"{operator._schema.name} has no forward derivative; use reverse mode: backward or jacrev"
                 )
-            arguments, _ = _saved(ctx)
+            arguments = *ctx.saved_tensors[:tensors], *ctx.options
             with without_autocast(), torch.enable_grad():
                 if _forward_levels() > 1:
                     # Torch has forward derivatives off within `jvp`; the levels further out want theirs.
                     with forward_ad._set_fwd_grad_enabled(True):
-                        found = tangent(tangents[:learns], *map(_primal, arguments[:-1]))
+                        found = tangent(tangents[:learns], *map(_primal, arguments))
                 else:
-                    found = tangent(tangents[:learns], *arguments[:-1])
+                    found = tangent(tangents[:learns], *arguments)
             return found if others == 0 else (found, *[None] * others)
 
-    apply = _applying(Differentiable)
+    apply, apply_one_level = _applying(Differentiable)
 
     def kernel(*arguments: Any) -> Any:
-        recording = torch.is_grad_enabled()
-        learning = [recording and one is not None and one.requires_grad for one in arguments[:learns]]
-        for place in constants if recording else ():
-            if arguments[place] is not None and arguments[place].requires_grad:
-                raise RuntimeError(_CONSTANT.format(operator._schema.arguments[place].name))
-        if not any(learning) and _reverse_mode_alone():
-            return _below(operator, arguments)
+        learning = 0
+        if torch.is_grad_enabled():
+            for place in range(learns):
+                if arguments[place] is not None and arguments[place].requires_grad:
+                    learning |= 1 << place
+            for place in constants:
+                if arguments[place] is not None and arguments[place].requires_grad:
+                    raise RuntimeError(_CONSTANT.format(given[place].name))
+        alone = _reverse_mode_alone()
+        if alone and not learning:
+            return forward_below(*arguments)
         # Levels further out may have asked for more.
-        keep = arguments[-1]
-        bits = sum(one << place for place, one in enumerate(learning))
-        return apply(*arguments[:-1], bits | keep if each else bits > 0 or keep)
+        keep = learning | arguments[-1]
+        return (apply if alone else apply_one_level)(*arguments[:-1], keep if each else keep > 0)
 
     return kernel
 
@@ -168,15 +185,6 @@ def differentiating(operator: Any, gradient: Any, backward: Backward) -> Functio
 def _reverse_mode_alone() -> bool:
     """Whether nothing but a recorded gradient could ask for a derivative."""
     return forward_ad._current_level < 0 and not torch._C._are_functorch_transforms_active()
-
-
-def _saved(ctx: Any) -> tuple[list[Any], list[Tensor]]:
-    """The arguments as they were given, and the results that were kept."""
-    number = len(ctx.others)
-    tensors = ctx.saved_tensors
-    pairs = zip(tensors[:number], ctx.others, strict=True)
-    arguments = [other if one is None else one for one, other in pairs]
-    return arguments, list(tensors[number:])
 
 
 def _forward_levels() -> int:
@@ -191,11 +199,12 @@ def _primal(argument: Any) -> Any:
 
 def refusing(operator: Any, message: str) -> Function:
     """The Autograd kernel of an operator that cannot be differentiated: it raises, and never gives zero."""
+    below = _below(operator)
 
     class Refusing(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            return _below(operator, arguments)
+            return below(*arguments)
 
         @staticmethod
         def backward(ctx: Any, *_: Any) -> Any:
@@ -205,13 +214,12 @@ def refusing(operator: Any, message: str) -> Function:
         def jvp(ctx: Any, *_: Any) -> Any:
             raise RuntimeError(message.format(operator._schema.name))
 
-    apply = _applying(Refusing)
+    apply, apply_one_level = _applying(Refusing)
 
     def kernel(*arguments: Any) -> Any:
-        if not torch.is_grad_enabled() and _reverse_mode_alone():
-            with torch._C._AutoDispatchBelowAutograd():
-                return operator(*arguments)
-        return apply(*arguments)
+        if not _reverse_mode_alone():
+            return apply_one_level(*arguments)
+        return apply(*arguments) if torch.is_grad_enabled() else below(*arguments)
 
     return kernel
 

@@ -22,11 +22,10 @@ def _compute(
     contraction: Contraction, x: Tensor, y: Tensor, centered: bool, augment: float, impl: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_one_dtype(x, y)
-    options: Any = {"centered": centered, "augment": augment, "keep": keep}
     backend = choose.backend("rows", impl, x, y, contraction, keep)
-    found: tuple[Tensor, Tensor, Tensor] | None = backend.cosines(x, y, contraction, **options)
+    found: Any = backend.cosines(x, y, contraction, centered=centered, augment=augment, keep=keep)
     if found is None:
-        found = torch_rows.cosines(x, y, contraction, **options)
+        found = torch_rows.cosines(x, y, contraction, centered=centered, augment=augment, keep=keep)
         if keep:
             # What the backend would have saved, marked: its backward pass declines, too.
             products, statistics = backend.saved(x, y, contraction, centered)
@@ -56,11 +55,22 @@ def _gradients(
     statistics: Tensor,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
-    options: Any = {"centered": centered, "augment": augment, "needs": needs}
-    given = cotangent, x, y, products, statistics, contraction
     backend = choose.backend("rows", impl, x, y, contraction, True)
-    found: tuple[Tensor, Tensor] | None = backend.gradients(*given, **options)
-    return torch_rows.gradients(*given, **options) if found is None else found
+    for form in (backend, torch_rows):
+        found: tuple[Tensor, Tensor] | None = form.gradients(
+            cotangent,
+            x,
+            y,
+            products,
+            statistics,
+            contraction,
+            centered=centered,
+            augment=augment,
+            needs=needs,
+        )
+        if found is not None:
+            return found
+    raise AssertionError("the torch form handles everything")
 
 
 def _formula(

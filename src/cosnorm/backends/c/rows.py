@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cosnorm.backends.c.library import library
-from cosnorm.backends.torch.contraction import Contraction
+from cosnorm.backends.torch.contraction import MATRIX, Contraction
 from cosnorm.norms import COTANGENT_LIMIT, NORM_LIMIT, accumulation_dtype
 
 # So many rows of x are too few for a matrix product to hide a second reading of the weight: one pass takes
@@ -79,26 +79,28 @@ def folded(
     """The cosines with unit rows, (of mean 0 if centered); none may have an appended component."""
     if constant is not None:
         return None
-    found = _cosines(x, weight, centered=centered, augment=augment, folded=True, keep=False)
+    options: Any = {"centered": centered, "augment": augment, "keep": False}
+    found = cosines(x, weight, MATRIX, **options, folded=True)
     return None if found is None else found[0]
 
 
 def cosines(
-    x: Tensor, weight: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
+    x: Tensor,
+    weight: Tensor,
+    contraction: Contraction,
+    *,
+    centered: bool,
+    augment: float,
+    keep: bool,
+    folded: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The cosines (x·w + augment²) f_x f_w (N, M), the products x·w, and the statistics, in one dimension.
 
     The statistics are the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N),
     and of centered rows the means of the weight (M), in the dtype of sums. The products of float16 are
-    float32.
+    float32. Unless they are to be kept, both may be the cosines themselves. `folded`: the rows of the weight
+    are unit vectors.
     """
-    return _cosines(x, weight, centered=centered, augment=augment, folded=False, keep=keep)
-
-
-def _cosines(
-    x: Tensor, weight: Tensor, *, centered: bool, augment: float, folded: bool, keep: bool
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The same; if nothing is to be kept, the other two may be the cosines themselves."""
     passes, threads, dtype = _passes(x.dtype), torch.get_num_threads(), x.dtype
     if dtype is torch.float16:
         x, weight = x.float(), weight.float()
@@ -158,7 +160,9 @@ def _cosines(
         )
     if not fine:
         return None
-    return output.to(dtype), products, output if statistics is None else statistics
+    if dtype is torch.float16:
+        output = output.to(dtype)
+    return output, products, output if statistics is None else statistics
 
 
 def gradients(
@@ -173,7 +177,10 @@ def gradients(
     augment: float,
     needs: list[bool],
 ) -> tuple[Tensor, Tensor] | None:
-    """The gradients in x and in the weight from what `cosines` kept, by h = g f_x f_w and its products."""
+    """The gradients in x and in the weight from what `cosines` kept, by h = g f_x f_w and its products.
+
+    One that is not needed is empty.
+    """
     needs_x, needs_w = needs
     passes, dtype = _passes(x.dtype), x.dtype
     few = x.shape[0] <= passes.few_gradients
@@ -208,9 +215,11 @@ def gradients(
             into_x.addmm_(h, weight)
         if into_w is not None:
             into_w.addmm_(h.t(), x if values is None else values)
-    nothing = x.new_empty(0)
-    into_x, into_w = (nothing if one is None else one.to(dtype) for one in (into_x, into_w))
-    return into_x, into_w
+    if into_x is None:
+        into_x = x.new_empty(0)
+    if into_w is None:
+        into_w = x.new_empty(0)
+    return (into_x.to(dtype), into_w.to(dtype)) if dtype is torch.float16 else (into_x, into_w)
 
 
 def _address(tensor: Tensor | None) -> int:
