@@ -4,6 +4,10 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+
+# Two processes of two threads on two cores: threads that spin at a barrier wait for one that does not run.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 from torch.utils import deterministic
 
