@@ -1,8 +1,8 @@
 """CLIP's loss: two kinds of embeddings look for each other."""
 
 import math
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cosnorm.distributed import Group
@@ -10,6 +10,7 @@ from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_pair
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
+from cosnorm.learned import number, reshape_loaded
 from cosnorm.losses.temperature import bounded
 
 
@@ -73,7 +74,7 @@ class CLIPLoss(nn.Module):
         impl: "auto", "torch" or "triton".
 
     Attributes:
-        logit_scale: log 1/τ, of shape (), as in OpenAI's and OpenCLIP's checkpoints.
+        logit_scale: log 1/τ, of shape (1,); those of OpenAI's and OpenCLIP's checkpoints, of shape (), load.
 
     Example:
         >>> import torch
@@ -99,7 +100,7 @@ class CLIPLoss(nn.Module):
             raise ValueError(
                 f"CLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
             )
-        scale = torch.tensor(-math.log(temperature), dtype=torch.get_default_dtype())
+        scale = number(-math.log(temperature))
         if learn_temperature:
             self.logit_scale = nn.Parameter(scale)
         else:
@@ -118,6 +119,10 @@ class CLIPLoss(nn.Module):
             group=self.group,
             impl=self.impl,
         )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        reshape_loaded(state_dict, prefix + "logit_scale")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The options, for `print`."""

@@ -1,13 +1,14 @@
 """SigLIP's loss: every pair for itself, with a learned scale and bias."""
 
 import math
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.checks import Reduction
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
+from cosnorm.learned import number, reshape_loaded
 from cosnorm.losses.temperature import bounded
 
 
@@ -23,8 +24,8 @@ class SigLIPLoss(nn.Module):
         group: processes over which the batch is spread.
 
     Attributes:
-        logit_scale: log of the scale, of shape ().
-        logit_bias: of shape ().
+        logit_scale: log of the scale, of shape (1,); one of shape () loads.
+        logit_bias: of shape (1,), likewise.
 
     Source: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", arXiv 2303.15343, section 3.2.
 
@@ -49,8 +50,8 @@ class SigLIPLoss(nn.Module):
             raise ValueError(
                 f"SigLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
             )
-        self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
-        self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+        self.logit_scale = nn.Parameter(number(-math.log(temperature)))
+        self.logit_bias = nn.Parameter(number(bias))
         self.max_scale, self.reduction = max_scale, reduction
         self.chunk_size, self.group = chunk_size, group
 
@@ -65,6 +66,11 @@ class SigLIPLoss(nn.Module):
             chunk_size=self.chunk_size,
             group=self.group,
         )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        reshape_loaded(state_dict, prefix + "logit_scale")
+        reshape_loaded(state_dict, prefix + "logit_bias")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The options, for `print`."""

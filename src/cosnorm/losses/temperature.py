@@ -1,9 +1,11 @@
 """A temperature, fixed or learned; positive in either case."""
 
 import math
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from cosnorm.learned import number, reshape_loaded
 
 
 def bounded(value: Tensor, low: float, high: float) -> Tensor:
@@ -39,13 +41,17 @@ class Temperature(nn.Module):
                 f"got {temperature}"
             )
         self.initial = float(temperature)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn else None
+        self.log_temperature = nn.Parameter(number(math.log(temperature))) if learn else None
 
     def forward(self) -> float | Tensor:
-        """τ: a number, or a tensor of shape () if it learns."""
+        """τ: a number, or a tensor of one element if it learns."""
         if self.log_temperature is None:
             return self.initial
         return bounded(self.log_temperature, math.log(self.LOWEST), math.log(self.HIGHEST)).exp()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        reshape_loaded(state_dict, prefix + "log_temperature")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """The temperature at the start, for `print`."""

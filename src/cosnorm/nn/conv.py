@@ -79,7 +79,7 @@ class _CosineConv(_ConvNd):
         )
         self.centered = centered
         self.augment = float(augment)
-        self.scale = Scale(scale, name, device, dtype)
+        self.scale = Scale(scale, self.weight[0].numel(), name, device, dtype)
         check_impl(name, impl)
         self.impl = impl
 
@@ -169,7 +169,9 @@ class CosineConv2d(_CosineConv, nn.Conv2d):
         dtype: as in `torch.nn.Conv2d`.
         centered: subtract the mean of each filter and of each receptive field first (eq. 17).
         augment: the paper's constant extra component, appended after centering; the paper uses 1e-4.
-        scale: None, a positive number, or "learned": the exponential of a parameter that begins at log 10.
+        scale: as in `cosnorm.nn.CosineLinear`: None for the paper's layer and its learning rate of 10, "unit"
+            (√ of kernel × channels of a group) for hidden layers at the learning rates of plain ones,
+            "learned" for the last layer, or a positive number.
         impl: as in `cosnorm.functional.cosine_conv2d`.
 
     Shape: (N, C, H, W) or (C, H, W) → (N, O, H', W').

@@ -25,7 +25,7 @@ class _Folded(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.centered, self.augment = layer.centered, layer.augment
         one = torch.ones((), dtype=torch.float32, device=weight.device)
-        self.register_buffer("scale", None if layer.scale.is_one else layer.scale(one).detach())
+        self.register_buffer("scale", None if layer.scale.is_one else layer.scale(one).detach().reshape(()))
 
     def _finish(self, cosines: Tensor, rank: int) -> Tensor:
         output = cosines if self.scale is None else cosines * self.scale.to(cosines.dtype)

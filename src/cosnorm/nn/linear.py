@@ -33,7 +33,11 @@ class CosineLinear(nn.Linear):
         centered: subtract the means first (eq. 17).
         augment: the paper's constant extra component, appended after centering; the paper uses 1e-4. At 0
             the layer is exact at every scale.
-        scale: None, a positive number, or "learned": the exponential of a parameter that begins at log 10.
+        scale: what the cosines are multiplied by. None: nothing, the paper's layer, which wants the paper's
+            learning rate of 10. "unit": √in_features, for hidden layers at the learning rates of plain ones:
+            the cosine of random vectors has variance 1/D, so that the outputs have unit variance, as after
+            batch normalization. "learned": the exponential of a parameter that begins at log 10, for the last
+            layer, whose cosines are logits. Or a positive number.
         impl: as in `cosnorm.functional.cosine_linear`.
         precision: None, or "fp8" for 8-bit products, as in `cosnorm.functional.cosine_linear`.
 
@@ -80,7 +84,7 @@ class CosineLinear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.centered = centered
         self.augment = check_augment("CosineLinear", augment)
-        self.scale = Scale(scale, "CosineLinear", device, dtype)
+        self.scale = Scale(scale, in_features, "CosineLinear", device, dtype)
         check_impl("CosineLinear", impl)
         check_precision("CosineLinear", precision)
         self.impl, self.precision = impl, precision

@@ -1,14 +1,12 @@
-"""Models for inference: cosine layers with unit weights, exported programs in torch's own operators."""
+"""Models for inference: cosine layers with unit weights."""
 
 import copy
 
-import torch
 from torch import nn
 
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
 from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear
 from cosnorm.nn.linear import CosineLinear
-from cosnorm.operators.define import formulas
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -37,27 +35,6 @@ def fold(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise TypeError(f"fold: module must be a torch.nn.Module, got {type(module).__name__}")
     return _fold(copy.deepcopy(module)).eval()
-
-
-def decompose(program: "torch.export.ExportedProgram") -> "torch.export.ExportedProgram":
-    """An exported program with torch's own operators in place of ours, for any runtime that can read them.
-
-    `torch.export.export` keeps each cosine as one operator, which needs this library where the program runs.
-
-    Args:
-        program: what `torch.export.export` gave; it stays as it is.
-
-    Returns:
-        The same program in torch's operators alone; losses and sparse rows stay as they are.
-
-    Example:
-        >>> import torch
-        >>> from cosnorm.nn import CosineLinear
-        >>> program = torch.export.export(CosineLinear(8, 3), (torch.randn(5, 8),))
-        >>> any("cosnorm" in str(node.target) for node in decompose(program).graph.nodes)
-        False
-    """
-    return program.run_decompositions(formulas())
 
 
 def _fold(module: nn.Module) -> nn.Module:

@@ -1,0 +1,236 @@
+"""An existing model with cosine layers in place of its own, and the way back."""
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from cosnorm.convert.redundant import remove_norms
+from cosnorm.functional.checks import check_augment, check_flag
+from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
+from cosnorm.nn.linear import CosineLinear
+from cosnorm.nn.scale import Scale
+
+Filter = Callable[[nn.Module, str], bool]
+
+_COSINE: dict[type, type] = {
+    nn.Linear: CosineLinear,
+    nn.Conv1d: CosineConv1d,
+    nn.Conv2d: CosineConv2d,
+    nn.Conv3d: CosineConv3d,
+}
+_PLAIN = {cosine: plain for plain, cosine in _COSINE.items()}
+_WHERE = "to_cosine"
+
+
+def to_cosine(
+    module: nn.Module,
+    *,
+    filter_fn: Filter | None = None,
+    centered: bool = True,
+    scale: float | str | None = "unit",
+    augment: float = 0.0,
+    remove_norm: bool = False,
+    inplace: bool = False,
+) -> nn.Module:
+    """A model with cosine layers in place of its own, to be trained at its own learning rate.
+
+    Each chosen layer gets another class and stays the object that it was: its name, parameters (also those
+    that are shared), bias, dtype, device, training flag, `requires_grad` and hooks. What it computes is
+    another function of the same weights: a model that was trained must be trained again.
+
+    Args:
+        module: the model, or one layer.
+        filter_fn: takes a layer and its name, and says whether it is replaced. None: all but the last linear
+            layer of the model, whose outputs are no pre-activations, and layers with one number to a cosine
+            (one input feature; one channel under a kernel of one element), which would only keep its sign. A
+            model that is one layer is replaced.
+        centered: of the new layers.
+        scale: of the new layers, see `cosnorm.nn.CosineLinear`; "unit" suits the usual learning rates.
+        augment: of the new layers.
+        remove_norm: put `torch.nn.Identity` in the place of norms that a cosine layer makes needless. A batch
+            norm goes if it takes nothing but what a new layer gives; its bias becomes that of the layer. A
+            layer or RMS norm goes if it gives to new linear layers alone and its learned factors, if any, are
+            still 1 and 0: a centered cosine does not feel shift and scale of a row, a plain one not its
+            scale, so that the outputs stay the same. `torch.fx` finds who gives to whom; where it cannot
+            trace a model, neighbours in a `torch.nn.Sequential` count.
+        inplace: change the model itself; else a deep copy.
+
+    Returns:
+        The model. The logger "cosnorm.convert" says at level INFO what was replaced, what was not, and why.
+
+    Raises:
+        TypeError: `module` is no `torch.nn.Module`; a chosen layer is parametrized, weight-normed, pruned,
+            quantized or fused: the message names it.
+        ValueError: a wrong option.
+
+    `torch.nn.MultiheadAttention` reads the weight of its `out_proj` itself, so that this stays a plain layer.
+    `torch.nn.TransformerEncoderLayer` does so with its linear layers in inference: that path is switched off
+    where one of them is replaced. What else takes a layer's weight instead of calling it (LoRA's merging, an
+    own `F.linear(x, layer.weight)`) computes what it did.
+
+    Source: Luo et al., "Cosine Normalization", arXiv 1702.05870, eqs. 4 and 17.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(784, 100), nn.BatchNorm1d(100), nn.ReLU(), nn.Linear(100, 10))
+        >>> to_cosine(model, remove_norm=True)
+        Sequential(
+          (0): CosineLinear(
+            in_features=784, out_features=100, bias=True, centered=True, augment=0.0
+            (scale): Scale('unit')
+          )
+          (1): Identity()
+          (2): ReLU()
+          (3): Linear(in_features=100, out_features=10, bias=True)
+        )
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{_WHERE}: module must be a torch.nn.Module, got {type(module).__name__}")
+    check_flag(_WHERE, "centered", centered)
+    augment = check_augment(_WHERE, augment)
+    Scale(scale, 1, _WHERE)  # raises
+    layers = dict(module.named_modules())
+    names, lines = _choose(layers, filter_fn or _default(layers))
+    model = module if inplace else copy.deepcopy(module)
+    layers = dict(model.named_modules())
+    for name in names:
+        _become_cosine(layers[name], centered=centered, augment=augment, scale=scale)
+        lines.append(f"{name or 'the model'}: {type(layers[name]).__name__}")
+    cosine = {layers[name] for name in names}
+    lines += _switch_bypasses_off(layers, cosine)
+    if remove_norm:
+        lines += remove_norms(model, cosine)
+    logger = logging.getLogger("cosnorm.convert")
+    for line in lines:
+        logger.info(line)
+    return model
+
+
+def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """A model with torch's own layers in place of cosine layers: the way back from `to_cosine`.
+
+    The layers keep their weights and biases, and lose their scales. Norms that were removed do not come back,
+    folded layers stay.
+
+    Args:
+        module: the model, or one layer.
+        inplace: change the model itself; else a deep copy.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: `module` is no `torch.nn.Module`.
+
+    Example:
+        >>> from torch import nn
+        >>> to_plain(to_cosine(nn.Linear(3, 2)))
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"to_plain: module must be a torch.nn.Module, got {type(module).__name__}")
+    model = module if inplace else copy.deepcopy(module)
+    for layer in list(model.modules()):
+        for name, value in layer.__dict__.pop("_before_cosine", {}).items():
+            setattr(layer, name, value)
+        if type(layer) in _PLAIN:
+            for name in ("centered", "augment", "scale", "impl", "precision"):
+                if hasattr(layer, name):
+                    delattr(layer, name)
+            layer.__class__ = _PLAIN[type(layer)]
+    return model
+
+
+def _default(layers: dict[str, nn.Module]) -> Filter:
+    linear = [layer for layer in layers.values() if type(layer) is nn.Linear]
+    alone = len(layers) == 1
+
+    def accept(layer: nn.Module, name: str) -> bool:
+        last = bool(linear) and layer is linear[-1] and not alone
+        weight = getattr(layer, "weight", None)
+        return not last and not (type(layer) in _COSINE and weight is not None and weight[0].numel() == 1)
+
+    return accept
+
+
+def _choose(layers: dict[str, nn.Module], accept: Filter) -> tuple[list[str], list[str]]:
+    """The names of the layers to replace, and a line for each that stays."""
+    names, lines = [], []
+    for name, layer in layers.items():
+        reason = _why_not(layer)
+        if reason is None and type(layer) not in _COSINE:
+            continue
+        if not accept(layer, name):
+            lines.append(f"{name}: left out")
+        elif reason is None:
+            names.append(name)
+        elif reason.startswith("stays"):
+            lines.append(f"{name}: {reason}")
+        else:
+            raise TypeError(
+                f"{_WHERE}: {name or 'the model'} ({type(layer).__name__}) {reason}; or leave it out: "
+                f"filter_fn=lambda layer, name: name != {name!r}"
+            )
+    return names, lines
+
+
+def _why_not(layer: Any) -> str | None:
+    """Why a layer with a weight is not replaced; None: it is, or it is of no such kind."""
+    if type(layer).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torch.nn.intrinsic")):
+        return (
+            "is quantized or fused; convert the model before it is quantized" if _has_weight(layer) else None
+        )
+    if not isinstance(layer, tuple(_COSINE)) or type(layer) in _PLAIN:
+        return None
+    if parametrize.is_parametrized(layer):
+        return "is parametrized; take that away first: torch.nn.utils.parametrize.remove_parametrizations"
+    if type(layer) in _COSINE:
+        if "weight" not in layer._parameters:
+            return (
+                "computes its weight from others (weight or spectral norm, pruning); make it one first: "
+                "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
+        if layer.weight.is_complex():
+            return "has complex weights; cosine layers take float16, bfloat16, float32 or float64"
+        return None
+    if type(layer).__name__ == "NonDynamicallyQuantizableLinear":
+        return "stays: torch.nn.MultiheadAttention reads its weight itself"
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        return "has no weight yet; call the model once first"
+    return f"stays: {type(layer).__name__} is a class of its own, which may compute something else"
+
+
+def _has_weight(layer: nn.Module) -> bool:
+    return hasattr(layer, "weight") or any(isinstance(one, tuple(_COSINE)) for one in layer.children())
+
+
+def _become_cosine(layer: Any, *, centered: bool, augment: float, scale: float | str | None) -> None:
+    kind = _COSINE[type(layer)]
+    options: dict[str, Any] = {"centered": centered, "augment": augment, "impl": "auto"}
+    if kind is CosineLinear:
+        options["precision"] = None
+    weight = layer.weight
+    layer.scale = Scale(scale, weight[0].numel(), kind.__name__, weight.device, weight.dtype)
+    layer.scale.requires_grad_(weight.requires_grad).train(layer.training)
+    layer.__dict__.update(options)
+    layer.__class__ = kind
+
+
+def _switch_bypasses_off(layers: dict[str, nn.Module], cosine: set[nn.Module]) -> list[str]:
+    """Torch's paths that read the weights of layers instead of calling them."""
+    switches = {
+        nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+        nn.TransformerEncoder: "use_nested_tensor",
+    }
+    lines = []
+    for name, layer in layers.items():
+        for kind, switch in switches.items():
+            if isinstance(layer, kind) and cosine.intersection(layer.modules()) and getattr(layer, switch):
+                layer.__dict__.setdefault("_before_cosine", {})[switch] = getattr(layer, switch)
+                setattr(layer, switch, False)
+                lines.append(f"{name or 'the model'}: its fast path would not call these layers and is off")
+    return lines

@@ -1,0 +1,26 @@
+"""Exported programs that run without this library."""
+
+import torch
+
+from cosnorm.operators.define import formulas
+
+
+def decompose(program: "torch.export.ExportedProgram") -> "torch.export.ExportedProgram":
+    """An exported program with torch's own operators in place of ours, for any runtime that can read them.
+
+    `torch.export.export` keeps each cosine as one operator, which needs this library where the program runs.
+
+    Args:
+        program: what `torch.export.export` gave; it stays as it is.
+
+    Returns:
+        The same program in torch's operators alone; losses and sparse rows stay as they are.
+
+    Example:
+        >>> import torch
+        >>> from cosnorm.nn import CosineLinear
+        >>> program = torch.export.export(CosineLinear(8, 3), (torch.randn(5, 8),))
+        >>> any("cosnorm" in str(node.target) for node in decompose(program).graph.nodes)
+        False
+    """
+    return program.run_decompositions(formulas())
