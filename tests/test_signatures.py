@@ -10,6 +10,7 @@ from types import ModuleType
 
 import cosnorm.caffe2.core
 import cosnorm.caffe2.workspace
+import cosnorm.convert
 import cosnorm.functional
 import cosnorm.losses
 import cosnorm.nn
@@ -18,6 +19,7 @@ MODULES = (
     cosnorm.caffe2,
     cosnorm.caffe2.core,
     cosnorm.caffe2.workspace,
+    cosnorm.convert,
     cosnorm.functional,
     cosnorm.losses,
     cosnorm.nn,

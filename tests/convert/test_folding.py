@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 from cosnorm.convert import fold
 from cosnorm.nn import CosineConv1d, CosineConv2d, CosineConv3d, CosineLinear
@@ -84,3 +85,47 @@ def test_a_model_keeps_its_other_layers_and_its_state_travels():
 def test_what_is_no_module():
     with pytest.raises(TypeError, match=r"must be a torch\.nn.Module, got str"):
         fold("model")
+
+
+def test_hooks_go_along_and_a_layer_in_two_places_is_folded_once():
+    shared = CosineLinear(4, 4)
+    model = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared))
+    shared.register_forward_hook(lambda layer, given, output: output + 1)
+    shared.register_forward_pre_hook(
+        lambda layer, args, kwargs: ((2 * args[0] + 1,), kwargs), with_kwargs=True
+    )
+    folded, x = fold(model), torch.randn(3, 4)
+    assert folded[0] is folded[2][0]
+    assert not list(folded.parameters())
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_folded_is_named():
+    class Own(CosineLinear):
+        def forward(self, input):  # noqa: A002
+            return super().forward(input) + 1
+
+    class Renamed(CosineLinear):
+        pass
+
+    for layer, message in (
+        (Own(3, 2), "Own overrides forward"),
+        (prune.l1_unstructured(CosineLinear(3, 2), "weight", 0.5), "its weight is computed from others"),
+        (weight_norm(CosineConv2d(3, 2, 1)), "its weight is computed from others"),
+    ):
+        with pytest.raises(TypeError, match=f"fold: 0: {message}"):
+            fold(nn.Sequential(layer))
+        with pytest.raises(TypeError, match=f"FoldedCosine.*: {message}"):
+            layer.fold()
+    x = torch.randn(4, 3)
+    for layer in (Renamed(3, 2), parametrizations.weight_norm(CosineLinear(3, 2))):
+        torch.testing.assert_close(fold(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_torchs_transformer_calls_folded_layers():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    model.linear1 = CosineLinear(8, 16, bias=True)
+    x = torch.randn(2, 5, 8)
+    expected = model.train()(x)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(model)(x), expected, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from cosnorm.convert.bypasses import switch_bypasses_off, switch_bypasses_on
 from cosnorm.convert.redundant import remove_norms
 from cosnorm.functional.checks import check_augment, check_flag
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
@@ -101,7 +102,7 @@ def to_cosine(
         _become_cosine(layers[name], centered=centered, augment=augment, scale=scale)
         lines.append(f"{name or 'the model'}: {type(layers[name]).__name__}")
     cosine = {layers[name] for name in names}
-    lines += _switch_bypasses_off(layers, cosine)
+    lines += switch_bypasses_off(layers, cosine)
     if remove_norm:
         lines += remove_norms(model, cosine)
     logger = logging.getLogger("cosnorm.convert")
@@ -135,8 +136,7 @@ def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise TypeError(f"to_plain: module must be a torch.nn.Module, got {type(module).__name__}")
     model = module if inplace else copy.deepcopy(module)
     for layer in list(model.modules()):
-        for name, value in layer.__dict__.pop("_before_cosine", {}).items():
-            setattr(layer, name, value)
+        switch_bypasses_on(layer)
         if type(layer) in _PLAIN:
             for name in ("centered", "augment", "scale", "impl", "precision"):
                 if hasattr(layer, name):
@@ -218,19 +218,3 @@ def _become_cosine(layer: Any, *, centered: bool, augment: float, scale: float |
     layer.scale.requires_grad_(weight.requires_grad).train(layer.training)
     layer.__dict__.update(options)
     layer.__class__ = kind
-
-
-def _switch_bypasses_off(layers: dict[str, nn.Module], cosine: set[nn.Module]) -> list[str]:
-    """Torch's paths that read the weights of layers instead of calling them."""
-    switches = {
-        nn.TransformerEncoderLayer: "activation_relu_or_gelu",
-        nn.TransformerEncoder: "use_nested_tensor",
-    }
-    lines = []
-    for name, layer in layers.items():
-        for kind, switch in switches.items():
-            if isinstance(layer, kind) and cosine.intersection(layer.modules()) and getattr(layer, switch):
-                layer.__dict__.setdefault("_before_cosine", {})[switch] = getattr(layer, switch)
-                setattr(layer, switch, False)
-                lines.append(f"{name or 'the model'}: its fast path would not call these layers and is off")
-    return lines

@@ -4,16 +4,29 @@ import copy
 
 from torch import nn
 
+from cosnorm.convert.bypasses import switch_bypasses_off
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
-from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear
+from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, check_foldable
 from cosnorm.nn.linear import CosineLinear
+
+_LAYERS = (CosineLinear, CosineConv1d, CosineConv2d, CosineConv3d)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 
 
 def fold(module: nn.Module) -> nn.Module:
     """A copy of a model in which every cosine layer has unit vectors for a weight.
 
     The weight's norms and means are computed once, here, and not again in each call. The outputs are those of
-    the model within rounding; the copy does not learn, as its cosine layers have buffers for parameters.
+    the model within rounding; the copy does not learn, as its cosine layers have buffers for parameters. A
+    layer that stands in several places is folded once, and keeps its hooks.
 
     Args:
         module: a cosine layer, or a model with any number of them; it stays as it is.
@@ -22,7 +35,8 @@ def fold(module: nn.Module) -> nn.Module:
         The copy, in evaluation mode.
 
     Raises:
-        TypeError: `module` is no `torch.nn.Module`.
+        TypeError: `module` is no `torch.nn.Module`; a cosine layer is of a class that overrides `forward`, or
+            computes its weight from others (old weight norm, pruning): the message names it.
 
     Example:
         >>> import torch
@@ -34,14 +48,25 @@ def fold(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"fold: module must be a torch.nn.Module, got {type(module).__name__}")
-    return _fold(copy.deepcopy(module)).eval()
+    for name, layer in module.named_modules():
+        if isinstance(layer, _LAYERS):
+            check_foldable(f"fold: {name or 'the model'}", layer)
+    model = _fold(copy.deepcopy(module), {})
+    layers = dict(model.named_modules())
+    folded = (FoldedCosineLinear, FoldedCosineConv)
+    switch_bypasses_off(layers, {layer for layer in layers.values() if isinstance(layer, folded)})
+    return model.eval()
 
 
-def _fold(module: nn.Module) -> nn.Module:
-    if isinstance(module, CosineLinear):
-        return FoldedCosineLinear(module)
-    if isinstance(module, (CosineConv1d, CosineConv2d, CosineConv3d)):
-        return FoldedCosineConv(module)
-    for name, child in module.named_children():
-        setattr(module, name, _fold(child))
-    return module
+def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module not in done:
+        if isinstance(module, _LAYERS):
+            kind = FoldedCosineLinear if isinstance(module, CosineLinear) else FoldedCosineConv
+            done[module] = kind(module)
+            for name in _HOOKS:
+                setattr(done[module], name, getattr(module, name))
+        else:
+            done[module] = module
+            for name, child in module._modules.items():
+                module._modules[name] = None if child is None else _fold(child, done)
+    return done[module]

@@ -5,8 +5,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
+
+
+def check_foldable(where: str, layer: Any) -> None:
+    """Raise unless the layer computes what its class does, from a weight of its own."""
+    its_own = next(kind for kind in type(layer).__mro__ if "forward" in vars(kind))
+    if not its_own.__module__.startswith("cosnorm.nn."):
+        raise TypeError(
+            f"{where}: {its_own.__name__} overrides forward, and what it adds would be lost; write it as a "
+            "module that has a cosine layer and calls it"
+        )
+    if "weight" not in layer._parameters and not parametrize.is_parametrized(layer, "weight"):
+        raise TypeError(
+            f"{where}: its weight is computed from others (old weight or spectral norm, pruning); make it "
+            "one first: torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+        )
 
 
 class _Folded(nn.Module):
@@ -50,7 +66,7 @@ class FoldedCosineLinear(_Folded):
     Shape: (*, in_features) → (*, out_features).
 
     Raises:
-        TypeError: `layer` is no `CosineLinear`.
+        TypeError: `layer` is no `CosineLinear`, overrides `forward`, or computes its weight from others.
         ValueError: an input of another size.
 
     Example:
@@ -65,6 +81,7 @@ class FoldedCosineLinear(_Folded):
     def __init__(self, layer: nn.Linear) -> None:
         if not (isinstance(layer, nn.Linear) and hasattr(layer, "centered")):
             raise TypeError(f"FoldedCosineLinear: layer must be a CosineLinear, got {type(layer).__name__}")
+        check_foldable("FoldedCosineLinear", layer)
         super().__init__(layer)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
@@ -82,7 +99,7 @@ class FoldedCosineConv(_Folded):
     Shape: as that of the layer.
 
     Raises:
-        TypeError: `layer` is no cosine convolution.
+        TypeError: `layer` is no cosine convolution, overrides `forward`, or computes its weight from others.
         ValueError: an input of another number of channels or dimensions.
 
     Example:
@@ -97,6 +114,7 @@ class FoldedCosineConv(_Folded):
     def __init__(self, layer: Any) -> None:
         if not (isinstance(layer, nn.modules.conv._ConvNd) and hasattr(layer, "centered")):
             raise TypeError(f"FoldedCosineConv: layer must be a CosineConv, got {type(layer).__name__}")
+        check_foldable("FoldedCosineConv", layer)
         super().__init__(layer)
         self._padding = layer._reversed_padding_repeated_twice
         self._mode = layer.padding_mode if layer.padding_mode != "zeros" else "constant"
