@@ -1,15 +1,22 @@
-# make demo · make test · make test-all · make test-gpu · make check · make bench · make bench-gpu · make bench-check
+# make demo · make test · make test-all · make test-oldest · make test-gpu · make check · make bench · make bench-gpu · make bench-check
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-gpu check format bench bench-gpu bench-check clean
+.PHONY: demo test test-all test-oldest test-gpu check format bench bench-gpu bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(OLDEST)/installed: pyproject.toml setup.py constraints-oldest.txt $(wildcard src/cosnorm/backends/c/passes/*)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt \
+		-e '.[caffe2]' torch numpy typer rich hypothesis import-linter mpmath pytest pytest-xdist pytorch-metric-learning
 	touch $@
 
 demo: $(STAMP)
@@ -20,6 +27,11 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
+
+# The library, without the laboratory, on the oldest torch that it takes: gigabytes, as that has no build for CPUs.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -q -n 2 --ignore tests/lab --ignore tests/test_benchmarks.py \
+		--ignore tests/test_documents.py --ignore src/cosnorm_lab tests src/cosnorm
 
 # On a machine with a GPU, in an environment of your own that has torch with CUDA, triton and pytest: PYTHON is its python.
 test-gpu:
@@ -46,4 +58,4 @@ bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks.check
 
 clean:
-	rm -rf .venv demo build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(OLDEST) demo build .mypy_cache .pytest_cache .ruff_cache

@@ -94,6 +94,11 @@ def main(rank: int, processes: int, folder: str) -> None:
         found[f"head, {dtype}"] = [*values, sharded.weight.grad.clone()]
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
+        rows = first.clone().requires_grad_()
+        logits = sharded.logits(rows)
+        found[f"logits, {dtype}"] = logits.detach()
+        for topk in (None, 1, CLASSES):
+            found[f"predicted {topk}, {dtype}"] = sharded.predict(rows, topk=topk)
         if dtype == torch.float32:
             network, inputs = model(dtype), (first, second, labels)
             for name in COMPILED:

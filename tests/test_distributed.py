@@ -65,6 +65,19 @@ def test_a_sharded_head(ranks: list[dict], dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], dtype: torch.dtype):
+    whole = cases.head(dtype, None)
+    embeddings, _, _ = cases.whole_batch(len(ranks), dtype)
+    start = 0
+    for rank, found in enumerate(ranks):
+        own = embeddings[start : start + cases.SHARES[rank]]
+        start += len(own)
+        torch.testing.assert_close(found[f"logits, {dtype}"], whole.logits(own).detach())
+        for topk in (None, 1, cases.CLASSES):
+            assert torch.equal(found[f"predicted {topk}, {dtype}"], whole.predict(own, topk=topk))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_each_process_has_the_losses_of_its_own(ranks: list[dict], dtype: torch.dtype):
     one, two, _ = cases.whole_batch(len(ranks), dtype)
     whole = losses.nt_xent_loss(one, two, temperature=0.3, reduction="none")

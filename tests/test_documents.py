@@ -15,13 +15,23 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 def test_the_code_of_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
+    names: dict = {}
     for block in blocks:
-        names: dict = {}
         exec(compile(block, "README.md", "exec"), names)
-        assert names["logits"].shape == (8, 10)
-        assert names["similarity"].diagonal().min() > 0.999
-        assert names["correlation"].shape == (8, 5)
+    assert names["logits"].shape == (8, 10)
+    assert names["similarity"].diagonal().min() > 0.999
+    assert names["correlation"].shape == (8, 5)
+    assert names["model"](names["torch"].rand(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_the_code_of_the_page_on_conversion_runs():
+    names: dict = {}
+    page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "docs/convert.md", "exec"), names)
+    x = names["torch"].randn(2, 3, 8, 8)
+    names["torch"].testing.assert_close(names["deployed"](x), names["model"](x), rtol=1e-4, atol=1e-4)
+    assert type(names["same"][0]) is names["nn"].Conv2d
 
 
 @pytest.mark.parametrize("document", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])

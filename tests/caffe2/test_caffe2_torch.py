@@ -82,6 +82,8 @@ def test_it_compiles_and_exports():
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     for found, other in zip(compiled(x, y), expected, strict=True):
         torch.testing.assert_close(found, other)
+    if torch.__version__ < "2.7":
+        pytest.skip("torch.export 2.6 takes the number of rows for a constant; 2.13 does not")
     rows = torch.export.Dim("rows", min=2)
     program = torch.export.export(module, (x, y), dynamic_shapes={"inputs": ({0: rows}, {0: rows})})
     for found, other in zip(program.module()(x[:5], y[:5]), module(x[:5], y[:5]), strict=True):

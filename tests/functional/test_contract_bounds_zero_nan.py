@@ -29,7 +29,8 @@ def test_a_hundred_thousand_self_pairs(dtype: torch.dtype, centered: bool, size:
         assert constant.double().mean() < 0.01
         same, opposite = same[~constant], opposite[~constant]
     assert same.max() <= 1
-    assert same.min() >= 1 - 4 * eps
+    # In float64 also the products are rounded to eps: the worst of 100,000 rows of 507 has 5.05 eps.
+    assert same.min() >= 1 - (6 if dtype == torch.float64 else 4) * eps
     assert torch.equal(opposite, -same)
 
 

@@ -196,6 +196,7 @@ def test_vmap(operation: Operation):
 
 @every_operation
 def test_gradients_in_each_others_vmap(operation: Operation):
+    torch._dynamo.reset()
     x, y = few(operation)
     xs = stacked(x)
     each = torch.func.vmap(torch.func.grad(loss_of(operation.call, y)))

@@ -236,6 +236,16 @@ class CosineDistanceLoss(nn.Module):
         loss: Tensor = self.softmax(embeddings, labels)
         return loss + self.center_weight * self.island(embeddings, labels)
 
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Those of the softmax, (N, num_classes); see `CosineSoftmaxLoss.logits`."""
+        return self.softmax.logits(embeddings)
+
+    def predict(
+        self, embeddings: Tensor, *, topk: int | None = None, chunk_size: int | None = None
+    ) -> Tensor:
+        """The likeliest classes, (N,) or (N, topk); see `CosineSoftmaxLoss.predict`."""
+        return self.softmax.predict(embeddings, topk=topk, chunk_size=chunk_size)
+
     def extra_repr(self) -> str:
         """The options, for `print`."""
         return f"center_weight={self.center_weight:g}"

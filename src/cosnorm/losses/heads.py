@@ -9,6 +9,7 @@ from cosnorm.distributed import Group, check_group, gather_rows, share_of
 from cosnorm.functional.checks import Reduction, check_count, check_dtype
 from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
+from cosnorm.losses.prediction import best_classes, best_over, class_cosines
 
 
 class CosineSoftmaxLoss(nn.Module):
@@ -101,6 +102,47 @@ class CosineSoftmaxLoss(nn.Module):
             group=self.group,
             impl=self.impl,
         )
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Scaled cosines of embeddings (N, D) with all classes, without the margin: (N, num_classes).
+
+        Of sub-centers the nearest counts. With `group` every process gives its own embeddings and holds the
+        whole weight for the time of the call.
+        """
+        weight = self.weight if self.group is None else gather_rows(self.weight, self.group).rows
+        return self.scale * class_cosines(type(self).__name__, embeddings, weight, self.sub_centers)
+
+    @torch.no_grad()
+    def predict(
+        self, embeddings: Tensor, *, topk: int | None = None, chunk_size: int | None = None
+    ) -> Tensor:
+        """The class of the largest logit for each of the embeddings (N, D), without their matrix.
+
+        Args:
+            embeddings: (N, D); with `group` every process gives its own.
+            topk: how many classes to return, the likeliest first; None: one.
+            chunk_size: classes of a block; None: chosen by itself.
+
+        Returns:
+            (N,), or (N, topk).
+
+        Raises:
+            ValueError: `topk` is more than there are classes.
+        """
+        where, number = f"{type(self).__name__}.predict", 1 if topk is None else topk
+        check_count(where, "topk", number)
+        if number > self.num_classes:
+            raise ValueError(f"{where}: topk must be at most num_classes = {self.num_classes}, got {topk}")
+        if chunk_size is not None:
+            check_count(where, "chunk_size", chunk_size)
+        rows, offset = embeddings, 0
+        if self.group is not None:
+            rows, offset = gather_rows(embeddings, self.group)
+        cosines, classes = best_classes(where, rows, self.weight, self.sub_centers, number, chunk_size)
+        if self.group is not None:
+            classes = torch.where(classes < 0, classes, classes + self.own.start)
+            classes = best_over(self.group, cosines, classes, slice(offset, offset + len(embeddings)))
+        return classes.squeeze(1) if topk is None else classes
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Classes of this process for one step, all those of the batch among them."""

@@ -152,7 +152,9 @@ def sample_negatives(
     check_indices(where, "positives", positives, positives.device)
     positives = indices_in(positives, num_keys, f"{where}: positives must be")
     shape = (positives.shape[0], num_negatives)
-    drawn = torch.randint(num_keys - 1, shape, generator=generator, device=positives.device)
+    # Up to torch 2.6 graphs with symbolic sizes know no argument `generator`, not even None.
+    drawing = {} if generator is None else {"generator": generator}
+    drawn = torch.randint(num_keys - 1, shape, device=positives.device, **drawing)
     return drawn + (drawn >= positives.unsqueeze(1))
 
 

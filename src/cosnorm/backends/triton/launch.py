@@ -1,5 +1,7 @@
 """What every launch needs: whether kernels can run, and tensors as they take them."""
 
+import os
+
 import torch
 import triton
 from torch import Tensor
@@ -12,7 +14,10 @@ COTANGENT_WINDOW = 90
 
 def interpreting() -> bool:
     """Whether Triton runs its kernels in the interpreter, which takes tensors of the CPU."""
-    return bool(triton.knobs.runtime.interpret)
+    knobs = getattr(triton, "knobs", None)
+    if knobs is None:  # before triton 3.4
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return bool(knobs.runtime.interpret)
 
 
 def readable(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ GIVEN |= dict.fromkeys((DataType.BOOL, DataType.INT16, DataType.INT32, DataType.
 
 def _tensor(value: Value) -> Tensor | Array:
     """A tensor of numbers or strings. Raises a RuntimeError for text."""
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, (Tensor, np.ndarray)):  # Dynamo of torch 2.6 knows no X | Y here
         return value
     raise RuntimeError(
         "wrong type for the Blob instance. Blob contains std::string while caller expects caffe2::Tensor"
@@ -62,7 +62,7 @@ def shape_of(arguments: Arguments) -> Callable[[Sequence[Value]], list[int]]:
 
 def device(arguments: Arguments) -> torch.device:
     """Where a fill makes its output."""
-    if torch.get_default_device().type == "meta":
+    if torch.empty(0).device.type == "meta":  # up to torch 2.7 get_default_device knows no `with` around it
         return torch.device("meta")  # only the shape is asked for
     return device_of(arguments.operator.device_option, ", ".join(arguments.operator.output))
 
