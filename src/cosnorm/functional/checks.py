@@ -1,6 +1,7 @@
 """Errors for wrong arguments: what was expected, what came, and how to mend it."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,16 @@ from cosnorm.norms import accumulation_dtype
 
 Reduction = Literal["none", "mean", "sum"]
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, NumPy's among them, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, NumPy's among them, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_tensors(where: str, **tensors: Any) -> None:
@@ -48,7 +59,7 @@ def _is_autocast_on(device: str) -> bool:
 
 def check_augment(where: str, augment: float) -> float:
     """Return `augment` as a float, or raise unless it is a number in [0, 1e18]."""
-    if isinstance(augment, bool) or not isinstance(augment, (int, float)):
+    if not is_number(augment):
         raise TypeError(f"{where}: augment must be a number, got {type(augment).__name__}")
     # Comparisons, because torch.compile(dynamic=True) knows no math.isfinite of a symbolic number.
     if not 0 <= augment <= 1e18:  # its square is a float32
@@ -79,7 +90,7 @@ def check_flag(where: str, name: str, value: bool) -> None:
 
 def check_count(where: str, name: str, value: int, least: int = 1) -> None:
     """Raise unless `value` is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise TypeError(f"{where}: {name} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
@@ -92,11 +103,11 @@ def check_numbers(
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     if len(values) == 1:
         values = values * rank
-    if len(values) != rank or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    if len(values) != rank or not all(map(is_whole, values)):
         raise TypeError(f"{where}: {name} must be an int or {rank} ints, got {value!r}")
     if min(values) < least:
         raise ValueError(f"{where}: {name} must be at least {least}, got {value!r}")
-    return values
+    return tuple(map(int, values))
 
 
 def check_dtype(where: str, dtype: torch.dtype | None) -> None:
@@ -138,7 +149,7 @@ def check_number(where: str, name: str, value: float | Tensor) -> tuple[Tensor |
                 f"{tuple(value.shape)} and {value.dtype}"
             )
         return value, 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(f"{where}: {name} must be a number or a tensor, got {type(value).__name__}")
     # Comparisons, because torch.compile(dynamic=True) knows no math.isfinite of a symbolic number.
     if not -torch.inf < value < torch.inf:

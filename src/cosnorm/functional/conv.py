@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional.checks import check_numbers, check_options, check_tensors
+from cosnorm.functional.checks import check_numbers, check_options, check_tensors, is_whole
 from cosnorm.functional.overrides import overridable
 from cosnorm.operators.fields import cosine_fields
 
@@ -173,7 +173,7 @@ def _cosine_conv(
             f"{where}: x must have at least one position in each spatial dimension, got {tuple(x.shape)}; "
             "only the batch may be empty"
         )
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
+    if not is_whole(groups) or groups < 1 or weight.shape[0] % groups:
         raise ValueError(
             f"{where}: groups must be a positive int that divides out_channels = {weight.shape[0]}, "
             f"got {groups!r}"
@@ -204,6 +204,6 @@ def _cosine_conv(
                 f"{tuple(x.shape)} with padding {paddings}; pad more or take a smaller kernel"
             )
     batched = x if x.ndim == rank + 2 else x.unsqueeze(0)
-    places = strides, paddings, dilations, groups
+    places = strides, paddings, dilations, int(groups)
     output: Tensor = cosine_fields(batched, weight, *places, centered, augment, impl, False)[0]
     return output if x.ndim == rank + 2 else output.squeeze(0)

@@ -13,6 +13,7 @@ from cosnorm.functional.checks import (
     check_labels,
     check_reduction,
     check_rows_of_classes,
+    is_number,
     reduced,
 )
 from cosnorm.functional.margins import Margin, NoMargin
@@ -106,7 +107,7 @@ def margin_cross_entropy(
             f"{_WHERE}: with {sub_centers} sub-centers the rows of weight must be a multiple of as many, "
             f"got {len(weight)}"
         )
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+    if not is_number(scale):
         raise TypeError(f"{_WHERE}: scale must be a number, got {type(scale).__name__}")
     if not 0 < scale <= 1e6:
         raise ValueError(f"{_WHERE}: scale must be positive (at most 1e6), got {scale}")

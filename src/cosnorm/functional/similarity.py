@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional.checks import check_flag, check_tensors
+from cosnorm.functional.checks import check_flag, check_tensors, is_whole
 from cosnorm.functional.overrides import overridable
 from cosnorm.operators.rows import cosine_all_pairs, cosine_pairs
 
@@ -46,7 +46,7 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, *, centered: bool = Fa
     where = "cosine_similarity"
     check_tensors(where, x=x, y=y)
     check_flag(where, "centered", centered)
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    if not is_whole(dim):
         raise TypeError(f"{where}: dim must be an int, got {dim!r}")
     rank = max(x.ndim, y.ndim)
     if rank == 0:

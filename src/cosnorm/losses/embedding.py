@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import Reduction, averaged, check_reduction, check_tensors
+from cosnorm.functional.checks import Reduction, averaged, check_reduction, check_tensors, is_number
 from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import cosine_similarity
 from cosnorm.norms import accumulation_dtype
@@ -64,7 +64,7 @@ def cosine_embedding_loss(
             f"{tuple(input2.shape)}"
         )
     for name, number in (("margin", margin), ("target", 0.0 if target is None else target)):
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not -1 <= number <= 1:
+        if not is_number(number) or not -1 <= number <= 1:
             raise ValueError(f"{_WHERE}: {name} must be a number between -1 and 1, got {number!r}")
     if (labels is None) == (target is None):
         raise ValueError(f"{_WHERE}: pass either labels, of 1 and -1, or target, a cosine")

@@ -4,18 +4,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from cosnorm.functional.checks import check_dtype, check_flag, check_tensors
+from cosnorm.functional.checks import check_dtype, check_flag, check_tensors, is_number, is_whole
 from cosnorm.norms import accumulation_dtype
 
 
-class _MeanOnlyBatchNorm(nn.Module):
+class _MeanOnlyBatchNorm(_BatchNorm):
+    """What the three layers share. Torch's base class, so that `update_bn` and others know what it is."""
+
     _ranks: tuple[int, ...]
     _shapes: str
 
     running_mean: Tensor | None
     num_batches_tracked: Tensor | None
-    bias: nn.Parameter | None
+    bias: nn.Parameter | None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -26,11 +29,11 @@ class _MeanOnlyBatchNorm(nn.Module):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         name = type(self).__name__
-        if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 1:
+        if not is_whole(num_features) or num_features < 1:
             raise ValueError(f"{name}: num_features must be a positive int, got {num_features!r}")
-        if isinstance(momentum, bool) or not (momentum is None or isinstance(momentum, (int, float))):
+        if momentum is not None and not is_number(momentum):
             raise TypeError(f"{name}: momentum must be None or a number in [0, 1], got {momentum!r}")
         if momentum is not None and not 0 <= momentum <= 1:
             raise ValueError(f"{name}: momentum must be None or lie in [0, 1], got {momentum!r}")
@@ -50,12 +53,24 @@ class _MeanOnlyBatchNorm(nn.Module):
         count = torch.tensor(0, dtype=torch.long, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", count)
 
+    @property
+    def eps(self) -> float:  # type: ignore[override]
+        """There is none: what converts batch norms to others that divide (`SyncBatchNorm`) ends here."""
+        raise TypeError(
+            f"{type(self).__name__} divides by nothing and has no eps; no other batch norm can take its place"
+        )
+
+    def reset_running_stats(self) -> None:
+        """Forget the running mean."""
+        for tensor in (self.running_mean, self.num_batches_tracked):
+            if tensor is not None:
+                tensor.zero_()
+
     def reset_parameters(self) -> None:
         """Set the bias and the running mean to 0."""
-        with torch.no_grad():
-            for tensor in (self.bias, self.running_mean, self.num_batches_tracked):
-                if tensor is not None:
-                    tensor.zero_()
+        self.reset_running_stats()
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The input less its mean for each feature, plus the bias."""

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cosnorm.backends.look.rows import fits, norms_of
 from cosnorm.backends.torch.units import unit_rows
-from cosnorm.functional.checks import check_tensors
+from cosnorm.functional.checks import check_tensors, is_number
 from cosnorm.norms import NORM_LIMIT, accumulation_dtype
 
 
@@ -47,7 +47,7 @@ class MaxNorm:
     """
 
     def __init__(self, parameters: nn.Module | Iterable[Tensor], max_norm: float = 2.0) -> None:
-        if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+        if not is_number(max_norm):
             raise TypeError(f"MaxNorm: max_norm must be a number, got {max_norm!r}")
         if not (0 < max_norm < math.inf):
             raise ValueError(
@@ -58,7 +58,8 @@ class MaxNorm:
                 f"MaxNorm: parameters must be a module or an iterable of tensors, got a "
                 f"{type(parameters).__name__}; put a single weight into a list"
             )
-        given = list(parameters.parameters() if isinstance(parameters, nn.Module) else parameters)
+        self._given = parameters if isinstance(parameters, nn.Module) else list(parameters)
+        given = self._parameters()
         for parameter in given:
             if not isinstance(parameter, Tensor):
                 raise TypeError(
@@ -66,13 +67,20 @@ class MaxNorm:
                     f"{type(parameter).__name__} among them"
                 )
             check_tensors("MaxNorm", parameter=parameter)
-        self.weights = [parameter for parameter in given if parameter.ndim >= 2]
         self.max_norm = float(max_norm)
         if not self.weights:
             raise ValueError(
                 f"MaxNorm: none of the {len(given)} parameters has two dimensions or more, so there is "
                 "nothing to project; pass the module or the weights of its layers"
             )
+
+    def _parameters(self) -> list[Tensor]:
+        return list(self._given.parameters() if isinstance(self._given, nn.Module) else self._given)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What is projected; of a module the parameters that it has now, which may be others than before."""
+        return [parameter for parameter in self._parameters() if parameter.ndim >= 2]
 
     @torch.no_grad()
     def project(self) -> None:
@@ -95,10 +103,21 @@ class MaxNorm:
             weight.copy_(torch.where(outside, surface.to(rows.dtype), rows).view_as(weight))
 
     def attach(self, optimizer: Optimizer) -> RemovableHandle:
-        """Project after every ``optimizer.step()`` from now on; ``remove()`` on the result ends it."""
+        """Project after every ``optimizer.step()`` from now on; ``remove()`` on the result ends it.
+
+        Of an optimizer around another one (Accelerate's) the inner one is taken.
+        """
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"MaxNorm: attach needs a torch.optim.Optimizer, got {type(optimizer).__name__}; without "
                 "one, call project() after each step"
             )
+        while not hasattr(optimizer, "_optimizer_step_post_hooks"):
+            inner = getattr(optimizer, "optimizer", None)
+            if not isinstance(inner, Optimizer):
+                raise TypeError(
+                    f"MaxNorm: attach cannot hook into a {type(optimizer).__name__}, which never called "
+                    "torch.optim.Optimizer.__init__; call project() after each step"
+                )
+            optimizer = inner
         return optimizer.register_step_post_hook(lambda *_: self.project())

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosnorm.functional.checks import is_number
 from cosnorm.learned import number, reshape_loaded
 
 # Cosines of high-dimensional vectors are small; a learned scale begins at 10, as in Swin Transformer V2.
@@ -42,7 +43,7 @@ class Scale(nn.Module):
             if scale == "unit":
                 self.factor = math.sqrt(max(1, fan_in))
         elif scale is not None:
-            if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+            if not is_number(scale):
                 raise TypeError(f'{where}: scale must be None, a number, "unit" or "learned", got {scale!r}')
             if not 0 < scale < math.inf:
                 raise ValueError(f"{where}: scale must be finite and positive, got {scale}")
