@@ -1,5 +1,7 @@
 """What the processes of test_distributed.py run: each loss on a share of a batch, averaged by torch."""
 
+import copy
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from cosnorm import losses
 from cosnorm.distributed import gather_rows
@@ -109,6 +112,18 @@ def main(rank: int, processes: int, folder: str) -> None:
             found["compiled head"] = result(whole, network, inputs, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each
+    first, second, labels = (one[own] for one in whole_batch(processes, torch.float32))
+    for name, (module, inputs) in {
+        "loss": (losses.NTXentLoss(learn_temperature=True, group=group), (first, second)),
+        "queries": (losses.InfoNCELoss(group=group), (first, second)),
+        "head": (head(torch.float32, group), (first, labels)),
+    }.items():
+        average = AveragedModel(module)
+        average.update_parameters(module)
+        torch._dynamo.reset()
+        twins = copy.deepcopy(module), pickle.loads(pickle.dumps(module)), average
+        graph = torch.compile(module, fullgraph=True, backend="aot_eager")
+        found[f"copies, {name}"] = [one(*inputs).detach() for one in (module, *twins, graph)]
     rows = torch.full((SHARES[rank], 2), float(rank), requires_grad=True)
     gathered = gather_rows(rows, group)
     (gathered.rows * (rank + 1)).sum().backward()

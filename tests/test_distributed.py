@@ -77,6 +77,15 @@ def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], d
             assert torch.equal(found[f"predicted {topk}, {dtype}"], whole.predict(own, topk=topk))
 
 
+@pytest.mark.parametrize("name", ["loss", "queries", "head"])
+def test_modules_with_a_group_are_copied_pickled_averaged_and_compiled(ranks: list[dict], name: str):
+    for found in ranks:
+        original, *twins = found[f"copies, {name}"]
+        assert original.isfinite()
+        for twin in twins:
+            torch.testing.assert_close(twin, original)
+
+
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_each_process_has_the_losses_of_its_own(ranks: list[dict], dtype: torch.dtype):
     one, two, _ = cases.whole_batch(len(ranks), dtype)

@@ -51,9 +51,11 @@ def check_group(where: str, group: Group) -> None:
 
 
 def name_of(where: str, group: Group | None) -> str:
-    """The name by which operators know a group; "" without one."""
+    """The name by which operators know a group, also if it is given by that; "" without one."""
     if group is None:
         return ""
+    if isinstance(group, str):
+        return group
     check_group(where, group)
     name: str = group.group_name
     return name
@@ -61,14 +63,14 @@ def name_of(where: str, group: Group | None) -> str:
 
 def number_of_processes(group: str) -> int:
     """W."""
-    return dist.get_world_size(_resolve(group)) if group else 1
+    return dist.get_world_size(resolve(group)) if group else 1
 
 
 def share_rows(size: int, device: torch.device, group: str) -> Shares:
     """How many rows each process has, if this one has `size`."""
     if not group:
         return Shares([size], slice(0, size), group)
-    processes = _resolve(group)
+    processes = resolve(group)
     own = torch.tensor([size], dtype=torch.int64, device=device)
     found = [torch.empty_like(own) for _ in range(dist.get_world_size(processes))]
     dist.all_gather(found, own, group=processes)
@@ -85,7 +87,7 @@ def gather(rows: Tensor, shares: Shares) -> Tensor:
     found[shares.own] = rows
     # One broadcast each: uneven shares need no padding, and no second copy of all rows.
     for rank, part in enumerate(found.split(shares.sizes)):
-        dist.broadcast(part, group=_resolve(shares.group), group_src=rank)
+        dist.broadcast(part, group=resolve(shares.group), group_src=rank)
     return found
 
 
@@ -93,7 +95,7 @@ def reduce_rows(rows: Tensor, shares: Shares) -> Tensor:
     """(Σn, …) on each process → the sum over the processes of its own rows, (n, …)."""
     if not shares.group:
         return rows
-    group = _resolve(shares.group)
+    group = resolve(shares.group)
     own, result = dist.get_rank(group), rows.new_empty(0)
     for rank, part in enumerate(rows.split(shares.sizes)):
         total = part.clone(memory_format=torch.contiguous_format)
@@ -107,7 +109,7 @@ def sum_over(value: Tensor, group: str) -> Tensor:
     if not group:
         return value
     total = value.clone()
-    dist.all_reduce(total, group=_resolve(group))
+    dist.all_reduce(total, group=resolve(group))
     return total
 
 
@@ -116,7 +118,7 @@ def log_sum_over(logs: Tensor, group: str) -> Tensor:
     if not group:
         return logs
     largest = logs.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=_resolve(group))
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=resolve(group))
     largest = largest.masked_fill(largest == -torch.inf, 0)
     return sum_over((logs - largest).exp_(), group).log_().add_(largest)
 
@@ -136,7 +138,8 @@ def share_of(total: int, group: Group) -> slice:
     return slice(total * rank // processes, total * (rank + 1) // processes)
 
 
-def _resolve(name: str) -> Group:
+def resolve(name: str) -> Group:
+    """The process group of that name."""
     from torch.distributed import distributed_c10d
 
     return distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]

@@ -11,6 +11,7 @@ from cosnorm.functional.checks import Reduction, check_pair
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
 from cosnorm.learned import number, reshape_loaded
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import bounded
 
 
@@ -60,7 +61,7 @@ def clip_loss(
     )
 
 
-class CLIPLoss(nn.Module):
+class CLIPLoss(Grouped):
     """`clip_loss` with a learned scale 1/τ = exp(logit_scale), never above `max_scale`.
 
     Args:
@@ -116,7 +117,7 @@ class CLIPLoss(nn.Module):
             temperature=bounded(-self.logit_scale, -math.log(self.max_scale), math.inf).exp(),
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
             impl=self.impl,
         )
 

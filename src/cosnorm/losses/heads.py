@@ -9,10 +9,11 @@ from cosnorm.distributed import Group, check_group, gather_rows, share_of
 from cosnorm.functional.checks import Reduction, check_count, check_dtype
 from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.prediction import best_classes, best_over, class_cosines
 
 
-class CosineSoftmaxLoss(nn.Module):
+class CosineSoftmaxLoss(Grouped):
     """What the heads have in common: `weight` of shape (num_classes · sub_centers, embedding_size).
 
     Args:
@@ -99,7 +100,7 @@ class CosineSoftmaxLoss(nn.Module):
             classes=classes,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
             impl=self.impl,
         )
 

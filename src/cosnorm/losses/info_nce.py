@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosnorm.backends.choose import check_impl
 from cosnorm.distributed import Group
@@ -20,6 +20,7 @@ from cosnorm.functional.checks import (
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import pairwise_cosine
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import Temperature
 from cosnorm.operators.chosen import chosen_products
 from cosnorm.operators.indices import indices_in
@@ -158,7 +159,7 @@ def sample_negatives(
     return drawn + (drawn >= positives.unsqueeze(1))
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(Grouped):
     """`info_nce_loss` with its options; called with queries, keys and, if wanted, negatives.
 
     Args:
@@ -210,7 +211,7 @@ class InfoNCELoss(nn.Module):
             extra_keys=extra_keys,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
             impl=self.impl,
         )
 

@@ -1,13 +1,14 @@
 """NT-Xent: two views of the same things."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_pair
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import Temperature
 
 
@@ -71,7 +72,7 @@ def nt_xent_loss(
     )
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(Grouped):
     """`nt_xent_loss` with its options; called with two views.
 
     Args:
@@ -115,7 +116,7 @@ class NTXentLoss(nn.Module):
             extra_keys=extra_keys,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
             impl=self.impl,
         )
 

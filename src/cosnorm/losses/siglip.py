@@ -9,10 +9,11 @@ from cosnorm.distributed import Group
 from cosnorm.functional.checks import Reduction
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
 from cosnorm.learned import number, reshape_loaded
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import bounded
 
 
-class SigLIPLoss(nn.Module):
+class SigLIPLoss(Grouped):
     """`cosnorm.functional.pairwise_sigmoid_loss` with a learned scale exp(logit_scale) and a learned bias.
 
     Args:
@@ -64,7 +65,7 @@ class SigLIPLoss(nn.Module):
             bias=self.logit_bias,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

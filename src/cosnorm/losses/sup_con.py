@@ -1,12 +1,13 @@
 """Supervised contrastive loss: what has one label belongs together."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
+from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import Temperature
 
 
@@ -67,7 +68,7 @@ def sup_con_loss(
     )
 
 
-class SupConLoss(nn.Module):
+class SupConLoss(Grouped):
     """`sup_con_loss` with its options; called with embeddings and labels.
 
     Args:
@@ -118,7 +119,7 @@ class SupConLoss(nn.Module):
             extra_labels=extra_labels,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
-            group=self.group,
+            group=self.group_name,
             impl=self.impl,
         )
 

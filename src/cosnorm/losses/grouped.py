@@ -1,0 +1,24 @@
+"""Losses over the processes of a group, which a module keeps by its name."""
+
+from torch import nn
+
+from cosnorm.distributed import Group, name_of, resolve
+
+
+class Grouped(nn.Module):
+    """Has a `group` of `torch.distributed`, and stores its name: groups are neither copied nor pickled.
+
+    So the module can be: deep copies, averages of weights and files find the group of that name again, in
+    another program the one of that name there.
+    """
+
+    group_name: str | None = None
+
+    @property
+    def group(self) -> Group | None:
+        """The process group, or None."""
+        return None if self.group_name is None else resolve(self.group_name)
+
+    @group.setter
+    def group(self, group: Group | None) -> None:
+        self.group_name = name_of(type(self).__name__, group) or None
