@@ -1,10 +1,11 @@
 """Supervised contrastive loss: what has one label belongs together."""
 
+import torch
 from torch import Tensor
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import Reduction
+from cosnorm.functional.checks import Reduction, check_indices
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
 from cosnorm.losses.grouped import Grouped
@@ -15,7 +16,7 @@ from cosnorm.losses.temperature import Temperature
 @takes_arrays
 def sup_con_loss(
     embeddings: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     temperature: float | Tensor = 0.1,
     decoupled: bool = False,
@@ -32,13 +33,14 @@ def sup_con_loss(
         \log \frac{e^{c_{ip}/\tau}}{\sum_{j \ne i} e^{c_{ij}/\tau}}
 
     Args:
-        embeddings: shape (N, D).
-        labels: whole numbers, shape (N,).
+        embeddings: shape (N, D), or (N, V, D) of V views of each sample, all of its label, as the original's
+            features.
+        labels: whole numbers, shape (N,). None: every sample is a class of its own, of several views.
         temperature: τ > 0, a number or a tensor that learns.
         decoupled: the positives leave the sum.
         extra_keys: past embeddings (E, D) as further positives and negatives.
         extra_labels: their labels (E,).
-        reduction: "mean" over the embeddings that have a positive, "sum", or "none": shape (N,).
+        reduction: "mean" over the embeddings that have a positive, "sum", or "none": shape (N,) or (N, V).
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
         impl: as in `contrastive_cross_entropy`.
@@ -54,7 +56,24 @@ def sup_con_loss(
         >>> sup_con_loss(torch.eye(2).repeat(2, 1), torch.tensor([0, 1, 0, 1]), temperature=1.0)
         tensor(0.5514)
     """
-    return contrastive_cross_entropy(
+    views = None
+    if isinstance(embeddings, Tensor) and embeddings.ndim == 3:
+        views = embeddings.shape[:2]
+    if labels is None:
+        if views is None or group is not None:
+            raise TypeError(
+                "sup_con_loss: labels must be given, but for embeddings (N, V, D) of views on one process"
+            )
+        labels = torch.arange(views[0], device=embeddings.device)
+    if views is not None:
+        check_indices("sup_con_loss", "labels", labels, embeddings.device)
+        if labels.shape != views[:1]:
+            raise ValueError(
+                f"sup_con_loss: labels must have shape ({views[0]},), one for each sample, got "
+                f"{tuple(labels.shape)}"
+            )
+        embeddings, labels = embeddings.flatten(0, 1), labels.repeat_interleave(views[1])
+    loss = contrastive_cross_entropy(
         embeddings,
         labels=labels,
         temperature=temperature,
@@ -66,6 +85,7 @@ def sup_con_loss(
         group=group,
         impl=impl,
     )
+    return loss if views is None or reduction != "none" else loss.unflatten(0, views)
 
 
 class SupConLoss(Grouped):
@@ -105,11 +125,11 @@ class SupConLoss(Grouped):
     def forward(
         self,
         embeddings: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         extra_keys: Tensor | None = None,
         extra_labels: Tensor | None = None,
     ) -> Tensor:
-        """The loss of embeddings (N, D) with labels (N,); see `sup_con_loss`."""
+        """The loss of embeddings (N, D) or (N, V, D) with labels (N,); see `sup_con_loss`."""
         return sup_con_loss(
             embeddings,
             labels,
