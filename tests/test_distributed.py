@@ -75,6 +75,7 @@ def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], d
         torch.testing.assert_close(found[f"logits, {dtype}"], whole.logits(own).detach())
         for topk in (None, 1, cases.CLASSES):
             assert torch.equal(found[f"predicted {topk}, {dtype}"], whole.predict(own, topk=topk))
+        assert torch.equal(found[f"one class, {dtype}"], torch.zeros(len(own), dtype=torch.int64))
 
 
 @pytest.mark.parametrize("name", ["loss", "queries", "head"])

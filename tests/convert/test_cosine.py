@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from cosnorm.convert import to_cosine, to_plain
+from cosnorm.convert import fold, to_cosine, to_plain
 from cosnorm.nn import CosineConv1d, CosineConv2d, CosineConv3d, CosineLinear
 
 
@@ -62,10 +62,18 @@ def test_what_is_replaced_by_default():
     )
     assert list(kinds(to_cosine(model)).values()) == ["CosineConv2d", "CosineLinear", "Linear", "Linear"]
     assert set(kinds(model).values()) == {"Conv2d", "Linear"}
-    narrow = nn.Sequential(
-        nn.Conv1d(1, 4, 1), nn.Conv1d(4, 4, 1, groups=4), nn.Conv1d(1, 4, 2), nn.Conv3d(2, 2, 1)
-    )
-    assert list(kinds(to_cosine(narrow)).values()) == ["Conv1d", "Conv1d", "CosineConv1d", "CosineConv3d"]
+    # A cosine of one number is a sign, and a centered one of two.
+    sizes = nn.Conv1d(1, 4, 1), nn.Conv1d(4, 4, 1, groups=4), nn.Conv1d(1, 4, 2), nn.Conv3d(3, 2, 1)
+    narrow = nn.Sequential(*sizes, nn.Linear(2, 4), nn.Linear(4, 2))
+    assert list(kinds(to_cosine(narrow)).values())[:5] == [
+        "Conv1d",
+        "Conv1d",
+        "Conv1d",
+        "CosineConv3d",
+        "Linear",
+    ]
+    found = kinds(to_cosine(narrow, centered=False))
+    assert list(found.values())[:5] == ["Conv1d", "Conv1d", "CosineConv1d", "CosineConv3d", "CosineLinear"]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +207,9 @@ def _pruned() -> nn.Module:
     [
         (lambda: parametrizations.weight_norm(nn.Linear(3, 2)), "is parametrized"),
         (lambda: parametrizations.orthogonal(nn.Linear(3, 2)), "is parametrized"),
-        (lambda: weight_norm(nn.Linear(3, 2)), "computes its weight from others"),
-        (lambda: spectral_norm(nn.Conv2d(3, 2, 1)), "computes its weight from others"),
-        (_pruned, "computes its weight from others"),
+        (lambda: weight_norm(nn.Linear(3, 2)), "computes its weight or bias from others"),
+        (lambda: spectral_norm(nn.Conv2d(3, 2, 1)), "computes its weight or bias from others"),
+        (_pruned, "computes its weight or bias from others"),
         (lambda: nn.LazyLinear(3), "has no weight yet"),
         (lambda: nn.Linear(3, 2, dtype=torch.complex64), "complex"),
         (_quantized, "quantized or fused"),
@@ -323,16 +331,140 @@ def test_a_model_that_cannot_be_traced(caplog):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-            self.shared = nn.BatchNorm2d(4)
-            self.more = nn.Sequential(nn.Conv2d(4, 4, 1), self.shared, nn.ReLU(), self.shared)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.more(self.stem(x)) if x.sum() > 0 else self.stem(x)
+            return self.stem(x) if x.sum() > 0 else x
 
     with caplog.at_level(logging.INFO, "cosnorm.convert"):
         found = to_cosine(Branching(), remove_norm=True)
-    assert "torch.fx cannot trace the model" in caplog.text
-    assert type(found.stem[1]) is nn.Identity
-    assert found.stem[0].bias is not None
-    assert found.more[1] is found.more[3] is found.shared
-    assert type(found.shared) is nn.BatchNorm2d
+    assert "all norms stay: torch.fx cannot trace the model" in caplog.text
+    assert type(found.stem[1]) is nn.BatchNorm2d
+    assert type(to_cosine(found.stem, remove_norm=True)[1]) is nn.Identity
+
+
+class OnTheOtherWay(Attention):
+    """On one way through it somebody else takes the norm's result, too."""
+
+    def __init__(self, norm: nn.Module, way: str) -> None:
+        super().__init__(norm)
+        self.way = way
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        hidden = self.norm(x)
+        y = self.head(self.down(torch.tanh(self.up(hidden))))
+        ways = {"left out": context is None, "given": context is not None}
+        ways |= {"training": self.training, "evaluation": not self.training}
+        return (y, hidden) if ways[self.way] else y
+
+
+@pytest.mark.parametrize("way", ["left out", "given", "training", "evaluation"])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_norm_that_counts_on_another_way_stays(way: str, training: bool):
+    model = OnTheOtherWay(nn.LayerNorm(8), way).train(training)
+    assert type(to_cosine(model, remove_norm=True).norm) is nn.LayerNorm
+
+
+def test_classes_of_other_people_stay():
+    class Activated(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).relu()
+
+    class Parallel(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(layer(x) for layer in self)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Activated(4))
+    assert type(to_cosine(model, remove_norm=True)[1]) is Activated
+    parallel = nn.Sequential(Parallel(nn.LayerNorm(8), nn.Linear(8, 8)), nn.Linear(8, 2))
+    assert type(to_cosine(parallel, remove_norm=True)[0][0]) is nn.LayerNorm
+
+
+def test_tracing_leaves_nothing_behind():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.seen, self.layers = 0, [], nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            self.seen.append(x)
+            return self.layers(x)
+
+    model = to_cosine(nn.Sequential(Counting(), nn.Linear(4, 2)), remove_norm=True)
+    assert type(model[0].layers[0]) is nn.Identity
+    assert (model[0].steps, model[0].seen) == (0, [])
+
+
+def test_what_else_keeps_a_norm(caplog):
+    hooked, before = Attention(nn.LayerNorm(8)), Attention(nn.LayerNorm(8))
+    hooked.norm.register_forward_hook(lambda layer, given, output: output.tanh())
+    before.up.register_forward_pre_hook(lambda layer, given: (given[0].tanh(),))
+    with torch.device("meta"):
+        unknown = Attention(nn.LayerNorm(8))
+    with caplog.at_level(logging.INFO, "cosnorm.convert"):
+        for model, options, reason in (
+            (Attention(nn.LayerNorm(8)), {"augment": 0.1}, "with augment a cosine feels the scale"),
+            (hooked, {}, "there are hooks"),
+            (before, {}, "there are hooks"),
+            (unknown, {}, "meta device"),
+        ):
+            caplog.clear()
+            assert type(to_cosine(model, remove_norm=True, **options).norm) is nn.LayerNorm
+            assert reason in caplog.text
+
+    class Reading(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.norm.weight.sum()
+
+    assert type(to_cosine(Reading(nn.LayerNorm(8)), remove_norm=True).norm) is nn.LayerNorm
+    model = ResNet()
+    nn.init.zeros_(model.body[0].bn2.weight)
+    assert type(to_cosine(model, remove_norm=True).body[0].bn2) is nn.BatchNorm2d
+    assert type(to_cosine(model, remove_norm=True, scale="learned").body[0].bn1) is nn.BatchNorm2d
+
+
+def test_an_optimizer_that_was_there_before_goes_on():
+    model = ResNet()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    to_cosine(model, remove_norm=True, inplace=True)
+    known = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    assert {id(one) for one in model.parameters()} <= known
+    without = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False))
+    assert to_cosine(without, remove_norm=True, filter_fn=lambda layer, name: True)[0].bias.eq(0).all()
+
+
+def test_cosine_layers_that_were_there_before_count():
+    model = nn.Sequential(nn.LayerNorm(8), CosineLinear(8, 8, centered=True), nn.Linear(8, 2))
+    assert type(to_cosine(model, remove_norm=True)[0]) is nn.Identity
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    encoder.linear1 = CosineLinear(8, 16, bias=True)
+    x = torch.randn(2, 5, 8)
+    found = to_cosine(encoder)
+    with torch.no_grad():
+        torch.testing.assert_close(found.eval()(x), found.train()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_way_back_leaves_folded_layers_and_what_they_need():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+    folded = fold(to_cosine(nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(8, 2))))
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        assert torch.equal(to_plain(folded)(x), folded(x))
+
+
+def test_all_that_is_refused_is_named():
+    wrapped = nn.Linear(3, 3)
+    wrapped.forward = lambda x, forward=wrapped.forward: forward(x)
+    half = prune.l1_unstructured(nn.Linear(3, 3), "bias", 1)
+    model = nn.Sequential(wrapped, half, nn.Linear(3, 3), nn.Linear(3, 2))
+    message = r"0 \(Linear\) has a forward of its own.*1 \(Linear\) computes its weight or bias from others"
+    with pytest.raises(TypeError, match=message):
+        to_cosine(model, inplace=True)
+    assert type(model[2]) is nn.Linear
+    head = nn.Sequential(nn.Linear(3, 3), parametrizations.weight_norm(nn.Linear(3, 2)))
+    assert type(to_cosine(head)[0]) is CosineLinear  # the last one is left out, whatever it is
+    with pytest.raises(TypeError, match="before it is scripted"):
+        to_cosine(torch.jit.script(nn.Linear(3, 2)))
+    for options, wrong in (({"filter_fn": "x"}, "filter_fn"), ({"remove_norm": "no"}, "remove_norm must be")):
+        with pytest.raises(TypeError, match=wrong):
+            to_cosine(nn.Linear(3, 2), **options)

@@ -129,3 +129,34 @@ def test_torchs_transformer_calls_folded_layers():
     expected = model.train()(x)
     with torch.no_grad():
         torch.testing.assert_close(fold(model)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_full_backward_hooks_go_along():
+    model = nn.Sequential(CosineLinear(4, 4), nn.ReLU(), CosineLinear(4, 2))
+    model[0].register_full_backward_hook(lambda layer, into, out: (0 * into[0],))
+    x = torch.randn(3, 4, requires_grad=True)
+    fold(model)(x).sum().backward()
+    assert x.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("scale", [3.3, "unit", "learned"])
+def test_scales_keep_their_digits(scale):
+    layer = CosineLinear(10, 4, scale=scale, dtype=torch.float64)
+    x = torch.randn(5, 10, dtype=torch.float64)
+    torch.testing.assert_close(fold(layer)(x), layer(x), rtol=1e-14, atol=1e-14)
+    half = CosineLinear(10, 4, scale=1e5, dtype=torch.float16)
+    assert torch.equal(fold(half)(torch.zeros(1, 10).half()), torch.zeros(1, 4).half())
+
+
+def test_others_read_the_sizes():
+    linear, conv = fold(CosineLinear(10, 4)), fold(CosineConv2d(4, 6, 3, stride=2, groups=2))
+    assert (linear.in_features, linear.out_features) == (10, 4)
+    assert (conv.in_channels, conv.out_channels, conv.groups) == (4, 6, 2)
+    assert (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (2, 2), (0, 0))
+
+
+def test_a_forward_that_somebody_put_around_a_layer_is_refused():
+    layer = CosineLinear(3, 2)
+    layer.forward = lambda x, forward=layer.forward: forward(x) + 1
+    with pytest.raises(TypeError, match="fold: the model: somebody put a forward of its own around it"):
+        fold(layer)

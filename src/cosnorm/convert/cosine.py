@@ -2,9 +2,11 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -12,6 +14,7 @@ from cosnorm.convert.bypasses import switch_bypasses_off, switch_bypasses_on
 from cosnorm.convert.redundant import remove_norms
 from cosnorm.functional.checks import check_augment, check_flag
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
+from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear
 from cosnorm.nn.linear import CosineLinear
 from cosnorm.nn.scale import Scale
 
@@ -45,20 +48,23 @@ def to_cosine(
 
     Args:
         module: the model, or one layer.
-        filter_fn: takes a layer and its name, and says whether it is replaced. None: all but the last linear
-            layer of the model, whose outputs are no pre-activations, and layers with one number to a cosine
-            (one input feature; one channel under a kernel of one element), which would only keep its sign. A
-            model that is one layer is replaced.
+        filter_fn: takes a layer and its name, and says whether it is replaced. None: all but the linear layer
+            that was registered last (as a rule the head, whose outputs are no pre-activations), and layers
+            with so few numbers to a cosine that it is only a sign: one, or two if centered. A model that is
+            one layer is replaced.
         centered: of the new layers.
         scale: of the new layers, see `cosnorm.nn.CosineLinear`; "unit" suits the usual learning rates.
         augment: of the new layers.
         remove_norm: put `torch.nn.Identity` in the place of norms that a cosine layer makes needless. A batch
-            norm goes if it takes nothing but what a new layer gives; its bias becomes that of the layer. A
-            layer or RMS norm goes if it gives to new linear layers alone and its learned factors, if any, are
-            still 1 and 0: a centered cosine does not feel shift and scale of a row, a plain one not its
-            scale, so that the outputs stay the same. `torch.fx` finds who gives to whom; where it cannot
-            trace a model, neighbours in a `torch.nn.Sequential` count.
-        inplace: change the model itself; else a deep copy.
+            norm goes if it takes nothing but what a layer with `scale="unit"` gives and its factor is still
+            1; its bias becomes that of the layer. A layer or RMS norm goes if it gives to linear cosine
+            layers alone and its learned factors, if any, are still 1 and 0: without `augment` a centered
+            cosine does not feel shift and scale of a row, a plain one not its scale: the outputs stay.
+            `torch.fx` finds who gives to whom, in training and evaluation, with optional arguments left out
+            and given; a model that it cannot trace keeps its norms (convert its parts then). A branch that
+            depends on something else is not seen.
+        inplace: change the model itself; else a deep copy. An optimizer that has its parameters goes on; a
+            learned scale is a new one, of which it knows nothing.
 
     Returns:
         The model. The logger "cosnorm.convert" says at level INFO what was replaced, what was not, and why.
@@ -91,17 +97,25 @@ def to_cosine(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"{_WHERE}: module must be a torch.nn.Module, got {type(module).__name__}")
-    check_flag(_WHERE, "centered", centered)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{_WHERE}: a scripted module cannot be changed; convert the model before it is scripted"
+        )
+    if filter_fn is not None and not callable(filter_fn):
+        raise TypeError(f"{_WHERE}: filter_fn must take a layer and its name, got {filter_fn!r}")
+    for name, flag in (("centered", centered), ("remove_norm", remove_norm), ("inplace", inplace)):
+        check_flag(_WHERE, name, flag)
     augment = check_augment(_WHERE, augment)
     Scale(scale, 1, _WHERE)  # raises
     layers = dict(module.named_modules())
-    names, lines = _choose(layers, filter_fn or _default(layers))
+    names, lines = _choose(layers, filter_fn or _default(layers, centered))
     model = module if inplace else copy.deepcopy(module)
     layers = dict(model.named_modules())
     for name in names:
         _become_cosine(layers[name], centered=centered, augment=augment, scale=scale)
         lines.append(f"{name or 'the model'}: {type(layers[name]).__name__}")
-    cosine = {layers[name] for name in names}
+    # Those that were there before are as good as new ones.
+    cosine = {layer for layer in layers.values() if type(layer) in _PLAIN}
     lines += switch_bypasses_off(layers, cosine)
     if remove_norm:
         lines += remove_norms(model, cosine)
@@ -114,8 +128,8 @@ def to_cosine(
 def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     """A model with torch's own layers in place of cosine layers: the way back from `to_cosine`.
 
-    The layers keep their weights and biases, and lose their scales. Norms that were removed do not come back,
-    folded layers stay.
+    The layers keep their weights and biases, and lose their scales. Norms that were removed do not come back;
+    folded layers, and cosine layers of a class of their own (parametrized ones), stay.
 
     Args:
         module: the model, or one layer.
@@ -136,30 +150,36 @@ def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise TypeError(f"to_plain: module must be a torch.nn.Module, got {type(module).__name__}")
     model = module if inplace else copy.deepcopy(module)
     for layer in list(model.modules()):
-        switch_bypasses_on(layer)
         if type(layer) in _PLAIN:
             for name in ("centered", "augment", "scale", "impl", "precision"):
                 if hasattr(layer, name):
                     delattr(layer, name)
             layer.__class__ = _PLAIN[type(layer)]
+    ours = (*_PLAIN, FoldedCosineLinear, FoldedCosineConv)
+    for layer in model.modules():
+        if not any(isinstance(one, ours) for one in layer.modules()):
+            switch_bypasses_on(layer)
     return model
 
 
-def _default(layers: dict[str, nn.Module]) -> Filter:
-    linear = [layer for layer in layers.values() if type(layer) is nn.Linear]
+def _default(layers: dict[str, nn.Module], centered: bool) -> Filter:
+    linear = [
+        layer for layer in layers.values() if isinstance(layer, nn.Linear) and not _is_of_attention(layer)
+    ]
     alone = len(layers) == 1
+    # Cosines of one number are signs, and so are centered ones of two.
+    least = 3 if centered else 2
 
     def accept(layer: nn.Module, name: str) -> bool:
         last = bool(linear) and layer is linear[-1] and not alone
-        weight = getattr(layer, "weight", None)
-        return not last and not (type(layer) in _COSINE and weight is not None and weight[0].numel() == 1)
+        return not last and (type(layer) not in _COSINE or _fan_in(layer) >= least)
 
     return accept
 
 
 def _choose(layers: dict[str, nn.Module], accept: Filter) -> tuple[list[str], list[str]]:
     """The names of the layers to replace, and a line for each that stays."""
-    names, lines = [], []
+    names, lines, refused = [], [], []
     for name, layer in layers.items():
         reason = _why_not(layer)
         if reason is None and type(layer) not in _COSINE:
@@ -171,10 +191,9 @@ def _choose(layers: dict[str, nn.Module], accept: Filter) -> tuple[list[str], li
         elif reason.startswith("stays"):
             lines.append(f"{name}: {reason}")
         else:
-            raise TypeError(
-                f"{_WHERE}: {name or 'the model'} ({type(layer).__name__}) {reason}; or leave it out: "
-                f"filter_fn=lambda layer, name: name != {name!r}"
-            )
+            refused.append(f"{name or 'the model'} ({type(layer).__name__}) {reason}")
+    if refused:
+        raise TypeError(f"{_WHERE}: {'; '.join(refused)}; or leave it out by a filter_fn")
     return names, lines
 
 
@@ -189,19 +208,29 @@ def _why_not(layer: Any) -> str | None:
     if parametrize.is_parametrized(layer):
         return "is parametrized; take that away first: torch.nn.utils.parametrize.remove_parametrizations"
     if type(layer) in _COSINE:
-        if "weight" not in layer._parameters:
+        if "forward" in vars(layer):
+            return "has a forward of its own, which somebody put around it; take that away first"
+        if "weight" not in layer._parameters or "bias" not in layer._parameters:
             return (
-                "computes its weight from others (weight or spectral norm, pruning); make it one first: "
+                "computes its weight or bias from others (weight norm, pruning); make it one first: "
                 "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
             )
         if layer.weight.is_complex():
             return "has complex weights; cosine layers take float16, bfloat16, float32 or float64"
         return None
-    if type(layer).__name__ == "NonDynamicallyQuantizableLinear":
+    if _is_of_attention(layer):
         return "stays: torch.nn.MultiheadAttention reads its weight itself"
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         return "has no weight yet; call the model once first"
     return f"stays: {type(layer).__name__} is a class of its own, which may compute something else"
+
+
+def _is_of_attention(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "NonDynamicallyQuantizableLinear"
+
+
+def _fan_in(layer: Any) -> int:
+    return math.prod(layer.weight.shape[1:])
 
 
 def _has_weight(layer: nn.Module) -> bool:
@@ -214,7 +243,7 @@ def _become_cosine(layer: Any, *, centered: bool, augment: float, scale: float |
     if kind is CosineLinear:
         options["precision"] = None
     weight = layer.weight
-    layer.scale = Scale(scale, weight[0].numel(), kind.__name__, weight.device, weight.dtype)
+    layer.scale = Scale(scale, _fan_in(layer), kind.__name__, weight.device, weight.dtype)
     layer.scale.requires_grad_(weight.requires_grad).train(layer.training)
     layer.__dict__.update(options)
     layer.__class__ = kind

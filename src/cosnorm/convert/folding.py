@@ -17,6 +17,7 @@ _HOOKS = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
     "_backward_hooks",
+    "_is_full_backward_hook",
     "_backward_pre_hooks",
 )
 
@@ -26,7 +27,8 @@ def fold(module: nn.Module) -> nn.Module:
 
     The weight's norms and means are computed once, here, and not again in each call. The outputs are those of
     the model within rounding; the copy does not learn, as its cosine layers have buffers for parameters. A
-    layer that stands in several places is folded once, and keeps its hooks.
+    layer that stands in several places is folded once, and keeps its hooks. One of 8-bit products
+    (`precision="fp8"`) computes in the dtype of its input then.
 
     Args:
         module: a cosine layer, or a model with any number of them; it stays as it is.

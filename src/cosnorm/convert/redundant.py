@@ -1,6 +1,7 @@
 """Norms that a cosine layer makes needless, found by who gives to whom."""
 
-from collections import Counter
+import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,61 +9,82 @@ from torch import fx, nn
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+Edge = tuple[str, list[str | None], list[str | None]]
 
 
 def remove_norms(model: nn.Module, cosine: set[nn.Module]) -> list[str]:
     """Put `Identity` in the place of needless norms; a line for each, and for each that has to stay."""
-    lines: list[str] = []
-    names = {layer: name for name, layer in model.named_modules()}
     try:
-        edges = list(_traced(model))
+        edges = _edges(model)
     except Exception as error:  # a model may do anything while it is traced
         found = (str(error) or type(error).__name__).splitlines()[0]
-        lines.append(
-            f"torch.fx cannot trace the model ({found}): only neighbours in Sequential were looked at"
-        )
-        edges = list(_neighbours(model))
-    for norm, givers, takers in edges:
-        reason = _why_not(norm, givers, takers, cosine)
+        return [f"all norms stay: torch.fx cannot trace the model ({found}); convert its parts one by one"]
+    lines = []
+    for name in dict.fromkeys(edge[0] for edge in edges):
+        norm = model.get_submodule(name)
+        reason: str | None = ""
+        for _, givers, takers in (edge for edge in edges if edge[0] == name):
+            given, taken = ([one and model.get_submodule(one) for one in names] for names in (givers, takers))
+            reason = _why_not(norm, given, taken, cosine)
+            if reason is not None:
+                break
         if reason is None:
             if isinstance(norm, _BATCH_NORMS):
-                _hand_bias_over(norm, givers[0])
-            for name in _names_of(norm, model):
-                parent, _, child = name.rpartition(".")
+                _hand_bias_over(norm, given[0])
+            for place in _names_of(norm, model):
+                parent, _, child = place.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Identity())
         if reason != "":
-            lines.append(f"{names[norm]}: {reason or 'needless, removed'}")
+            lines.append(f"{name}: {reason or 'needless, removed'}")
     return lines
 
 
 def _why_not(norm: Any, givers: list[Any], takers: list[Any], cosine: set[nn.Module]) -> str | None:
     """Why a norm stays; empty if it has nothing to do with cosine layers; None if it goes."""
-    if isinstance(norm, _BATCH_NORMS):
+    if type(norm) in _BATCH_NORMS:
         if len(givers) != 1 or givers[0] not in cosine:
             return ""
-        same = norm.num_features == len(givers[0].weight)
-        return None if same else "stays: it norms another dimension than that of the channels"
-    ours = [taker for taker in takers if taker in cosine]
-    if not ours:
-        return ""
-    if len(ours) < len(takers):
-        return "stays: others than cosine layers take what it gives"
-    if not all(
-        isinstance(one, nn.Linear) and tuple(norm.normalized_shape) == (one.in_features,) for one in ours
-    ):
-        return "stays: it norms other dimensions than those of a row"
-    if isinstance(norm, nn.LayerNorm) and not all(one.centered for one in ours):
-        return "stays: cosines that are not centered feel the shift"
-    weight, bias = norm.weight, getattr(norm, "bias", None)
+        around = givers
+        if givers[0].scale.scale != "unit":
+            return 'stays: only scale="unit" gives the variance that it does'
+        if norm.num_features != len(givers[0].weight):
+            return "stays: it norms another dimension than that of the channels"
+    else:
+        around = [taker for taker in takers if taker in cosine]
+        if not around:
+            return ""
+        if len(around) < len(takers):
+            return "stays: others than cosine layers take what it gives"
+        if not all(isinstance(one, nn.Linear) for one in around) or any(
+            tuple(norm.normalized_shape) != (one.in_features,) for one in around
+        ):
+            return "stays: it norms other dimensions than those of a row"
+        if type(norm) is nn.LayerNorm and not all(one.centered for one in around):
+            return "stays: cosines that are not centered feel the shift"
+        if any(one.augment for one in around):
+            return "stays: with augment a cosine feels the scale"
+    if any(getattr(one, hooks) for one in (norm, *around) for hooks in _HOOKS):
+        return "stays: there are hooks on it or on its neighbours"
+    weight, bias = norm.weight, None if type(norm) in _BATCH_NORMS else getattr(norm, "bias", None)
+    if any(one is not None and one.is_meta for one in (weight, bias)):
+        return "stays: its learned factors are on the meta device, where nobody knows them"
     if (weight is not None and bool((weight != 1).any())) or (bias is not None and bool((bias != 0).any())):
         return "stays: its learned factors differ from 1 and 0"
     return None
 
 
 def _hand_bias_over(norm: Any, layer: Any) -> None:
-    """A batch norm takes the bias in front of it out, and adds its own."""
-    bias = layer.weight.new_zeros(len(layer.weight)) if norm.bias is None else norm.bias.detach().clone()
-    layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=layer.weight.requires_grad)
+    """A batch norm takes the bias in front of it out, and adds its own: that parameter stays the same one."""
+    if norm.bias is None:
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif norm.bias.dtype == layer.weight.dtype:
+        layer.bias = norm.bias
+    else:
+        bias = norm.bias.detach().to(layer.weight)
+        layer.bias = nn.Parameter(bias, requires_grad=norm.bias.requires_grad)
 
 
 class _Tracer(fx.Tracer):
@@ -70,37 +92,48 @@ class _Tracer(fx.Tracer):
         return type(m).__module__.startswith("cosnorm.") or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module) -> Iterator[tuple[nn.Module, list[Any], list[Any]]]:
-    """Each norm that is called once, the modules whose results it takes, and those that take its own."""
-    graph = _Tracer().trace(model)
-    called = [node.target for node in graph.nodes if node.op == "call_module"]
+def _edges(model: nn.Module) -> list[Edge]:
+    """Those of every way through the model that can be traced; raises if there is none."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    found: list[Edge] = []
+    errors: list[Exception] = []
+    for training in (True, False):
+        for concrete in (defaults, None) if defaults else (None,):
+            try:
+                # What a model does while it is traced (counters, lists, caches) is done to a copy.
+                found += _traced(copy.deepcopy(model).train(training), concrete)
+            except Exception as error:
+                errors.append(error)
+    if len(errors) == (4 if defaults else 2):
+        raise errors[0]
+    return found
 
-    def module_of(node: fx.Node) -> Any:
-        return model.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+def _traced(model: nn.Module, concrete: dict[str, Any] | None) -> Iterator[Edge]:
+    """Each norm, the modules whose results it takes, and those that take its own, by name.
+
+    None stands for what is no module, or is called more than once.
+    """
+    graph = _Tracer().trace(model, concrete_args=concrete)
+    called = [node.target for node in graph.nodes if node.op == "call_module"]
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+
+    def name_of(node: fx.Node) -> str | None:
+        if node.op != "call_module":
+            return None
+        names = _names_of(model.get_submodule(str(node.target)), model)
+        return str(node.target) if sum(target in names for target in called) == 1 else None
 
     for node in graph.nodes:
-        norm = module_of(node)
-        if isinstance(norm, (*_BATCH_NORMS, *_LAYER_NORMS)) and called.count(node.target) == 1:
-            givers = [module_of(one) if len(one.users) == 1 else None for one in node.all_input_nodes]
-            givers = [one if _is_called_once(one, model, called) else None for one in givers]
-            yield norm, givers, [module_of(one) for one in node.users]
-
-
-def _is_called_once(layer: nn.Module | None, model: nn.Module, called: list[Any]) -> bool:
-    """Whether a layer gives to one place alone: one that is called twice must not take over a bias."""
-    return layer is not None and sum(target in _names_of(layer, model) for target in called) == 1
+        norm = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if norm is not None and type(norm) in (*_BATCH_NORMS, *_LAYER_NORMS):
+            givers = [name_of(one) if len(one.users) == 1 else None for one in node.all_input_nodes]
+            takers = [name_of(one) for one in node.users]
+            alone = name_of(node) is not None and not read.intersection(_names_of(norm, model))
+            # One that is called twice, or whose parameters are read, gives to somebody unknown.
+            yield str(node.target), givers if alone else [None], takers if alone else [*takers, None]
 
 
 def _names_of(layer: nn.Module, model: nn.Module) -> list[str]:
     return [name for name, one in model.named_modules(remove_duplicate=False) if one is layer]
-
-
-def _neighbours(model: nn.Module) -> Iterator[tuple[nn.Module, list[Any], list[Any]]]:
-    """The same of what stands side by side in a `Sequential`, and nowhere else."""
-    uses = Counter(part for one in model.modules() for part in one._modules.values())
-    for sequence in model.modules():
-        if isinstance(sequence, nn.Sequential):
-            parts: list[Any] = [None, *sequence, None]
-            for before, norm, behind in zip(parts, parts[1:], parts[2:], strict=False):
-                if isinstance(norm, (*_BATCH_NORMS, *_LAYER_NORMS)) and uses[norm] == 1:
-                    yield norm, [before if uses[before] == 1 else None], [behind]

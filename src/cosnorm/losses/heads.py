@@ -122,10 +122,11 @@ class CosineSoftmaxLoss(Grouped):
         Args:
             embeddings: (N, D); with `group` every process gives its own.
             topk: how many classes to return, the likeliest first; None: one.
-            chunk_size: classes of a block; None: chosen by itself.
+            chunk_size: classes of a block; None: chosen by itself, from N: give a number where N is symbolic
+                (`torch.export` with a dynamic batch).
 
         Returns:
-            (N,), or (N, topk).
+            (N,), or (N, topk). Of equal logits any comes first; those of NaN mean nothing.
 
         Raises:
             ValueError: `topk` is more than there are classes.

@@ -32,13 +32,13 @@ def best_classes(
     Where there are fewer classes the rest is -inf and class -1.
     """
     check_rows_of_classes(where, embeddings=embeddings, weight=weight)
-    shape = len(embeddings), number
+    shape = embeddings.shape[0], number
     cosines = torch.full(shape, -torch.inf, dtype=torch.promote_types(embeddings.dtype, weight.dtype))
     cosines = cosines.to(embeddings.device)
     classes = torch.full(shape, -1, dtype=torch.int64, device=embeddings.device)
-    step = (chunk_size or max(1, _BLOCK // max(1, len(embeddings)))) * sub_centers
-    for first, rows in zip(range(0, len(weight), step), weight.split(step), strict=True):
-        block = class_cosines(where, embeddings, rows, sub_centers)
+    step = (chunk_size or max(1, _BLOCK // max(1, embeddings.shape[0]))) * sub_centers
+    for first in range(0, weight.shape[0], step):
+        block = class_cosines(where, embeddings, weight[first : first + step], sub_centers)
         numbers = first // sub_centers + torch.arange(block.shape[1], device=block.device)
         found = torch.cat([cosines, block.to(cosines.dtype)], 1)
         cosines, places = found.topk(number, 1)

@@ -1,5 +1,6 @@
 """Convolutional layers whose outputs are cosines."""
 
+import math
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class _CosineConv(_ConvNd):
         )
         self.centered = centered
         self.augment = float(augment)
-        self.scale = Scale(scale, self.weight[0].numel(), name, device, dtype)
+        self.scale = Scale(scale, math.prod(self.weight.shape[1:]), name, device, dtype)
         check_impl(name, impl)
         self.impl = impl
 

@@ -2,16 +2,23 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
 
+# What others read of torch's layers.
+_SIZES = (
+    *("in_features", "out_features", "in_channels", "out_channels"),
+    *("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+)
+
 
 def check_foldable(where: str, layer: Any) -> None:
     """Raise unless the layer computes what its class does, from a weight of its own."""
+    if "forward" in vars(layer):
+        raise TypeError(f"{where}: somebody put a forward of its own around it, which would be lost")
     its_own = next(kind for kind in type(layer).__mro__ if "forward" in vars(kind))
     if not its_own.__module__.startswith("cosnorm.nn."):
         raise TypeError(
@@ -40,11 +47,17 @@ class _Folded(nn.Module):
         self.register_buffer("extra", extra)
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
         self.centered, self.augment = layer.centered, layer.augment
-        one = torch.ones((), dtype=torch.float32, device=weight.device)
-        self.register_buffer("scale", None if layer.scale.is_one else layer.scale(one).detach().reshape(()))
+        self.factor = layer.scale.factor
+        learned = layer.scale.log_scale
+        self.register_buffer("scale", None if learned is None else learned.detach().exp())
+        for name in _SIZES:
+            if hasattr(layer, name):
+                setattr(self, name, getattr(layer, name))
 
     def _finish(self, cosines: Tensor, rank: int) -> Tensor:
-        output = cosines if self.scale is None else cosines * self.scale.to(cosines.dtype)
+        output = cosines if self.factor is None else cosines * self.factor
+        if self.scale is not None:
+            output = cosines * self.scale.to(cosines.dtype)
         if self.bias is None:
             return output
         return output + self.bias.to(output.dtype).reshape(-1, *[1] * rank)
@@ -52,7 +65,7 @@ class _Folded(nn.Module):
     def extra_repr(self) -> str:
         """Sizes and options, for `print`."""
         sizes = f"weight={tuple(self.weight.shape)}, bias={self.bias is not None}"
-        return f"{sizes}, centered={self.centered}, augment={self.augment}, scale={self.scale}"
+        return f"{sizes}, centered={self.centered}, augment={self.augment}, scale={self.scale or self.factor}"
 
 
 class FoldedCosineLinear(_Folded):
