@@ -160,3 +160,11 @@ def test_a_forward_that_somebody_put_around_a_layer_is_refused():
     layer.forward = lambda x, forward=layer.forward: forward(x) + 1
     with pytest.raises(TypeError, match="fold: the model: somebody put a forward of its own around it"):
         fold(layer)
+
+
+@pytest.mark.parametrize("scale", [None, 2.0, "unit", "learned"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_export_of_a_folded_layer_by_itself(scale, bias: bool):
+    folded, x = fold(CosineLinear(8, 3, bias=bias, scale=scale)), torch.randn(4, 8)
+    program = torch.export.export(folded, (x,), dynamic_shapes=({0: torch.export.Dim("rows", min=1)},))
+    torch.testing.assert_close(program.module()(x[:3]), folded(x[:3]))

@@ -43,13 +43,21 @@ class _Folded(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         weight, extra = unit_weight(layer.weight, centered=layer.centered, augment=layer.augment)
-        self.register_buffer("weight", weight)
-        self.register_buffer("extra", extra)
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        bias, learned = layer.bias, layer.scale.log_scale
+        buffers = {
+            "weight": weight,
+            "extra": extra,
+            "bias": None if bias is None else bias.detach().clone(),
+            "scale": None if learned is None else learned.detach().exp(),
+        }
+        for name, value in buffers.items():
+            # A buffer that is None confuses torch.export of a folded layer by itself (torch 2.13).
+            if value is None:
+                setattr(self, name, None)
+            else:
+                self.register_buffer(name, value)
         self.centered, self.augment = layer.centered, layer.augment
         self.factor = layer.scale.factor
-        learned = layer.scale.log_scale
-        self.register_buffer("scale", None if learned is None else learned.detach().exp())
         for name in _SIZES:
             if hasattr(layer, name):
                 setattr(self, name, getattr(layer, name))
