@@ -24,6 +24,19 @@ def test_the_code_of_the_readme_runs():
     assert names["model"](names["torch"].rand(2, 3, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_code_of_the_page_on_deployment_runs(tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(block, "docs/deploy.md", "exec"), names)
+    found = onnxruntime.InferenceSession("model.onnx").run(None, {"input": names["images"].numpy()})[0]
+    expected = names["model"](names["images"])
+    names["torch"].testing.assert_close(names["torch"].from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_code_of_the_page_on_conversion_runs():
     names: dict = {}
     page = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")

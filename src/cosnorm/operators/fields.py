@@ -107,15 +107,17 @@ def _shapes_folded(x: Tensor, weight: Tensor, constant: Tensor | None, *rest: An
     return empty_output(x, weight, FieldOptions(*rest[:-1]).geometry(weight), x.dtype)
 
 
-def _folded(x: Tensor, weight: Tensor, constant: Tensor | None, *rest: Any) -> dict[str, Any]:
+def _folded(
+    x: Tensor, weight: Tensor, constant: Tensor | None, *rest: Any, portable: bool = False
+) -> dict[str, Any]:
     """What the formulas take for filters that are unit vectors."""
     options = FieldOptions(*rest)
-    unit = torch_fields.unit_filters(weight, constant, dtypes_of(x)[0])
+    unit = torch_fields.unit_filters(weight, constant, dtypes_of(x, portable=portable)[0])
     return {"geometry": options.geometry(weight), "unit": unit, **options.center}
 
 
 def _formula_folded(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    return torch_fields.cosine_formula(x, weight, **_folded(x, weight, *rest))
+    return torch_fields.cosine_formula(x, weight, **_folded(x, weight, *rest, portable=True))
 
 
 def _gradient_folded(cotangent: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor]:

@@ -99,9 +99,12 @@ def cosine_formula(
     augment: float,
     unit: UnitRows | None = None,
 ) -> Tensor:
-    """The cosines, differentiable; the filters may be given as unit vectors."""
-    fields = fields_of(x, geometry, centered=centered, augment=augment, differentiable=True)
-    filters = unit or _filters(x, weight, centered=centered, augment=augment, differentiable=True)
+    """The cosines by operators that other runtimes have; the filters may be given as unit vectors.
+
+    Each sample is divided by its largest magnitude, and all sums are of float32 (float64 for float64).
+    """
+    options: Any = {"centered": centered, "augment": augment, "differentiable": True, "portable": True}
+    fields, filters = fields_of(x, geometry, **options), unit or _filters(x, weight, **options)
     return products_of(fields, filters, weight.shape).clamp(-1, 1).to(x.dtype)
 
 
@@ -163,9 +166,17 @@ def tangent_formula(
     return moved.to(x.dtype)
 
 
-def _filters(x: Tensor, weight: Tensor, *, centered: bool, augment: float, differentiable: bool) -> Filters:
+def _filters(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    centered: bool,
+    augment: float,
+    differentiable: bool,
+    portable: bool = False,
+) -> Filters:
     """The filters as unit rows in the dtype of the products."""
-    dtype, wide = dtypes_of(x)
+    dtype, wide = dtypes_of(x, portable=portable)
     rows = weight.reshape(len(weight), -1)
     if differentiable or x.dtype == wide or wide == torch.float32:
         return unit_rows(rows.to(dtype), centered=centered, augment=augment, stored=x.dtype)

@@ -37,16 +37,13 @@ class Fields(NamedTuple):
     scale: Tensor | None
 
 
-def dtypes_of(x: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """The dtype of products, and that of sums of squares."""
+def dtypes_of(x: Tensor, *, portable: bool = False) -> tuple[torch.dtype, torch.dtype]:
+    """The dtype of products, and that of sums of squares; portable: no float64 but for float64."""
+    if portable and x.dtype != torch.float64:
+        return torch.float32, torch.float32
     if x.dtype == torch.float64 or x.device.type == "cpu":
         return torch.float64, torch.float64
     return torch.float32, torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def _is_divided(x: Tensor) -> bool:
-    """Whether the dtype of products cannot hold all products of x as it is."""
-    return dtypes_of(x)[0] == x.dtype or dtypes_of(x)[0] == torch.float32
 
 
 def fields_of(
@@ -57,15 +54,16 @@ def fields_of(
     augment: float,
     differentiable: bool,
     known: Tensor | None = None,
+    portable: bool = False,
 ) -> Fields:
     """The receptive fields of any finite input; their factors and means may be known."""
-    dtype, wide = dtypes_of(x)
+    dtype, wide = dtypes_of(x, portable=portable)
     appended: Tensor | float
     scale: Tensor | None
     shift: Tensor | float
     values, appended, scale, shift = x.to(dtype), augment, None, 0.0
-    if _is_divided(x):
-        scale = _scale(values, augment)
+    if dtype in (x.dtype, torch.float32):  # it cannot hold all products of x as they are
+        scale = _scale(values, augment, portable=portable)
         values, appended = values / scale, augment / scale if augment else 0.0
         if centered:
             shift = shift_of(values, geometry)
@@ -95,14 +93,17 @@ def fields_of(
     return Fields(values, geometry, factor, mean, kept, appended, scale)
 
 
-def _scale(values: Tensor, augment: float) -> Tensor:
-    """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none."""
+def _scale(values: Tensor, augment: float, *, portable: bool) -> Tensor:
+    """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none.
+
+    Portable: the largest magnitude itself, as other runtimes take no number apart.
+    """
     # Over the channels first: what is not finite must not set the scale of the sample's other fields.
     largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
     largest = largest.nan_to_num(nan=0.0, posinf=0.0).amax(tuple(range(1, values.ndim)), keepdim=True)
     numbers = torch.finfo(values.dtype)
     largest = largest.clamp(max(augment, numbers.tiny), numbers.max / 4)
-    return largest / torch.frexp(largest).mantissa
+    return largest if portable else largest / torch.frexp(largest).mantissa
 
 
 def shift_of(values: Tensor, geometry: Geometry) -> Tensor:
