@@ -28,7 +28,7 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 -m 'slow or not slow'
 
-# The library, without the laboratory, on the oldest torch that it takes: gigabytes, as that has no build for CPUs.
+# The library, without the laboratory, on the oldest torch that it takes: gigabytes where its wheel brings CUDA.
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n 2 --ignore tests/lab --ignore tests/test_benchmarks.py \
 		--ignore tests/test_documents.py --ignore src/cosnorm_lab tests src/cosnorm

@@ -420,7 +420,15 @@ def test_what_else_keeps_a_norm(caplog):
     model = ResNet()
     nn.init.zeros_(model.body[0].bn2.weight)
     assert type(to_cosine(model, remove_norm=True).body[0].bn2) is nn.BatchNorm2d
-    assert type(to_cosine(model, remove_norm=True, scale="learned").body[0].bn1) is nn.BatchNorm2d
+    for options in ({"scale": "learned"}, {"centered": False}, {"augment": 0.1}):
+        assert type(to_cosine(model, remove_norm=True, **options).body[0].bn1) is nn.BatchNorm2d
+
+    class Deciding(Attention):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.norm(x)
+            return self.head(self.up(hidden)[..., :8]) if self.training or x.sum() > 0 else self.head(hidden)
+
+    assert type(to_cosine(Deciding(nn.LayerNorm(8)), remove_norm=True).norm) is nn.LayerNorm
 
 
 def test_an_optimizer_that_was_there_before_goes_on():
@@ -430,7 +438,7 @@ def test_an_optimizer_that_was_there_before_goes_on():
     known = {id(one) for group in optimizer.param_groups for one in group["params"]}
     assert {id(one) for one in model.parameters()} <= known
     without = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False))
-    assert to_cosine(without, remove_norm=True, filter_fn=lambda layer, name: True)[0].bias.eq(0).all()
+    assert to_cosine(without, remove_norm=True, filter_fn=lambda layer, name: True)[0].bias is None
 
 
 def test_cosine_layers_that_were_there_before_count():

@@ -110,8 +110,15 @@ def test_what_cannot_be_folded_is_named():
 
     for layer, message in (
         (Own(3, 2), "Own overrides forward"),
-        (prune.l1_unstructured(CosineLinear(3, 2), "weight", 0.5), "its weight is computed from others"),
-        (weight_norm(CosineConv2d(3, 2, 1)), "its weight is computed from others"),
+        (
+            prune.l1_unstructured(CosineLinear(3, 2), "weight", 0.5),
+            "its weight or bias is computed from others",
+        ),
+        (weight_norm(CosineConv2d(3, 2, 1)), "its weight or bias is computed from others"),
+        (
+            prune.l1_unstructured(CosineLinear(3, 2, bias=True), "bias", 1),
+            "its weight or bias is computed from others",
+        ),
     ):
         with pytest.raises(TypeError, match=f"fold: 0: {message}"):
             fold(nn.Sequential(layer))
@@ -146,6 +153,11 @@ def test_scales_keep_their_digits(scale):
     torch.testing.assert_close(fold(layer)(x), layer(x), rtol=1e-14, atol=1e-14)
     half = CosineLinear(10, 4, scale=1e5, dtype=torch.float16)
     assert torch.equal(fold(half)(torch.zeros(1, 10).half()), torch.zeros(1, 4).half())
+
+
+def test_a_folded_layer_is_printed_without_a_look_at_its_numbers():
+    assert "scale=learned" in str(fold(CosineLinear(3, 2, scale="learned", device="meta")))
+    assert "scale=2.0" in str(fold(CosineLinear(3, 2, scale=2.0)))
 
 
 def test_others_read_the_sizes():

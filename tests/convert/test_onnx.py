@@ -22,17 +22,17 @@ LAYERS = {
     "same": (lambda **o: CosineConv2d(4, 6, (3, 2), padding="same", **o), (3, 4, 7, 6)),
     "conv3d": (lambda **o: CosineConv3d(2, 4, 2, dilation=2, padding=1, **o), (3, 2, 5, 5, 5)),
 }
-SIXTY_FOUR_BITS = (onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128)
+DOUBLES = (onnx.TensorProto.DOUBLE, onnx.TensorProto.COMPLEX128)
 
 
 def exported(model: nn.Module, x: Tensor, folder: Path) -> Path:
-    """The file, for any number of samples; no number in it has 64 bits."""
+    """The file, for any number of samples; no float64 is in it."""
     program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     path = folder / "model.onnx"
     torch.onnx.export(decompose(program), dynamo=True, verbose=False, opset_version=18).save(path)
     graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
     values = [*graph.value_info, *graph.input, *graph.output]
-    assert not any(one.type.tensor_type.elem_type in SIXTY_FOUR_BITS for one in values)
+    assert not any(one.type.tensor_type.elem_type in DOUBLES for one in values)
     assert {node.domain for node in graph.node} == {""}
     return path
 

@@ -66,7 +66,9 @@ def test_update_bn_finds_mean_only_batch_norms():
 
 
 def test_nothing_makes_a_batch_norm_that_divides_of_one_that_does_not():
-    with pytest.raises(TypeError, match="MeanOnlyBatchNorm2d divides by nothing"):
+    assert MeanOnlyBatchNorm2d(4).weight is None
+    assert not hasattr(MeanOnlyBatchNorm2d(4), "eps")
+    with pytest.raises(AttributeError, match=r"MeanOnlyBatchNorm2d.* has no attribute 'eps'"):
         nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(MeanOnlyBatchNorm2d(4)))
 
 

@@ -7,7 +7,8 @@
 
 `impl="auto"` takes the first that there is for a device; one that is named computes, or the call raises. A
 backend declines what its form could get wrong (it returns None: extreme norms), and the torch form computes
-then. `COSNORM_IMPL` in the environment forces one for a whole program; it is read at the first choice.
+then. `COSNORM_IMPL` in the environment forces one for a whole program: set it before that
+begins, as each operation reads it once.
 """
 
 import functools
@@ -56,8 +57,8 @@ def backends(operation: str, impl: str, tensor: Tensor) -> tuple[ModuleType, ...
 
 
 @functools.cache
-def _order(operation: str, impl: str, where: torch.device, dtype: torch.dtype) -> tuple[ModuleType, ...]:
-    device, forced = where.type, os.environ.get("COSNORM_IMPL", "auto")
+def _order(operation: str, impl: str, place: torch.device, dtype: torch.dtype) -> tuple[ModuleType, ...]:
+    device, forced = place.type, os.environ.get("COSNORM_IMPL", "auto")
     names: tuple[str, ...] = _AUTO.get(device, ("torch",))
     if forced != "auto":
         if forced not in (*IMPLEMENTATIONS, "look"):

@@ -51,7 +51,7 @@ def to_cosine(
         filter_fn: takes a layer and its name, and says whether it is replaced. None: all but the linear layer
             that was registered last (as a rule the head, whose outputs are no pre-activations), and layers
             with so few numbers to a cosine that it is only a sign: one, or two if centered. A model that is
-            one layer is replaced.
+            one layer is replaced, if its cosines are more than signs.
         centered: of the new layers.
         scale: of the new layers, see `cosnorm.nn.CosineLinear`; "unit" suits the usual learning rates.
         augment: of the new layers.
@@ -61,8 +61,8 @@ def to_cosine(
             layers alone and its learned factors, if any, are still 1 and 0: without `augment` a centered
             cosine does not feel shift and scale of a row, a plain one not its scale: the outputs stay.
             `torch.fx` finds who gives to whom, in training and evaluation, with optional arguments left out
-            and given; a model that it cannot trace keeps its norms (convert its parts then). A branch that
-            depends on something else is not seen.
+            and, where it can, given; a model that it cannot trace keeps its norms (convert its parts then). A
+            branch on an attribute of the model is not seen.
         inplace: change the model itself; else a deep copy. An optimizer that has its parameters goes on; a
             learned scale is a new one, of which it knows nothing.
 
@@ -70,8 +70,9 @@ def to_cosine(
         The model. The logger "cosnorm.convert" says at level INFO what was replaced, what was not, and why.
 
     Raises:
-        TypeError: `module` is no `torch.nn.Module`; a chosen layer is parametrized, weight-normed, pruned,
-            quantized or fused: the message names it.
+        TypeError: `module` is no `torch.nn.Module`, or scripted; a chosen layer is parametrized,
+            weight-normed, pruned, quantized, fused, lazy or complex, or has a forward that somebody put
+            around it: the message names it.
         ValueError: a wrong option.
 
     `torch.nn.MultiheadAttention` reads the weight of its `out_proj` itself, so that this stays a plain layer.

@@ -27,8 +27,8 @@ def fold(module: nn.Module) -> nn.Module:
 
     The weight's norms and means are computed once, here, and not again in each call. The outputs are those of
     the model within rounding; the copy does not learn, as its cosine layers have buffers for parameters. A
-    layer that stands in several places is folded once, and keeps its hooks. One of 8-bit products
-    (`precision="fp8"`) computes in the dtype of its input then.
+    layer that stands in several places is folded once, and keeps its forward and backward hooks. One of 8-bit
+    products (`precision="fp8"`) computes in the dtype of its input then.
 
     Args:
         module: a cosine layer, or a model with any number of them; it stays as it is.
@@ -37,8 +37,9 @@ def fold(module: nn.Module) -> nn.Module:
         The copy, in evaluation mode.
 
     Raises:
-        TypeError: `module` is no `torch.nn.Module`; a cosine layer is of a class that overrides `forward`, or
-            computes its weight from others (old weight norm, pruning): the message names it.
+        TypeError: `module` is no `torch.nn.Module`; a cosine layer has a `forward` of its own, by its class
+            or put around it, or computes its weight or bias from others (old weight norm, pruning): the
+            message names it.
 
     Example:
         >>> import torch

@@ -16,12 +16,12 @@ Edge = tuple[str, list[str | None], list[str | None]]
 
 def remove_norms(model: nn.Module, cosine: set[nn.Module]) -> list[str]:
     """Put `Identity` in the place of needless norms; a line for each, and for each that has to stay."""
+    lines: list[str] = []
     try:
-        edges = _edges(model)
+        edges = _edges(model, lines)
     except Exception as error:  # a model may do anything while it is traced
         found = (str(error) or type(error).__name__).splitlines()[0]
         return [f"all norms stay: torch.fx cannot trace the model ({found}); convert its parts one by one"]
-    lines = []
     for name in dict.fromkeys(edge[0] for edge in edges):
         norm = model.get_submodule(name)
         reason: str | None = ""
@@ -46,11 +46,16 @@ def _why_not(norm: Any, givers: list[Any], takers: list[Any], cosine: set[nn.Mod
     if type(norm) in _BATCH_NORMS:
         if len(givers) != 1 or givers[0] not in cosine:
             return ""
-        around = givers
-        if givers[0].scale.scale != "unit":
-            return 'stays: only scale="unit" gives the variance that it does'
-        if norm.num_features != len(givers[0].weight):
+        around, (layer,) = givers, givers
+        if layer.scale.scale != "unit" or not layer.centered or layer.augment:
+            return 'stays: only centered cosines with scale="unit" and without augment are normal like it'
+        if norm.num_features != len(layer.weight):
             return "stays: it norms another dimension than that of the channels"
+        if norm.bias is not None and (norm.bias.dtype, norm.bias.device) != (
+            layer.weight.dtype,
+            layer.weight.device,
+        ):
+            return "stays: its bias has another dtype or device than the layer"
     else:
         around = [taker for taker in takers if taker in cosine]
         if not around:
@@ -77,14 +82,7 @@ def _why_not(norm: Any, givers: list[Any], takers: list[Any], cosine: set[nn.Mod
 
 def _hand_bias_over(norm: Any, layer: Any) -> None:
     """A batch norm takes the bias in front of it out, and adds its own: that parameter stays the same one."""
-    if norm.bias is None:
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    elif norm.bias.dtype == layer.weight.dtype:
-        layer.bias = norm.bias
-    else:
-        bias = norm.bias.detach().to(layer.weight)
-        layer.bias = nn.Parameter(bias, requires_grad=norm.bias.requires_grad)
+    layer.bias = norm.bias
 
 
 class _Tracer(fx.Tracer):
@@ -92,21 +90,23 @@ class _Tracer(fx.Tracer):
         return type(m).__module__.startswith("cosnorm.") or super().is_leaf_module(m, module_qualified_name)
 
 
-def _edges(model: nn.Module) -> list[Edge]:
-    """Those of every way through the model that can be traced; raises if there is none."""
+def _edges(model: nn.Module, lines: list[str]) -> list[Edge]:
+    """Those of training and evaluation; raises where one of them cannot be traced.
+
+    With optional arguments given a model is often beyond tracing: then a line says so.
+    """
     parameters = inspect.signature(model.forward).parameters.values()
     defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
     found: list[Edge] = []
-    errors: list[Exception] = []
     for training in (True, False):
-        for concrete in (defaults, None) if defaults else (None,):
+        # What a model does while it is traced (counters, lists, caches) is done to a copy.
+        found += _traced(copy.deepcopy(model).train(training), defaults or None)
+        if defaults:
             try:
-                # What a model does while it is traced (counters, lists, caches) is done to a copy.
-                found += _traced(copy.deepcopy(model).train(training), concrete)
+                found += _traced(copy.deepcopy(model).train(training), None)
             except Exception as error:
-                errors.append(error)
-    if len(errors) == (4 if defaults else 2):
-        raise errors[0]
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                lines.append(f"norms: not seen with {', '.join(defaults)} given ({reason})")
     return found
 
 

@@ -21,4 +21,6 @@ class Grouped(nn.Module):
 
     @group.setter
     def group(self, group: Group | None) -> None:
+        if isinstance(group, str):
+            raise TypeError(f"{type(self).__name__}: group must be a process group, got the string {group!r}")
         self.group_name = name_of(type(self).__name__, group) or None

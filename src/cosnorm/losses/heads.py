@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cosnorm.distributed import Group, check_group, gather_rows, share_of
+from cosnorm.distributed import Group, gather_rows, share_of
 from cosnorm.functional.checks import Reduction, check_count, check_dtype
 from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
@@ -75,7 +75,6 @@ class CosineSoftmaxLoss(Grouped):
         self.reduction, self.chunk_size, self.group, self.impl = reduction, chunk_size, group, impl
         self.own = slice(0, num_classes)  # this process's classes
         if group is not None:
-            check_group(where, group)
             self.own = share_of(num_classes, group)
         rows = (self.own.stop - self.own.start) * sub_centers
         self.weight = nn.Parameter(torch.empty(rows, embedding_size, device=device, dtype=dtype))

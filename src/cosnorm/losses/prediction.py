@@ -33,9 +33,9 @@ def best_classes(
     """
     check_rows_of_classes(where, embeddings=embeddings, weight=weight)
     shape = embeddings.shape[0], number
-    cosines = torch.full(shape, -torch.inf, dtype=torch.promote_types(embeddings.dtype, weight.dtype))
-    cosines = cosines.to(embeddings.device)
-    classes = torch.full(shape, -1, dtype=torch.int64, device=embeddings.device)
+    dtype, device = torch.promote_types(embeddings.dtype, weight.dtype), embeddings.device
+    cosines = torch.full(shape, -torch.inf, dtype=dtype, device=device)
+    classes = torch.full(shape, -1, dtype=torch.int64, device=device)
     step = (chunk_size or max(1, _BLOCK // max(1, embeddings.shape[0]))) * sub_centers
     for first in range(0, weight.shape[0], step):
         block = class_cosines(where, embeddings, weight[first : first + step], sub_centers)

@@ -46,8 +46,12 @@ def sup_con_loss(
         impl: as in `contrastive_cross_entropy`.
 
     Returns:
-        The loss; an embedding alone with its label has loss 0 and does not count. At zero, with NaN, and for
-        errors as `contrastive_cross_entropy`.
+        The loss; an embedding alone with its label has loss 0 and does not count. At zero and with NaN as
+        `contrastive_cross_entropy`.
+
+    Raises:
+        TypeError: no labels, but for two views or more on one process and without `extra_labels`.
+        ValueError: labels of another shape. Else as `contrastive_cross_entropy`.
 
     Source: Khosla et al., "Supervised Contrastive Learning", arXiv 2004.11362, eq. 2.
 
@@ -60,9 +64,10 @@ def sup_con_loss(
     if isinstance(embeddings, Tensor) and embeddings.ndim == 3:
         views = embeddings.shape[:2]
     if labels is None:
-        if views is None or group is not None:
+        if views is None or views[1] < 2 or group is not None or extra_labels is not None:
             raise TypeError(
-                "sup_con_loss: labels must be given, but for embeddings (N, V, D) of views on one process"
+                "sup_con_loss: labels must be given, but for embeddings (N, V, D) of two views or more, on "
+                "one process and without extra_labels"
             )
         labels = torch.arange(views[0], device=embeddings.device)
     if views is not None:
@@ -129,7 +134,7 @@ class SupConLoss(Grouped):
         extra_keys: Tensor | None = None,
         extra_labels: Tensor | None = None,
     ) -> Tensor:
-        """The loss of embeddings (N, D) or (N, V, D) with labels (N,); see `sup_con_loss`."""
+        """The loss of embeddings (N, D), or (N, V, D) with labels (N,) or without; see `sup_con_loss`."""
         return sup_con_loss(
             embeddings,
             labels,

@@ -11,7 +11,10 @@ from cosnorm.norms import accumulation_dtype
 
 
 class _MeanOnlyBatchNorm(_BatchNorm):
-    """What the three layers share. Torch's base class, so that `update_bn` and others know what it is."""
+    """What the three layers share. Torch's base class, so that `update_bn` and others know what it is.
+
+    There is no `eps`: what makes other batch norms of batch norms (`SyncBatchNorm`) fails on that.
+    """
 
     _ranks: tuple[int, ...]
     _shapes: str
@@ -50,15 +53,10 @@ class _MeanOnlyBatchNorm(_BatchNorm):
         )
         mean = torch.zeros(num_features, **options) if track_running_stats else None
         self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", None)
+        self.register_parameter("weight", None)
         count = torch.tensor(0, dtype=torch.long, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", count)
-
-    @property
-    def eps(self) -> float:  # type: ignore[override]
-        """There is none: what converts batch norms to others that divide (`SyncBatchNorm`) ends here."""
-        raise TypeError(
-            f"{type(self).__name__} divides by nothing and has no eps; no other batch norm can take its place"
-        )
 
     def reset_running_stats(self) -> None:
         """Forget the running mean."""

@@ -25,10 +25,11 @@ def check_foldable(where: str, layer: Any) -> None:
             f"{where}: {its_own.__name__} overrides forward, and what it adds would be lost; write it as a "
             "module that has a cosine layer and calls it"
         )
-    if "weight" not in layer._parameters and not parametrize.is_parametrized(layer, "weight"):
+    computed = {"weight", "bias"} - layer._parameters.keys()
+    if any(not parametrize.is_parametrized(layer, name) for name in computed):
         raise TypeError(
-            f"{where}: its weight is computed from others (old weight or spectral norm, pruning); make it "
-            "one first: torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+            f"{where}: its weight or bias is computed from others (old weight or spectral norm, pruning); "
+            "make it one first: torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
         )
 
 
@@ -72,8 +73,9 @@ class _Folded(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and options, for `print`."""
+        scale = self.factor if self.scale is None else "learned"
         sizes = f"weight={tuple(self.weight.shape)}, bias={self.bias is not None}"
-        return f"{sizes}, centered={self.centered}, augment={self.augment}, scale={self.scale or self.factor}"
+        return f"{sizes}, centered={self.centered}, augment={self.augment}, scale={scale}"
 
 
 class FoldedCosineLinear(_Folded):

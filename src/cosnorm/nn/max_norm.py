@@ -23,7 +23,7 @@ class MaxNorm:
     convolution. Parameters with fewer than two dimensions (biases, scales) are left alone.
 
     Args:
-        parameters: a module, or an iterable of parameters.
+        parameters: a module, whose parameters are looked up at each projection, or an iterable of parameters.
         max_norm: the radius c; the paper uses 2.
 
     Call `project` after each ``optimizer.step()``, or `attach` it once to any optimizer. Vectors inside the

@@ -44,10 +44,12 @@ def define(
     """Register an operator `cosnorm::…` and return it.
 
     Args:
-        schema: name, arguments and results, without defaults. Of the results only the first has a gradient;
-            the others are what the backward pass wants, and need be made only where the last argument,
-            `bool keep`, says so: callers give False, the autograd function sets it. `int keep` (callers: 0)
-            has a bit for each argument that learns. Without a `backward` nothing can be differentiated.
+        schema: name, arguments and results, without defaults. Tensors are the first arguments, those that
+            learn before all, and the first of all is never None. Of the results only the first has a
+            gradient; the others are what the backward pass wants, and need be made only where the last
+            argument, `bool keep`, says so: callers give False, the autograd function sets it. `int keep`
+            (callers: 0) has a bit for each argument that learns. Without a `backward` nothing can be
+            differentiated.
         compute: makes the results, from tensors without autograd; on any device.
         shapes: empty results of the right shapes, dtypes and strides from tensors without data.
         backward: its gradient.

@@ -43,8 +43,8 @@ class Backward:
     flops: Function | None = None
 
 
-# What the dispatcher has nothing to say to; tensors of all other types see every call.
-_PLAIN = {Tensor, torch.nn.Parameter, bool, int, float, str, list, tuple, type(None)}
+# Types of arguments to which the dispatcher has nothing to say; tensors of all other types see every call.
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, bool, int, float, str, list, tuple, type(None)})
 
 
 def _below(operator: Any) -> Function:

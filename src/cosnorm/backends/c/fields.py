@@ -28,7 +28,8 @@ _LIMIT, _COTANGENT_LIMIT = NORM_LIMIT[torch.float32], COTANGENT_LIMIT[torch.floa
 
 def handles(x: Tensor, weight: Tensor, geometry: Geometry, centered: bool) -> bool:
     """Whether the passes have these dtypes and shapes."""
-    return x.dtype == weight.dtype == torch.float32 and geometry.rank <= 2 and x.numel() > 0
+    single = x.dtype == weight.dtype == torch.float32
+    return single and weight.is_cpu and geometry.rank <= 2 and x.numel() > 0
 
 
 def saved(

@@ -56,6 +56,7 @@ def handles(x: Tensor, weight: Tensor, contraction: Contraction, keep: bool) -> 
     return (
         contraction.is_product
         and x.dtype is weight.dtype
+        and weight.is_cpu
         and x.ndim == weight.ndim == 2
         and x.is_contiguous()
         and weight.is_contiguous()
@@ -80,7 +81,7 @@ def folded(
     if constant is not None:
         return None
     options: Any = {"centered": centered, "augment": augment, "keep": False}
-    found = cosines(x, weight, MATRIX, **options, folded=True)
+    found = cosines(x, weight, MATRIX, **options, unit_weight=True)
     return None if found is None else found[0]
 
 
@@ -92,14 +93,14 @@ def cosines(
     centered: bool,
     augment: float,
     keep: bool,
-    folded: bool = False,
+    unit_weight: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The cosines (x·w + augment²) f_x f_w (N, M), the products x·w, and the statistics, in one dimension.
 
     The statistics are the factors f = 1/√(|row|² + augment²), 0 for zero rows, of the weight (M), of x (N),
     and of centered rows the means of the weight (M), in the dtype of sums. The products of float16 are
-    float32. Unless they are to be kept, both may be the cosines themselves. `folded`: the rows of the weight
-    are unit vectors.
+    float32. Unless they are to be kept, both may be the cosines themselves. `unit_weight`: its rows are unit
+    vectors.
     """
     passes, threads, dtype = _passes(x.dtype), torch.get_num_threads(), x.dtype
     if dtype is torch.float16:
@@ -123,7 +124,7 @@ def cosines(
             augment_squared,
             passes.limit,
             passes.constant(size) if centered else 0,
-            folded,
+            unit_weight,
             _address(values),
             products.data_ptr(),
             _address(statistics),
@@ -134,7 +135,7 @@ def cosines(
         if values is not None:
             fine = passes.center(
                 x.data_ptr(),
-                0 if folded else weight.data_ptr(),
+                0 if unit_weight else weight.data_ptr(),
                 *sizes,
                 augment_squared,
                 passes.limit,
@@ -150,7 +151,7 @@ def cosines(
         fine = passes.cosines(
             products.data_ptr(),
             x.data_ptr() if values is None else 0,
-            0 if folded else weight.data_ptr(),
+            0 if unit_weight else weight.data_ptr(),
             *sizes,
             augment_squared,
             passes.limit,

@@ -1,7 +1,8 @@
 """Receptive fields of any finite input: norms and means by operators that never look at the data.
 
 Narrower types are taken in float64 on a CPU, which holds each of their squares; elsewhere, and in float64
-itself, each sample is divided by a power of two first. All of it is differentiable if it is asked to be.
+itself, each sample is divided by a power of two first; the portable form of exported programs has float32
+throughout, and divides by the largest magnitude. All of it is differentiable if it is asked to be.
 """
 
 import math
@@ -94,9 +95,9 @@ def fields_of(
 
 
 def _scale(values: Tensor, augment: float, *, portable: bool) -> Tensor:
-    """For each sample the power of two above its largest magnitude, (N, 1, …); NaN and inf set none.
+    """What divides each sample, (N, 1, …): the power of two above its largest magnitude, NaN and inf apart.
 
-    Portable: the largest magnitude itself, as other runtimes take no number apart.
+    Portable: that magnitude itself, as other runtimes take no number apart.
     """
     # Over the channels first: what is not finite must not set the scale of the sample's other fields.
     largest = torch.linalg.vector_norm(values.detach(), torch.inf, 1, keepdim=True)
