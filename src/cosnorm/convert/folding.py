@@ -10,7 +10,8 @@ from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, check_foldab
 from cosnorm.nn.linear import CosineLinear
 
 _LAYERS = (CosineLinear, CosineConv1d, CosineConv2d, CosineConv3d)
-_HOOKS = (
+# What a layer hands over to its folded form: its forward and backward hooks.
+_MOVED = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -66,7 +67,7 @@ def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
         if isinstance(module, _LAYERS):
             kind = FoldedCosineLinear if isinstance(module, CosineLinear) else FoldedCosineConv
             done[module] = kind(module)
-            for name in _HOOKS:
+            for name in _MOVED:
                 setattr(done[module], name, getattr(module, name))
         else:
             done[module] = module

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_THAT_COUNT = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Edge = tuple[str, list[str | None], list[str | None]]
 
@@ -70,7 +70,7 @@ def _why_not(norm: Any, givers: list[Any], takers: list[Any], cosine: set[nn.Mod
             return "stays: cosines that are not centered feel the shift"
         if any(one.augment for one in around):
             return "stays: with augment a cosine feels the scale"
-    if any(getattr(one, hooks) for one in (norm, *around) for hooks in _HOOKS):
+    if any(getattr(one, hooks) for one in (norm, *around) for hooks in _HOOKS_THAT_COUNT):
         return "stays: there are hooks on it or on its neighbours"
     weight, bias = norm.weight, None if type(norm) in _BATCH_NORMS else getattr(norm, "bias", None)
     if any(one is not None and one.is_meta for one in (weight, bias)):
