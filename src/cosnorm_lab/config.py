@@ -11,6 +11,7 @@ METHODS = ("baseline", "cosine", "centered", "batch", "layer", "weight", "max", 
 WITH_HIDDEN_BIAS = ("baseline", "max")
 CONTRASTIVE_METHODS = ("nt-xent", "decoupled", "untrained")
 HEADS = ("softmax", "center", "island", "normface", "am-softmax", "arcface", "cosine-distance")
+DROP_IN_METHODS = ("plain", "norm", "converted", "converted-norm")
 WITH_SCALE = ("normface", "am-softmax", "arcface", "cosine-distance")
 WITH_MARGIN = ("am-softmax", "arcface", "cosine-distance")
 
@@ -271,4 +272,52 @@ class HeadsConfig(RunConfig):
             raise ValueError(f"scale must be positive for {self.method}; got {self.scale}")
 
 
-KINDS = {config.kind: config for config in (MLPConfig, CNNConfig, ContrastiveConfig, HeadsConfig)}
+@dataclass(frozen=True, kw_only=True)
+class DropInConfig(RunConfig):
+    """A network as people have it, converted or not, at the optimizer and learning rate that it has.
+
+    Attributes:
+        method: "plain", "norm" (batch or layer norm), "converted" (`cosnorm.convert.to_cosine` of the network
+            with norms, which takes them out), "converted-norm" (which keeps them).
+        network: "mlp", "cnn", "resnet", "vit"; "gpt" of text.
+        optimizer: "sgd" (momentum 0.9) or "adamw".
+        weight_decay: of AdamW.
+        samples: training images, the first ones; 0: all.
+        pooling: sides of the squares of pixels that become one.
+        centered: of the conversion, as are the next two.
+        scale: a number or a name.
+        augment: the constant extra component.
+        length: characters of a sample of text.
+        steps: steps of an "epoch" of text; 0: a pass over all samples.
+    """
+
+    kind = "drop-in"
+    methods = DROP_IN_METHODS
+
+    network: str
+    optimizer: str
+    weight_decay: float = 0.01
+    samples: int = 8000
+    pooling: int = 2
+    centered: bool = True
+    scale: str = "unit"
+    augment: float = 0.0
+    length: int = 64
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (
+            ("network", ("mlp", "cnn", "resnet", "vit", "gpt")),
+            ("optimizer", ("sgd", "adamw")),
+            ("scale", ("unit", "learned")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        self._positive("pooling", "length")
+        self._not_negative("weight_decay", "samples", "augment", "steps")
+
+
+KINDS = {
+    config.kind: config for config in (MLPConfig, CNNConfig, ContrastiveConfig, HeadsConfig, DropInConfig)
+}

@@ -32,6 +32,10 @@ COLOURS = {
     "am-softmax": "#D55E00",
     "arcface": "#E69F00",
     "cosine-distance": "#CC79A7",
+    "plain": "#000000",
+    "norm": "#0072B2",
+    "converted": "#E69F00",
+    "converted-norm": "#56B4E9",
 }
 NAMES = {
     "baseline": "baseline",
@@ -52,6 +56,10 @@ NAMES = {
     "am-softmax": "AM-Softmax",
     "arcface": "ArcFace",
     "cosine-distance": "cosine distance loss",
+    "plain": "plain",
+    "norm": "batch or layer norm",
+    "converted": "converted",
+    "converted-norm": "converted, norms kept",
 }
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
@@ -280,8 +288,8 @@ def errors_title(drawn: Sequence[Series]) -> str:
 
 def unit(config: RunConfig) -> tuple[str, int]:
     """What the reader counts a run's epochs in: ("epoch", 1), or ("step", steps between two evaluations)."""
-    steps = getattr(config, "steps", None)
-    return ("epoch", 1) if steps is None else ("step", steps)
+    steps = getattr(config, "steps", 0)
+    return ("step", steps) if steps else ("epoch", 1)
 
 
 def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...] = ()) -> str:

@@ -60,6 +60,10 @@ def load(
         from cosnorm_lab.data.svhn import load_svhn
 
         return load_svhn(folder, allow_checksum_mismatch=allow_checksum_mismatch)
+    if dataset == "tinyshakespeare":
+        from cosnorm_lab.data.text import load_shakespeare
+
+        return load_shakespeare(folder, allow_checksum_mismatch=allow_checksum_mismatch)
     if dataset == "20news":
         from cosnorm_lab.data.newsgroups import load_newsgroups
 

@@ -110,6 +110,16 @@ SVHN = Archive(
     mirrors=("http://ufldl.stanford.edu/housenumbers/",),
 )
 
+SHAKESPEARE = Archive(
+    name="tinyshakespeare",
+    description="plays, 1,115,394 characters, 65 different ones (1 MB)",
+    file=None,
+    md5=None,
+    inside="tinyshakespeare",
+    members={"input.txt": "6fb458f1232090904fb40fe944165e91"},
+    mirrors=("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
+)
+
 MNIST = DataFiles(
     name="mnist",
     description="handwritten digits, 60,000 + 10,000 images of 28x28 pixels (11 MB)",
@@ -127,7 +137,7 @@ MNIST = DataFiles(
 )
 
 FETCHED = {MNIST.name: MNIST}
-ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, SVHN, NEWSGROUPS)}
+ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, SVHN, NEWSGROUPS, SHAKESPEARE)}
 SHIPPED = {
     "digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels",
     "own": "your own data: an .npz file, a folder of idx files, or an svmlight file (--data-dir)",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, digits, fair, heads, magnitude, mnist, newsgroups, own, simclr
+from cosnorm_lab.recipes import cifar, digits, drop_in, fair, heads, magnitude, mnist, newsgroups, own, simclr
 from cosnorm_lab.recipes.published import Published, by_method
 
 FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
@@ -136,6 +136,22 @@ RECIPES = {
             configs=fair.search,
             then=fair.final,
             figures={"errors": None},
+        ),
+        Recipe(
+            name=drop_in.NAME,
+            dataset="cifar10",
+            description="usual networks, converted at their own learning rates; 8,000 images of 16×16 pixels",
+            configs=drop_in.images,
+            columns=("network", "optimizer", "batch_size"),
+            figures={},
+        ),
+        Recipe(
+            name=drop_in.TEXT_NAME,
+            dataset="tinyshakespeare",
+            description="a GPT of four blocks, converted at its own learning rates; 500 steps",
+            configs=drop_in.text,
+            columns=("optimizer",),
+            figures={},
         ),
         Recipe(
             name=own.NAME,

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 from torch import nn
 
-from cosnorm_lab.config import CNNConfig, ContrastiveConfig, HeadsConfig, MLPConfig, RunConfig
+from cosnorm_lab.config import CNNConfig, ContrastiveConfig, DropInConfig, HeadsConfig, MLPConfig, RunConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.records import Line
 
@@ -50,4 +50,8 @@ def make_task(config: RunConfig, dataset: Dataset, fabric: Fabric) -> Task:
             from cosnorm_lab.tasks.heads import HeadsTask
 
             return HeadsTask(config, dataset, fabric)
+        case DropInConfig():
+            from cosnorm_lab.tasks.drop_in import DropInTask
+
+            return DropInTask(config, dataset, fabric)
     raise TypeError(f"no task for {type(config).__name__}; `cosnorm_lab.tasks.make_task` lists them")
