@@ -78,6 +78,24 @@ def head(dtype: torch.dtype, group: object) -> losses.ArcFaceLoss:
     return made
 
 
+def weighed(dtype: torch.dtype, group: object) -> losses.CosFaceLoss:
+    """With class weights, label smoothing and an ignored label."""
+    made = losses.CosFaceLoss(
+        CLASSES,
+        SIZE,
+        scale=8.0,
+        class_weights=torch.arange(1, CLASSES + 1, dtype=dtype),
+        label_smoothing=0.2,
+        ignore_index=1,
+        dtype=dtype,
+        group=group,
+    )
+    generator = torch.Generator().manual_seed(2)
+    full = torch.randn(CLASSES, SIZE, generator=generator, dtype=torch.float64)
+    made.load_state_dict({**made.state_dict(), "weight": full.to(dtype)})
+    return made
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -95,6 +113,9 @@ def main(rank: int, processes: int, folder: str) -> None:
         sharded = head(dtype, group)
         values = result(lambda a, b, y, g, h=sharded: h(a, y), network, (first, second, labels), group)
         found[f"head, {dtype}"] = [*values, sharded.weight.grad.clone()]
+        counting = weighed(dtype, group)
+        values = result(lambda a, b, y, g, h=counting: h(a, y), network, (first, second, labels), group)
+        found[f"weighed, {dtype}"] = [*values, counting.weight.grad.clone()]
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
         rows = first.clone().requires_grad_()

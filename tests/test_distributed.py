@@ -65,6 +65,18 @@ def test_a_sharded_head(ranks: list[dict], dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_a_sharded_head_that_weighs_classes(ranks: list[dict], dtype: torch.dtype):
+    whole = cases.weighed(dtype, None)
+    batch = cases.whole_batch(len(ranks), dtype)
+    expected = cases.result(lambda a, b, y, g: whole(a, y), cases.model(dtype), batch, None)
+    for found in ranks:
+        *values, gradient = found[f"weighed, {dtype}"]
+        for one, other in zip(values, expected, strict=True):
+            assert close(one, other, dtype)
+        assert close(gradient, whole.weight.grad[found[f"share, {dtype}"]], dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], dtype: torch.dtype):
     whole = cases.head(dtype, None)
     embeddings, _, _ = cases.whole_batch(len(ranks), dtype)

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from lab_data import made_dataset
 
-from cosnorm_lab.config import MLPConfig, RunConfig
+from cosnorm_lab.config import DropInConfig, MLPConfig, RunConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.drawn_faces import load_drawn_faces
 from cosnorm_lab.data.sparse import SparseRows
@@ -22,7 +22,11 @@ SMALL = {
     "cnn": {"hidden": (8,), "filters": (4, 4), "batch_size": 16, "steps": 3, "average_decay": 0.9},
     "contrastive": {},
     "heads": {"batch_size": 32},
+    "drop-in": {"batch_size": 16, "length": 8},
 }
+
+
+KINDS = ("mlp", "cnn", "contrastive", "heads", "drop_in")
 
 
 def small_runs(recipe: str, *, epochs: int = 2, methods: Sequence[str] | None = None) -> list[RunConfig]:
@@ -35,6 +39,8 @@ def small_runs(recipe: str, *, epochs: int = 2, methods: Sequence[str] | None = 
         fields = dict(SMALL[run.kind])
         if run.batch_size == 1 or run.kind == "contrastive":
             fields |= {"batch_size": max(1, run.batch_size // 64)}
+        if isinstance(run, DropInConfig) and run.steps:
+            fields |= {"steps": 3}
         if isinstance(run, MLPConfig):
             fields |= {"hidden": run.hidden and tuple(8 for _ in run.hidden)}
         small.append(dataclasses.replace(run, epochs=epochs, learning_rate=run.learning_rate / 10, **fields))
@@ -51,6 +57,8 @@ def small_data(name: str) -> Dataset:
             return load_drawn_faces(5, 2)
         case "20news":
             return _documents()
+        case "tinyshakespeare":
+            return _text()
         case "cifar10" | "cifar100" | "svhn":
             return _colours(name)
         case _:
@@ -67,6 +75,20 @@ def _colours(name: str) -> Dataset:
         images[labels % 2 == 0, 1, 16:] += 110
         parts += [images, labels]
     return Dataset(name, *parts, num_classes=4, checksums={}, exact=False)
+
+
+def _text() -> Dataset:
+    train, test = (torch.arange(length) ** 2 % 7 for length in (400, 120))
+    return Dataset(
+        "tinyshakespeare",
+        train[:-1],
+        train[1:],
+        test[:-1],
+        test[1:],
+        num_classes=7,
+        checksums={},
+        exact=False,
+    )
 
 
 def _documents() -> Dataset:
@@ -91,7 +113,5 @@ def train_small(run: RunConfig, out: Path) -> None:
 def forks() -> multiprocessing.context.ForkServerContext:
     """Processes that begin with everything imported, in milliseconds: for tests that kill many."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["small_recipes", *(f"cosnorm_lab.tasks.{kind}" for kind in ("mlp", "cnn", "contrastive", "heads"))]
-    )
+    context.set_forkserver_preload(["small_recipes", *(f"cosnorm_lab.tasks.{kind}" for kind in KINDS)])
     return context

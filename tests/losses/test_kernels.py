@@ -85,7 +85,14 @@ def test_half_types(dtype: torch.dtype):
 
 @pytest.mark.parametrize("margin", [None, AdditiveCosine(0.35), AdditiveAngle(0.5)])
 @pytest.mark.parametrize(
-    "options", [{}, {"chunk_size": 10}, {"reduction": "none"}, {"classes": torch.arange(0, 40, 3)}]
+    "options",
+    [
+        {},
+        {"chunk_size": 10},
+        {"reduction": "none"},
+        {"classes": torch.arange(0, 40, 3)},
+        {"ignore_index": 3, "label_smoothing": 0.1, "class_weights": torch.arange(43.0), "chunk_size": 10},
+    ],
 )
 def test_heads(margin, options):
     x, weight = torch.randn(N, D), torch.randn(43, D)

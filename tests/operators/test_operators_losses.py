@@ -24,6 +24,7 @@ from cosnorm.functional import (
 
 N, D, C = 8, 5, 6
 LABELS = torch.arange(N) % 4
+WEIGHTS, IGNORED = torch.arange(1.0, C + 1), int(LABELS[0])
 SIGNS = torch.arange(N) % 2 * 2 - 1
 NEGATIVES = (torch.arange(N).unsqueeze(1) + torch.tensor([1, 3])) % N
 SOME = torch.tensor([4, 0, 1, 2, 3])
@@ -110,6 +111,24 @@ LOSSES: dict[str, Loss] = {
     "margin some classes": Loss(
         lambda x, w: margin_cross_entropy(x, w, on(x, LABELS), sub_centers=2, classes=on(x, SOME)),
         ((N, D), (2 * C, D)),
+    ),
+    "margin weighed": Loss(
+        lambda x, w: margin_cross_entropy(
+            x, w, on(x, LABELS), class_weights=on(x, WEIGHTS), label_smoothing=0.1
+        ),
+        ((N, D), (C, D)),
+    ),
+    "margin weighed none": Loss(
+        lambda x, w: margin_cross_entropy(
+            x,
+            w,
+            on(x, LABELS),
+            class_weights=on(x, WEIGHTS),
+            label_smoothing=0.1,
+            ignore_index=IGNORED,
+            reduction="none",
+        ),
+        ((N, D), (C, D)),
     ),
     "cosine_embedding": Loss(lambda a, b: losses.cosine_embedding_loss(a, b, on(a, SIGNS)), twice=True),
     "center": Loss(lambda x, c: losses.center_loss(x, on(x, LABELS), c), ((N, D), (C, D)), twice=True),

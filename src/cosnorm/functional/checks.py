@@ -164,8 +164,12 @@ def check_reduction(where: str, reduction: str) -> None:
 
 
 def reduced(loss: Tensor, count: Tensor, reduction: str) -> Tensor:
-    """The mean of a loss that is a sum over `count`; the loss itself for other reductions."""
-    return loss / count.clamp(min=1) if reduction == "mean" else loss
+    """The mean of a loss that is a sum over `count` (0 of none); the loss itself for other reductions."""
+    if reduction != "mean":
+        return loss
+    if count.is_floating_point():  # weights, whose sum may be below 1
+        return loss / count.masked_fill(count == 0, 1).to(loss.dtype)
+    return loss / count.clamp(min=1)
 
 
 def averaged(losses: Tensor, reduction: str) -> Tensor:

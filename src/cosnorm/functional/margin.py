@@ -16,6 +16,7 @@ from cosnorm.functional.checks import (
     is_number,
     reduced,
 )
+from cosnorm.functional.counting import check_counting
 from cosnorm.functional.margins import Margin, NoMargin
 from cosnorm.functional.overrides import overridable
 from cosnorm.operators.classes import ClassOptions, class_softmax
@@ -36,6 +37,9 @@ def margin_cross_entropy(
     scale: float = 30.0,
     sub_centers: int = 1,
     classes: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
@@ -62,7 +66,12 @@ def margin_cross_entropy(
             ArcFace).
         classes: numbers of the classes that take part, shape (S,), each once, the labels' among them (Partial
             FC); the others receive gradient 0. `sample_classes` draws them. None: all.
-        reduction: "mean", "sum", or "none": shape (N,).
+        class_weights: what each class counts, (C,), positive or 0; they do not learn. None: 1 each.
+        label_smoothing: ε in [0, 1], the share of the target that is spread evenly over the classes (that
+            take part), without a margin; not with sub-centers.
+        ignore_index: a label whose embeddings count nothing.
+        reduction: "mean", weighed by `class_weights` as `torch.nn.functional.cross_entropy` does; "sum", or
+            "none": shape (N,).
         chunk_size: classes of a block. None: chosen by itself.
         group: a `torch.distributed` group over whose processes the batch *and the classes* are spread: each
             gives its own embeddings and labels (any number), and the weights of its own classes, ranges of
@@ -78,9 +87,10 @@ def margin_cross_entropy(
     Returns:
         The loss: float32 for half types, else of the dtype of the embeddings. NumPy arrays give NumPy.
 
-    A zero embedding or weight has cosine 0 with everything and receives gradient 0. At sin θ = 0 the target's
-    cosine has gradient 0 in both. An empty batch has the mean 0. The gradient cannot be differentiated again:
-    that raises.
+    Class weights, smoothing and ignored labels are those of `torch.nn.functional.cross_entropy` for the
+    logits with ψ at the target. A zero embedding or weight has cosine 0 with everything and receives gradient
+    0. At sin θ = 0 the target's cosine has gradient 0 in both. An empty batch, and one of ignored labels, has
+    the mean 0. The gradient cannot be differentiated again: that raises.
 
     Raises:
         TypeError: not tensors, wrong dtypes.
@@ -127,15 +137,29 @@ def margin_cross_entropy(
         if classes.ndim != 1:
             raise ValueError(f"{_WHERE}: classes must have shape (S,), got {tuple(classes.shape)}")
         classes = classes.long().sort().values
+    check_counting(
+        _WHERE,
+        embeddings,
+        weight.shape[0] // sub_centers if group is None else None,
+        sub_centers,
+        class_weights,
+        label_smoothing,
+        ignore_index,
+    )
     processes = name_of(_WHERE, group)
-    found = class_targets(embeddings.detach(), weight.detach(), labels, classes, sub_centers, processes)
+    found = class_targets(
+        embeddings.detach(), weight.detach(), labels, classes, sub_centers, int(ignore_index), processes
+    )
     value, slope = (margin or NoMargin())(*found)
     options = ClassOptions(
         labels=labels,
         slope=slope.detach(),
         classes=classes,
+        class_weights=class_weights,
         scale=float(scale),
         sub_centers=sub_centers,
+        label_smoothing=float(label_smoothing),
+        ignore_index=int(ignore_index),
         separate=reduction == "none",
         chunk_size=chunk_size,
         group=processes,

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import (
     Reduction,
-    averaged,
     check_count,
     check_dtype,
     check_labels,
     check_reduction,
     check_rows_of_classes,
+    reduced,
 )
+from cosnorm.functional.counting import check_ignored
 from cosnorm.functional.overrides import overridable
 from cosnorm.losses.heads import AMSoftmaxLoss
 from cosnorm.norms import accumulation_dtype
@@ -25,7 +26,12 @@ from cosnorm.operators.unit_vectors import unit_vectors
 @overridable
 @takes_arrays
 def center_loss(
-    embeddings: Tensor, labels: Tensor, centers: Tensor, *, reduction: Reduction = "mean"
+    embeddings: Tensor,
+    labels: Tensor,
+    centers: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Half the squared distance of each embedding from the center of its class.
 
@@ -35,6 +41,7 @@ def center_loss(
         embeddings: shape (N, D).
         labels: classes, whole numbers in [0, C), shape (N,).
         centers: shape (C, D), on the same device.
+        ignore_index: a label whose embeddings have loss 0 and do not count.
         reduction: "mean", "sum", or "none": shape (N,).
 
     Returns:
@@ -56,15 +63,24 @@ def center_loss(
     check_rows_of_classes(where, embeddings=embeddings, centers=centers)
     check_labels(where, labels, embeddings)
     check_reduction(where, reduction)
-    own = centers[indices_in(labels, centers.shape[0], f"{where}: labels must be")]
+    check_ignored(where, ignore_index)
+    ignored = labels == ignore_index
+    own = centers[indices_in(labels.masked_fill(ignored, 0), centers.shape[0], f"{where}: labels must be")]
     dtype = accumulation_dtype(own.dtype)
-    return averaged((embeddings.to(dtype) - own.to(dtype)).square().sum(1) / 2, reduction)
+    losses = (embeddings.to(dtype) - own.to(dtype)).square().sum(1) / 2
+    losses = losses.masked_fill(ignored, 0)
+    return losses if reduction == "none" else reduced(losses.sum(), (~ignored).sum(), reduction)
 
 
 @overridable
 @takes_arrays
 def island_loss(
-    embeddings: Tensor, labels: Tensor, centers: Tensor, *, island_weight: float = 10.0
+    embeddings: Tensor,
+    labels: Tensor,
+    centers: Tensor,
+    *,
+    island_weight: float = 10.0,
+    ignore_index: int = -100,
 ) -> Tensor:
     r"""Center loss, and how much the centers of different classes point in the same direction.
 
@@ -78,6 +94,7 @@ def island_loss(
         labels: classes, whole numbers in [0, C), shape (N,).
         centers: shape (C, D), on the same device.
         island_weight: λ.
+        ignore_index: a label whose embeddings do not count.
 
     Returns:
         The loss, shape (): float32 for half types.
@@ -97,7 +114,7 @@ def island_loss(
         >>> island_loss(centers, torch.tensor([0, 1]), centers, island_weight=1.0)  # cos 0, twice
         tensor(2.)
     """
-    loss = center_loss(embeddings, labels, centers)
+    loss = center_loss(embeddings, labels, centers, ignore_index=ignore_index)
     unit = unit_vectors(centers)
     classes = centers.shape[0]
     present = unit.detach().square().sum()  # 1 for each center but those at zero; constant
@@ -111,6 +128,7 @@ class CenterLoss(nn.Module):
     Args:
         num_classes: C.
         embedding_size: D.
+        ignore_index: a label that does not count.
         reduction: "mean", "sum" or "none".
         device: of the centers.
         dtype: of the centers.
@@ -129,17 +147,21 @@ class CenterLoss(nn.Module):
         num_classes: int,
         embedding_size: int,
         *,
+        ignore_index: int = -100,
         reduction: Reduction = "mean",
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.reduction = reduction
+        check_ignored(type(self).__name__, ignore_index)
+        self.ignore_index, self.reduction = int(ignore_index), reduction
         self.centers = _centers(type(self).__name__, num_classes, embedding_size, device, dtype)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, D) of the classes `labels` (N,)."""
-        return center_loss(embeddings, labels, self.centers, reduction=self.reduction)
+        return center_loss(
+            embeddings, labels, self.centers, ignore_index=self.ignore_index, reduction=self.reduction
+        )
 
     def extra_repr(self) -> str:
         """The options, for `print`."""
@@ -153,6 +175,7 @@ class IslandLoss(nn.Module):
         num_classes: C.
         embedding_size: D.
         island_weight: λ of the pairs of centers.
+        ignore_index: a label that does not count.
         device: of the centers.
         dtype: of the centers.
 
@@ -171,16 +194,24 @@ class IslandLoss(nn.Module):
         embedding_size: int,
         *,
         island_weight: float = 10.0,
+        ignore_index: int = -100,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.island_weight = island_weight
+        check_ignored(type(self).__name__, ignore_index)
+        self.island_weight, self.ignore_index = island_weight, int(ignore_index)
         self.centers = _centers(type(self).__name__, num_classes, embedding_size, device, dtype)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, D) of the classes `labels` (N,)."""
-        return island_loss(embeddings, labels, self.centers, island_weight=self.island_weight)
+        return island_loss(
+            embeddings,
+            labels,
+            self.centers,
+            island_weight=self.island_weight,
+            ignore_index=self.ignore_index,
+        )
 
     def extra_repr(self) -> str:
         """The options, for `print`."""
@@ -197,6 +228,9 @@ class CosineDistanceLoss(nn.Module):
         scale: s of AM-Softmax.
         center_weight: what the island loss counts beside AM-Softmax.
         island_weight: λ of the pairs of centers within the island loss.
+        class_weights: of the softmax, see `CosineSoftmaxLoss`, as is the next.
+        label_smoothing: of the softmax.
+        ignore_index: a label that does not count.
         device: of weight and centers.
         dtype: of weight and centers.
 
@@ -222,12 +256,23 @@ class CosineDistanceLoss(nn.Module):
         scale: float = 10.0,
         center_weight: float = 0.01,
         island_weight: float = 10.0,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        options = {"device": device, "dtype": dtype}
-        self.softmax = AMSoftmaxLoss(num_classes, embedding_size, margin=margin, scale=scale, **options)
+        options: dict[str, Any] = {"ignore_index": ignore_index, "device": device, "dtype": dtype}
+        self.softmax = AMSoftmaxLoss(
+            num_classes,
+            embedding_size,
+            margin=margin,
+            scale=scale,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+            **options,
+        )
         self.island = IslandLoss(num_classes, embedding_size, island_weight=island_weight, **options)
         self.center_weight = center_weight
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group, gather_rows, share_of
 from cosnorm.functional.checks import Reduction, check_count, check_dtype
+from cosnorm.functional.counting import check_counting
 from cosnorm.functional.margin import margin_cross_entropy, sample_classes
 from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
 from cosnorm.losses.grouped import Grouped
@@ -23,6 +24,9 @@ class CosineSoftmaxLoss(Grouped):
         scale: s, what cosines are multiplied by.
         sub_centers: rows of the weight for each class; the nearest one counts.
         num_sampled: classes that take part in a training step, drawn for each batch; None: all.
+        class_weights: what each class counts, (C,), a buffer that does not learn; None: 1 each.
+        label_smoothing: the share of the target that is spread evenly over all classes.
+        ignore_index: a label that does not count.
         reduction: "mean", "sum" or "none".
         chunk_size: classes of a block; None: chosen by itself.
         group: processes over which batch and classes are spread (see `margin_cross_entropy`): `weight` holds
@@ -49,6 +53,9 @@ class CosineSoftmaxLoss(Grouped):
         *,
         sub_centers: int = 1,
         num_sampled: int | None = None,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
@@ -78,6 +85,14 @@ class CosineSoftmaxLoss(Grouped):
             self.own = share_of(num_classes, group)
         rows = (self.own.stop - self.own.start) * sub_centers
         self.weight = nn.Parameter(torch.empty(rows, embedding_size, device=device, dtype=dtype))
+        if class_weights is not None:
+            class_weights = class_weights.to(self.weight.device)
+        check_counting(
+            where, self.weight, num_classes, sub_centers, class_weights, label_smoothing, ignore_index
+        )
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
+        self.label_smoothing, self.ignore_index = float(label_smoothing), int(ignore_index)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -97,6 +112,9 @@ class CosineSoftmaxLoss(Grouped):
             scale=self.scale,
             sub_centers=self.sub_centers,
             classes=classes,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group_name,
@@ -148,6 +166,7 @@ class CosineSoftmaxLoss(Grouped):
     def _sample(self, labels: Tensor) -> Tensor:
         """Classes of this process for one step, all those of the batch among them."""
         number = self.own.stop - self.own.start
+        labels = labels[labels != self.ignore_index]
         sampled = self.num_sampled or 0
         if self.group is None:
             return sample_classes(labels, number, sampled)
@@ -182,7 +201,8 @@ class NormFaceLoss(CosineSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
+            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -208,7 +228,8 @@ class CosFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m, a cosine.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
+            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -246,7 +267,8 @@ class ArcFaceLoss(CosineSoftmaxLoss):
         embedding_size: D.
         margin: m in radians.
         scale: s.
-        options: sub_centers, num_sampled, reduction, chunk_size, impl, device, dtype: `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
+            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).

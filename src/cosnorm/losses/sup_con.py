@@ -7,6 +7,7 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_indices
 from cosnorm.functional.contrastive import contrastive_cross_entropy
+from cosnorm.functional.counting import check_ignored
 from cosnorm.functional.overrides import overridable
 from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.temperature import Temperature
@@ -22,6 +23,7 @@ def sup_con_loss(
     decoupled: bool = False,
     extra_keys: Tensor | None = None,
     extra_labels: Tensor | None = None,
+    ignore_index: int | None = None,
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
@@ -40,6 +42,8 @@ def sup_con_loss(
         decoupled: the positives leave the sum.
         extra_keys: past embeddings (E, D) as further positives and negatives.
         extra_labels: their labels (E,).
+        ignore_index: a label whose embeddings, extra keys too, are left out of everything, as if not
+            in the batch: nobody knows whether they are positives or negatives. None: there is none such.
         reduction: "mean" over the embeddings that have a positive, "sum", or "none": shape (N,) or (N, V).
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
@@ -78,6 +82,16 @@ def sup_con_loss(
                 f"{tuple(labels.shape)}"
             )
         embeddings, labels = embeddings.flatten(0, 1), labels.repeat_interleave(views[1])
+    kept = None
+    if ignore_index is not None:
+        check_ignored("sup_con_loss", ignore_index)
+        check_indices("sup_con_loss", "labels", labels, embeddings.device)
+        kept = labels != ignore_index
+        if kept.shape == embeddings.shape[:1]:  # else the shapes are an error, as without
+            embeddings, labels = embeddings[kept], labels[kept]
+        if extra_keys is not None and extra_labels is not None:
+            kept_keys = extra_labels != ignore_index
+            extra_keys, extra_labels = extra_keys[kept_keys], extra_labels[kept_keys]
     loss = contrastive_cross_entropy(
         embeddings,
         labels=labels,
@@ -90,7 +104,11 @@ def sup_con_loss(
         group=group,
         impl=impl,
     )
-    return loss if views is None or reduction != "none" else loss.unflatten(0, views)
+    if reduction != "none":
+        return loss
+    if kept is not None:
+        loss = loss.new_zeros(kept.shape).masked_scatter(kept, loss)
+    return loss if views is None else loss.unflatten(0, views)
 
 
 class SupConLoss(Grouped):
@@ -100,6 +118,7 @@ class SupConLoss(Grouped):
         temperature: τ, the first one if it learns.
         learn_temperature: make log τ a parameter.
         decoupled: the positives leave the sum.
+        ignore_index: a label whose embeddings are left out; None: there is none such.
         reduction: "mean", "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
@@ -117,14 +136,17 @@ class SupConLoss(Grouped):
         *,
         learn_temperature: bool = False,
         decoupled: bool = False,
+        ignore_index: int | None = None,
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
         impl: str = "auto",
     ) -> None:
         super().__init__()
+        if ignore_index is not None:
+            check_ignored(type(self).__name__, ignore_index)
         self.temperature = Temperature(temperature, learn=learn_temperature)
-        self.decoupled, self.reduction = decoupled, reduction
+        self.decoupled, self.ignore_index, self.reduction = decoupled, ignore_index, reduction
         self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(
@@ -142,6 +164,7 @@ class SupConLoss(Grouped):
             decoupled=self.decoupled,
             extra_keys=extra_keys,
             extra_labels=extra_labels,
+            ignore_index=self.ignore_index,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group_name,

@@ -19,11 +19,12 @@ from cosnorm.backends.torch.unit_rows import project_
 from cosnorm.backends.torch.units import UnitRows
 from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduce_rows
 from cosnorm.norms import accumulation_dtype, saturate
+from cosnorm.operators.counted import Counted, count
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pairs import divide, inverse_norms, pack, quotients_of, split_factor, unit_rows
-from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch
+from cosnorm.operators.targets import Batch, Target, find_targets, gather_batch, precise_dtype
 
 
 class ClassOptions(NamedTuple):
@@ -33,8 +34,11 @@ class ClassOptions(NamedTuple):
         labels: the class of each embedding, (N,).
         slope: −dψ/dθ of each embedding, (N,).
         classes: sorted numbers of the classes that take part; None: all.
+        class_weights: what each class counts, those of all processes; None: 1.
         scale: s.
         sub_centers: rows of the weight for each class; the nearest one counts.
+        label_smoothing: ε.
+        ignore_index: a label that does not count.
         separate: a loss for each embedding, not their sum.
         chunk_size: classes of a block; None chooses.
         group: name of the processes over which batch and classes are spread; "" for one.
@@ -44,8 +48,11 @@ class ClassOptions(NamedTuple):
     labels: Tensor
     slope: Tensor
     classes: Tensor | None
+    class_weights: Tensor | None
     scale: float
     sub_centers: int
+    label_smoothing: float
+    ignore_index: int
     separate: bool
     chunk_size: int | None
     group: str
@@ -72,7 +79,7 @@ class ClassOptions(NamedTuple):
 
 
 class Results(NamedTuple):
-    """The loss, of how many embeddings, and what is kept for the backward pass.
+    """The loss, what its embeddings count together, and what is kept for the backward pass.
 
     Attributes:
         loss: (), or (N,) if separate.
@@ -105,6 +112,7 @@ class _Softmax(NamedTuple):
     logits: Tensor  # of the own classes
     slopes: Tensor
     weights: ClassRows
+    counted: Counted
     backend: ModuleType
 
     @property
@@ -121,58 +129,90 @@ class _Softmax(NamedTuple):
         sums = torch.logaddexp(sums, self.logits.masked_fill(~here, -torch.inf))
         return log_sum_over(sums, self.options.group)
 
+    def losses(self, sums: Tensor) -> Tensor:
+        """Of the embeddings of all processes, (N,)."""
+        return self.counted.losses(sums, self.logits, self.unit.values)
+
+    def pulls(self, sums: Tensor) -> Tensor:
+        """The gradients of the losses in the logits of the own classes, (N,)."""
+        return self.counted.pulls(sums, self.logits)
+
     def gradients(
         self,
         sums: Tensor,
-        factors: Tensor,
+        factors: Tensor | float,
         pulls: Tensor,
         into_x: Tensor,
         kept: list[Any] | None,
         into_weight: bool,
     ) -> Iterator[tuple[slice | Tensor, Tensor]]:
-        """Add the gradients in the unit embeddings to `into_x`, all but projected.
+        """Add the gradients in the unit embeddings to `into_x`, all but projected, times `factors`.
 
         If `into_weight`, rows of the weight and the projected gradients in them come, block by block.
         """
         # Samples in the order of their labels, and where those of each block begin.
         places, blocks, target = self.batch.places, self.weights.blocks, self.target
-        coefficient = (self.options.scale * self.slopes).unsqueeze(1)
-        into_x.add_((target.toward_w * coefficient).to(into_x.dtype) * pulls.unsqueeze(1))
+        smoothing, classes_sum = self.counted.smoothing, None
+        turns = self.options.scale * self.slopes * pulls
+        if smoothing is not None:
+            turns = turns + target.sine * smoothing.own * factors
+            each = smoothing.rows * factors
+            into_x.addr_(each, smoothing.sum, alpha=-1)
+            classes_sum = each @ self.unit.values
+        into_x.add_(target.toward_w * turns.unsqueeze(1))
         order = places.argsort()
         ends = [block.start for block in blocks.parts()] + [blocks.number]
         bounds = torch.searchsorted(
             places[order], torch.tensor(ends, dtype=places.dtype, device=places.device)
         ).tolist()
-        found = self.backend.gradients(*self.inputs, sums, factors, into_x, kept, into_weight=into_weight)
+        weighed = self.counted.factors * factors
+        found = self.backend.gradients(*self.inputs, sums, weighed, into_x, kept, into_weight=into_weight)
         for number, (block, unit, gradient) in enumerate(found):
             if not into_weight:
                 continue
+            if smoothing is not None and classes_sum is not None:
+                gradient.addr_(smoothing.classes[block], classes_sum, alpha=-1)
             own = order[bounds[number] : bounds[number + 1]]
             rows = blocks.rows(block)
             if len(own):
                 at = target.rows[own]
                 at = at - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, at)
-                toward = (target.toward_x[own] * coefficient[own]).to(gradient.dtype)
-                gradient.index_add_(0, at, toward * pulls[own].unsqueeze(1))
+                toward = target.toward_x[own] * turns[own].unsqueeze(1)
+                gradient.index_add_(0, at, toward.to(gradient.dtype))
             project_(gradient, unit)
             yield rows, gradient
 
 
 def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOptions) -> _Softmax:
     classes, centers = options.classes, options.sub_centers
-    batch = gather_batch(embeddings, weight, options.labels, classes, centers, options.group)
+    batch = gather_batch(
+        embeddings, weight, options.labels, classes, centers, options.ignore_index, options.group
+    )
     unit = unit_rows(batch.embeddings, options.impl)
     backend = options.backend(embeddings)
     size = options.chunk_size or backend.block_size(len(batch.embeddings), centers)
     blocks = Blocks(options.number(weight), centers, classes, size)
+    weights = ClassRows(weight, blocks, inverse_norms(weight, options.impl))
+    target = find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True)
+    counted = count(
+        options.labels,
+        batch.shares,
+        weights,
+        target.cosine,
+        scale=options.scale,
+        class_weights=options.class_weights,
+        smoothing=options.label_smoothing,
+        ignore=options.ignore_index,
+    )
     return _Softmax(
         options=options,
         batch=batch,
         unit=unit,
-        target=find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True),
+        target=target,
         logits=(options.scale * gather(value, batch.shares)).to(unit.values.dtype),
         slopes=gather(options.slope, batch.shares),
-        weights=ClassRows(weight, blocks, inverse_norms(weight, options.impl)),
+        weights=weights,
+        counted=counted,
         backend=backend,
     )
 
@@ -182,24 +222,23 @@ def _compute(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> R
     softmax = _softmax(embeddings, weight, value, options)
     kept: list[Any] | None = [] if options.keeps(embeddings, weight, keep) else None
     sums = softmax.log_sums(kept)
-    losses = sums - softmax.logits
+    losses = softmax.losses(sums)
     own = softmax.batch.shares.own
-    count = torch.full((), len(losses), dtype=torch.int64, device=losses.device)
     loss = losses[own] if options.separate else losses.sum()
     into_x, divisors, into_w, divisors_w, into_value, log_sums = (losses.new_empty(0) for _ in range(6))
     if kept is not None:
-        pulls = (softmax.logits - sums).expm1()
+        pulls = softmax.pulls(sums)
         into_x, divisors = torch.zeros_like(softmax.unit.values), pack(softmax.unit)
         if keep[1]:
             into_w, divisors_w = weight.new_zeros(weight.shape, dtype=losses.dtype), softmax.weights.divisors
-        ones = torch.ones_like(sums)
-        for rows, gradient in softmax.gradients(sums, ones, pulls, into_x, kept, keep[1]):
+        for rows, gradient in softmax.gradients(sums, 1.0, pulls, into_x, kept, keep[1]):
             into_w[rows] = gradient
         project_(into_x, softmax.unit.values)
         into_value = pulls * options.scale
     elif any(keep):
         log_sums = sums[own].clone()
-    return Results(loss, count, into_x, divisors, into_w, divisors_w, into_value, log_sums)
+    number = softmax.counted.number
+    return Results(loss, number, into_x, divisors, into_w, divisors_w, into_value, log_sums)
 
 
 def _shapes(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> Results:
@@ -213,7 +252,7 @@ def _shapes(embeddings: Tensor, weight: Tensor, value: Tensor, *rest: Any) -> Re
     kept_weight = kept and keep[1]
     return Results(
         empty(number) if options.separate else empty(),
-        embeddings.new_empty((), dtype=torch.int64),
+        embeddings.new_empty((), dtype=precise_dtype(embeddings.device)),
         empty(number, size) if kept else empty(0),
         empty(number, 2) if kept else empty(0),
         empty(*weight.shape) if kept_weight else empty(0),
@@ -253,7 +292,7 @@ def _made_again(
     factors, factor = split_factor(gather(cotangent, shares) if options.separate else cotangent)
     sums = gather(log_sums, shares)
     factors = factors.expand(len(sums))
-    pulls = factors * (softmax.logits - sums).expm1()
+    pulls = factors * softmax.pulls(sums)
     gradient_x, into_w = torch.zeros_like(softmax.unit.values), None
     if needs[1]:  # classes that take no part receive 0
         into_w = torch.empty_like(weight) if options.classes is None else torch.zeros_like(weight)

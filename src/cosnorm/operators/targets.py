@@ -113,6 +113,7 @@ def gather_batch(
     labels: Tensor,
     classes: Tensor | None,
     sub_centers: int,
+    ignore: int,
     group: str,
     *,
     check: bool = False,
@@ -121,9 +122,11 @@ def gather_batch(
     number = len(weight) // sub_centers
     of_classes = share_rows(number, weight.device, group)
     shares = share_rows(len(embeddings), embeddings.device, group)
+    ignored = labels == ignore
     if check:
-        check_range(f"{WHERE}: labels must be", labels, of_classes.total)
-    here = gather(labels.long(), shares) - of_classes.own.start
+        check_range(f"{WHERE}: labels must be", labels.masked_fill(ignored, 0), of_classes.total)
+    # An ignored label is nobody's class.
+    here = gather(labels.long().masked_fill(ignored, -1), shares) - of_classes.own.start
     places = here
     if classes is not None:
         inside = (here >= 0) & (here < number)  # the others are another process's
@@ -149,9 +152,15 @@ def _check_classes(classes: Tensor, number: int) -> None:
 
 
 def _compute(
-    embeddings: Tensor, weight: Tensor, labels: Tensor, classes: Tensor | None, sub_centers: int, group: str
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    classes: Tensor | None,
+    sub_centers: int,
+    ignore_index: int,
+    group: str,
 ) -> tuple[Tensor, Tensor]:
-    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, group, check=True)
+    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore_index, group, check=True)
     target = find_targets(batch.embeddings, weight, batch.places, classes, sub_centers, directions=False)
     if not group:
         return target.cosine, target.sine
@@ -166,10 +175,10 @@ def _shapes(embeddings: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 class_targets = define(
     "class_targets(Tensor embeddings, Tensor weight, Tensor labels, Tensor? classes, int sub_centers, "
-    "str group) -> (Tensor cosine, Tensor sine)",
+    "int ignore_index, str group) -> (Tensor cosine, Tensor sine)",
     _compute,
     _shapes,
-    flops=lambda embeddings, weight, labels, classes, sub_centers, group: (
+    flops=lambda embeddings, weight, labels, classes, sub_centers, *_: (
         2 * sub_centers * embeddings[0] * embeddings[1]
     ),
 )

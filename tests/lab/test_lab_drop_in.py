@@ -1,0 +1,103 @@
+"""Usual networks, converted: what is compared is alike but for what it is called after."""
+
+import dataclasses
+
+import pytest
+import torch
+from small_recipes import small_data
+from torch import nn
+
+from cosnorm.nn import CosineConv2d, CosineLinear
+from cosnorm_lab.config import DROP_IN_METHODS, DropInConfig
+from cosnorm_lab.data import load
+from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes import drop_in
+from cosnorm_lab.tasks.drop_in import network
+from cosnorm_lab.train import train
+
+NETWORKS = ("mlp", "cnn", "resnet", "vit", "gpt")
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
+
+
+def config(name: str, method: str, **fields) -> DropInConfig:
+    text = {"batch_size": 4, "length": 8, "steps": 2} if name == "gpt" else {"batch_size": 16}
+    return DropInConfig(
+        recipe="drop-in",
+        dataset="tinyshakespeare" if name == "gpt" else "cifar10",
+        method=method,
+        network=name,
+        optimizer="sgd",
+        learning_rate=0.01,
+        epochs=2,
+        **{**text, **fields},
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_methods_begin_with_the_same_weights(name: str):
+    inputs, outputs = ((8,), 7) if name == "gpt" else ((3, 16, 16), 10)
+    found = {method: network(config(name, method), inputs, outputs) for method in DROP_IN_METHODS}
+    kinds = {method: [type(layer) for layer in model.modules()] for method, model in found.items()}
+    cosine = (CosineConv2d, CosineLinear)
+    for method, layers in kinds.items():
+        assert any(kind in cosine for kind in layers) == method.startswith("converted")
+    norms = {method: sum(kind in NORMS for kind in layers) for method, layers in kinds.items()}
+    assert norms["plain"] == 0 < norms["norm"] == norms["converted-norm"]
+    # The layer norm in front of the last layer, which stays plain, stays too.
+    assert norms["converted"] == (1 if name in ("vit", "gpt") else 0)
+    weights = {
+        method: {name: one for name, one in model.state_dict().items() if one.ndim > 1}
+        for method, model in found.items()
+    }
+    for method in DROP_IN_METHODS:
+        assert weights[method].keys() == weights["plain"].keys()
+        assert all(torch.equal(one, weights["plain"][name]) for name, one in weights[method].items())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_learns_and_counts(name: str, tmp_path, one_thread):
+    rates = {"learning_rate": 0.003, "optimizer": "adamw", "seed": 1}
+    made = dataclasses.replace(config(name, "converted"), epochs=12, **rates)
+    if name == "gpt":
+        made = dataclasses.replace(made, steps=20)
+    data = small_data(made.dataset)
+    run = train(made, data, tmp_path)
+    last = run.epochs[-1]
+    assert last["count"] == (14 * 8 if name == "gpt" else len(data.test_labels))
+    assert last["errors"] < 0.4 * last["count"]
+    assert last["test_loss"] < run.epochs[0]["test_loss"]
+
+
+def test_rates_follow_the_batch():
+    rates = {
+        (run.network, run.optimizer, run.batch_size): run.learning_rate for run in drop_in.images(seeds=1)
+    }
+    assert rates["cnn", "sgd", 100] == 0.05
+    assert rates["cnn", "sgd", 2] == pytest.approx(0.05 * 2 / 100)
+    assert rates["resnet", "adamw", 2] == pytest.approx(0.002 * (2 / 100) ** 0.5, rel=1e-3)
+
+
+def test_text_is_that_of_the_official_file(tmp_path):
+    (tmp_path / "input.txt").write_text("to be, or not to be: that is the question\n" * 3)
+    with pytest.raises(LabError, match="not the official file"):
+        load("tinyshakespeare", tmp_path)
+    data = load("tinyshakespeare", tmp_path, allow_checksum_mismatch=True)
+    text = "".join(data.classes[one] for one in data.train_images.tolist())
+    assert text.startswith("to be, or not")
+    assert torch.equal(data.train_images[1:], data.train_labels[:-1])
+    assert len(data.train_images) + len(data.test_images) + 2 == 3 * 42
+    (tmp_path / "input.txt").write_text("short")
+    with pytest.raises(LabError, match="has 5 characters; expected a text"):
+        load("tinyshakespeare", tmp_path, allow_checksum_mismatch=True)
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    for fields, message in (
+        ({"network": "rnn"}, "network must be one of mlp, cnn, resnet, vit, gpt; got 'rnn'"),
+        ({"optimizer": "lion"}, "optimizer must be one of sgd, adamw"),
+        ({"pooling": 0}, "pooling must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(config("mlp", "plain"), **fields)
+    with pytest.raises(LabError, match="the network mlp wants images"):
+        train(dataclasses.replace(config("mlp", "plain"), dataset="20news"), small_data("20news"), tmp_path)
