@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from cosnorm import losses
 from cosnorm.distributed import gather_rows
 from cosnorm.functional import contrastive_cross_entropy
+from cosnorm.nn import CosineLinear
 
 SHARES = (5, 3, 4, 1)
 COMPILED = ("nt-xent", "nt-xent, queue", "clip", "sup-con")
@@ -96,6 +97,60 @@ def weighed(dtype: torch.dtype, group: object) -> losses.CosFaceLoss:
     return made
 
 
+def tensor_parallel(processes: int) -> dict[str, object]:
+    """Two layers column-wise, seven features over the processes; and what is refused."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (processes,))
+    plain, sharded = stack(), stack()
+    whole = ColwiseParallel(output_layouts=Replicate())
+    parallelize_module(sharded, mesh, {"0": whole, "2": whole})
+    inputs = [torch.randn(4, 3, SIZE, requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    found: dict[str, object] = {}
+    for name, network, x in zip(("plain", "sharded"), (plain, sharded), inputs, strict=True):
+        output = network(x)
+        (output * torch.arange(5.0)).sum().backward()
+        gradients = [parameter.grad for parameter in network.parameters()]
+        found[name] = [
+            output.detach(),
+            x.grad,
+            *(getattr(g, "full_tensor", lambda g=g: g)() for g in gradients),
+        ]
+    rows = distribute_tensor(torch.randn(8, SIZE), mesh, [Shard(0)])  # the batch is spread, the layer is not
+    layer = stack()[0]
+    expected = layer(rows.full_tensor())
+    (gradient,) = torch.autograd.grad(expected.sum(), layer.weight, retain_graph=True)
+    layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [Replicate()]))
+    layer.bias = nn.Parameter(distribute_tensor(layer.bias.detach(), mesh, [Replicate()]))
+    output = layer(rows)
+    found["spread"] = [output.full_tensor().detach(), expected.detach()]
+    output.sum().backward()
+    found["spread gradient"] = [layer.weight.grad.full_tensor(), gradient]
+    for name, style, scale in (
+        ("row-wise", RowwiseParallel(), "unit"),
+        ("learned", ColwiseParallel(), "learned"),
+    ):
+        try:
+            parallelize_module(CosineLinear(SIZE, 7, scale=scale), mesh, style)
+        except ValueError as error:
+            found[name] = str(error)
+    columns = distribute_tensor(torch.randn(8, SIZE), mesh, [Shard(1)])
+    try:
+        layer(columns)
+    except ValueError as error:
+        found["columns"] = str(error)
+    return found
+
+
+def stack() -> nn.Sequential:
+    torch.manual_seed(5)
+    options = {"bias": True, "centered": True, "scale": "unit"}
+    return nn.Sequential(CosineLinear(SIZE, 7, **options), nn.ReLU(), CosineLinear(7, 5, **options))
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -147,6 +202,8 @@ def main(rank: int, processes: int, folder: str) -> None:
         twins = copy.deepcopy(module), pickle.loads(pickle.dumps(module)), average
         graph = torch.compile(module, fullgraph=True, backend="aot_eager")
         found[f"copies, {name}"] = [one(*inputs).detach() for one in (module, *twins, graph)]
+    torch.manual_seed(6)
+    found["tensor parallel"] = tensor_parallel(processes)
     rows = torch.full((SHARES[rank], 2), float(rank), requires_grad=True)
     gathered = gather_rows(rows, group)
     (gathered.rows * (rank + 1)).sum().backward()

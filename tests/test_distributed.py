@@ -90,6 +90,21 @@ def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], d
         assert torch.equal(found[f"one class, {dtype}"], torch.zeros(len(own), dtype=torch.int64))
 
 
+def test_linear_layers_column_by_column(ranks: list[dict]):
+    for found in ranks:
+        parallel = found["tensor parallel"]
+        for name in ("plain", "sharded"):
+            assert all(one.isfinite().all() and one.any() for one in parallel[name])
+        for one, other in zip(parallel["sharded"], parallel["plain"], strict=True):
+            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(*parallel["spread"])
+        torch.testing.assert_close(*parallel["spread gradient"])
+        assert "cannot be sharded row-wise" in parallel["row-wise"]
+        assert "use ColwiseParallel()" in parallel["row-wise"]
+        assert "a layer with a learned scale cannot be sharded" in parallel["learned"]
+        assert "cosines want whole rows; got an input of placements (Shard(dim=1),)" in parallel["columns"]
+
+
 @pytest.mark.parametrize("name", ["loss", "queries", "head"])
 def test_modules_with_a_group_are_copied_pickled_averaged_and_compiled(ranks: list[dict], name: str):
     for found in ranks:

@@ -14,6 +14,7 @@ from cosnorm.functional.checks import (
 )
 from cosnorm.nn.folded import FoldedCosineLinear
 from cosnorm.nn.scale import Scale
+from cosnorm.nn.sharded import check_shard, is_plain, on_shards
 
 
 class CosineLinear(nn.Linear):
@@ -97,17 +98,32 @@ class CosineLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
         """The cosines, scaled, plus the bias."""
-        output = cosine_linear(
-            input,
-            self.weight,
+        weight = self.weight
+        output = (
+            self._cosines(input, weight)
+            if is_plain(weight)
+            else on_shards("CosineLinear", self._cosines, input, weight)
+        )
+        if not self.scale.is_one:
+            output = self.scale(output)
+        return output if self.bias is None else output + self.bias.to(output.dtype)
+
+    def _cosines(self, x: Tensor, weight: Tensor) -> Tensor:
+        cosines: Tensor = cosine_linear(
+            x,
+            weight,
             centered=self.centered,
             augment=self.augment,
             impl=self.impl,
             precision=self.precision,
         )
-        if not self.scale.is_one:
-            output = self.scale(output)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        return cosines
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As torch's; refuses what tensor parallelism cannot share out."""
+        if param is not None and type(param) is not nn.Parameter:
+            check_shard("CosineLinear", name, param)
+        super().register_parameter(name, param)
 
     def fold(self) -> nn.Module:
         """A layer for inference whose weight has unit rows; see `cosnorm.convert.fold`."""
