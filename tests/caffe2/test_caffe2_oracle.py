@@ -56,6 +56,7 @@ MESSAGES = (
 INFERRED_WRONGLY = {
     "DotProduct-4",
     "MatMul-10",
+    "MatMul-11",
     "LabelCrossEntropy-9",
     "ConstantFill-3",
     "GivenTensorIntFill-3",
