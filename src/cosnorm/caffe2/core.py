@@ -20,6 +20,7 @@ from cosnorm.caffe2.blobs import (
     ScopedBlobReference,
     ScopedName,
 )
+from cosnorm.caffe2.checks import text_of
 from cosnorm.caffe2.gradients import GradientRegistry
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
@@ -78,5 +79,5 @@ def DeviceOption(
 
 
 def IsOperator(op_type: str) -> bool:
-    """Whether there is an operator of that type."""
-    return op_type in OPERATORS
+    """Whether there is an operator of that type. Raises a TypeError for what is no text."""
+    return text_of(op_type, "the type of an operator") in OPERATORS

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from cosnorm.caffe2.blobs import BlobReference, CreateOperator
+from cosnorm.caffe2.blobs import BlobReference, CreateOperator, name_of
+from cosnorm.caffe2.checks import list_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS, find
 
@@ -46,12 +47,14 @@ class GradientRegistry:
 
         Raises:
             Exception: the type has no gradient.
+            TypeError: `g_output` is no list.
         """
+        g_output = list_of(g_output, "g_output, the names of the outputs' gradients,")
         try:
             maker: Any = find(op).gradient if op.type in OPERATORS else None
             if maker is None:
                 raise RuntimeError(f"no gradient is registered for {op.type}")
-            operators, names = maker(op, list(g_output))
+            operators, names = maker(op, g_output)
         except Exception as error:
             # A gradient in Python is tried last, and its own exceptions are raised as they are.
             own = cls._registered.get(op.type)
@@ -59,7 +62,7 @@ class GradientRegistry:
                 raise Exception(
                     f"Exception when creating gradient for [{op.type}]:{error}.\nOp: \n{op}"
                 ) from error
-            operators, names = own(op, list(g_output))
+            operators, names = own(op, g_output)
         if operators is None:
             operators = []
         return operators if isinstance(operators, list) else [operators], list(names)
@@ -144,7 +147,8 @@ class _Backward:
     def _begin(self, ys: Mapping[Any, Any]) -> None:
         """The gradients that are given, or filled with 1."""
         for y, gradient in ys.items():
-            name, version = str(y), self.versions.setdefault(str(y), 0)
+            name = name_of(y)
+            version = self.versions.setdefault(name, 0)
             self.gradient_versions[name] = version
             self.uses[name, version].append(len(self.played))
             if gradient is None:
@@ -154,7 +158,7 @@ class _Backward:
                 self.made.append(fill)
                 gradient = fill.output[0]
                 self.sources[name, version].append(_Source(fill, 0, gradient, fill.device_option))
-            self.gradients[name] = str(gradient)
+            self.gradients[name] = name_of(gradient)
 
     def _differentiate(self, number: int) -> None:
         operator, reads, _ = self.played[number]

@@ -43,9 +43,8 @@ class Workspace:
     def create_blob(self, name: str) -> Blob:
         """The blob of that name, made if need be."""
         blob = self.blobs.get(name)
-        if blob is None:
-            blob = self.blobs[name] = Blob(name)
-        return blob
+        # Two threads that make it at once get the same one: a net bound to another would write into the void.
+        return blob if blob is not None else self.blobs.setdefault(name, Blob(name))
 
     def find_blob(self, name: str) -> Blob:
         """Raises a RuntimeError if there is none."""
@@ -77,8 +76,8 @@ class Workspace:
                 output that is none, an input that is missing, or an operator that is wrong, as `CreatedNet`
                 says.
         """
-        if not definition.name:
-            raise RuntimeError("A net must have a name")
+        if not definition.HasField("name"):  # "" is one
+            raise RuntimeError('Net definition should have a name: set it; "" is one, too')
         if definition.name in self.nets and not overwrite:
             raise RuntimeError(
                 f'I respectfully refuse to overwrite an existing net of the same name "{definition.name}", '

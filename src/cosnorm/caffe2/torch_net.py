@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.checks import list_of
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import find
@@ -139,6 +140,7 @@ def to_torch(
 
     Raises:
         RuntimeError: an unknown operator, or a blob that neither `init`, the inputs nor an operator gives.
+        TypeError: `inputs` or `outputs` is no list.
 
     Example:
         >>> import torch
@@ -164,12 +166,16 @@ def to_torch(
         last.update(dict.fromkeys(operator.output))
     in_order = [name for name in definition.external_input if name in free]
     wanted = (
-        list(inputs) if inputs is not None else [*in_order, *(name for name in free if name not in in_order)]
+        list_of(inputs, "inputs")
+        if inputs is not None
+        else [*in_order, *(name for name in free if name not in in_order)]
     )
     missing = [name for name in free if name not in wanted]
     if missing:
         raise RuntimeError(f"the net reads {', '.join(missing)}, which neither init nor inputs give")
-    returned = list(outputs) if outputs is not None else list(definition.external_output) or list(last)
+    returned = (
+        list_of(outputs, "outputs") if outputs is not None else list(definition.external_output) or list(last)
+    )
     unknown = [name for name in returned if name not in made and name not in wanted]
     if unknown:
         raise RuntimeError(f"no operator makes the outputs {', '.join(unknown)}; give outputs that are made")
