@@ -12,7 +12,7 @@ from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.checks import list_of
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
-from cosnorm.caffe2.registry import find
+from cosnorm.caffe2.registry import check_known, find
 from cosnorm.caffe2.runtime import Workspace
 from cosnorm.caffe2.tensors import from_array
 
@@ -139,7 +139,7 @@ def to_torch(
             operator reads.
 
     Raises:
-        RuntimeError: an unknown operator, or a blob that neither `init`, the inputs nor an operator gives.
+        RuntimeError: unknown operators, or a blob that neither `init`, the inputs nor an operator gives.
         TypeError: `inputs` or `outputs` is no list.
 
     Example:
@@ -151,6 +151,7 @@ def to_torch(
         tensor([1., 1.])
     """
     definition = net.Proto() if isinstance(net, Net) else net
+    check_known(definition)
     parameters = _parameters(init)
     made: set[str] = set(parameters)
     free: dict[str, None] = {}
