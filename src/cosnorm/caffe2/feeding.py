@@ -26,7 +26,7 @@ def fed(arr: Any, device_option: Any, blob: str) -> tensors.Value:
     if device_option is not None:
         option = message_of(device_option, caffe2_pb2.DeviceOption)
     value = _value(arr)
-    if isinstance(value, torch.Tensor) and option is not None and option.device_type == caffe2_pb2.PROTO_CUDA:
+    if isinstance(value, torch.Tensor) and option is not None:
         return value.to(tensors.device_of(option, blob))
     return value
 

@@ -88,6 +88,26 @@ class GradientRegistry:
         return _Backward(operators).run(ys)
 
 
+class IR:
+    """The marks in the `extra_info` of a device option that concern the sums of gradients.
+
+    Attributes:
+        IS_AUTO_GEN_SUM_OPS_TAG: with ":1" behind it marks a Sum that was added.
+        ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG: with ":1" behind it, on an operator that makes a term, asks
+            for a Sum without that operator's device option.
+    """
+
+    IS_AUTO_GEN_SUM_OPS_TAG = "is_auto_gen_sum_ops"
+    ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG = "only_keep_is_auto_gen_sum_ops_tag"
+
+
+class GradientSlice(NamedTuple):
+    """A gradient of some rows alone, as scripts compare with; the operators that are here make none."""
+
+    indices: Any
+    values: Any
+
+
 class _Played(NamedTuple):
     """An operator with the versions of the blobs that it reads and writes."""
 
@@ -258,8 +278,10 @@ class _Backward:
             place = terms.index(total)
             terms[0], terms[place] = terms[place], terms[0]
         added = CreateOperator("Sum", [BlobReference(term) for term in terms], BlobReference(total))
-        added.device_option.CopyFrom(sources[0].device_option)
-        added.device_option.extra_info.append("is_auto_gen_sum_ops:1")
+        marks = {mark for one in sources for mark in one.device_option.extra_info}
+        if f"{IR.ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG}:1" not in marks:
+            added.device_option.CopyFrom(sources[0].device_option)
+        added.device_option.extra_info.append(f"{IR.IS_AUTO_GEN_SUM_OPS_TAG}:1")
         self.made.append(added)
         return total
 

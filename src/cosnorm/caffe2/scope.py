@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cosnorm.caffe2.proto import caffe2_pb2
 
 SEPARATOR = "/"
+_NAMESCOPE_SEPARATOR = SEPARATOR  # the name that scripts of the original use
 
 
 class _Scopes(threading.local):

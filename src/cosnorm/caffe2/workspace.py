@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cosnorm.caffe2 import compiled as C
 from cosnorm.caffe2 import scope, tensors
 from cosnorm.caffe2.blobs import name_of
 from cosnorm.caffe2.checks import flag_of, list_of, text_of
@@ -31,6 +32,7 @@ from cosnorm.caffe2.current import (
     Workspaces,
     current,
 )
+from cosnorm.caffe2.devices import GpuDeviceType, NumCudaDevices, NumGpuDevices
 from cosnorm.caffe2.feeding import fed, fetched
 from cosnorm.caffe2.messages import message_of
 from cosnorm.caffe2.proto import caffe2_pb2
@@ -40,6 +42,7 @@ from cosnorm.caffe2.stringify import StringifyBlobName, StringifyNetName, String
 
 __all__ = [
     "Blobs",
+    "C",
     "CreateBlob",
     "CreateNet",
     "CurrentWorkspace",
@@ -47,10 +50,14 @@ __all__ = [
     "FeedBlob",
     "FetchBlob",
     "FetchBlobs",
+    "GetBlobSizeBytes",
     "GetNameScope",
     "GlobalInit",
+    "GpuDeviceType",
     "HasBlob",
     "InferShapesAndTypes",
+    "NumCudaDevices",
+    "NumGpuDevices",
     "RegisteredOperators",
     "RemoveBlob",
     "ResetBlob",
@@ -69,6 +76,20 @@ __all__ = [
     "Workspaces",
     "blobs",
 ]
+# Answered by __getattr__.
+has_cuda_support: bool
+has_gpu_support: bool
+has_hip_support: bool
+__all__ += ["has_cuda_support", "has_gpu_support", "has_hip_support"]
+
+
+def __getattr__(name: str) -> bool:
+    """Whether there are GPUs, asked when a script asks: torch's own question begins to use them."""
+    if name in ("has_cuda_support", "has_gpu_support"):
+        return torch.cuda.is_available()
+    if name == "has_hip_support":
+        return False  # those of AMD answer to CUDA's name in torch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def GlobalInit(args: Sequence[str]) -> None:
@@ -154,6 +175,21 @@ def ResetBlob(name: Any) -> None:
 def RemoveBlob(name: Any) -> bool:
     """Removes a blob; says whether there was one."""
     return current().remove_blob(StringifyBlobName(name))
+
+
+def GetBlobSizeBytes(name: Any) -> int:
+    """The bytes that a blob's elements take; a string counts as its bytes and 32, as in the original.
+
+    Raises:
+        RuntimeError: there is no such blob, or it holds no tensor.
+    """
+    text = StringifyBlobName(name)
+    value = current().find_blob(text).value
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, np.ndarray):
+        return sum(32 + len(one) for one in value.flat)
+    raise RuntimeError(f"blob {text} holds no tensor, whose size could be told")
 
 
 class _Blobs:
