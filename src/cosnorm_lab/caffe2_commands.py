@@ -43,11 +43,14 @@ def _run(predict: Path, init: Path | None, feeds: list[str], fetches: list[str],
     import numpy as np
 
     from cosnorm.caffe2 import load_net
+    from cosnorm.caffe2.registry import check_known
     from cosnorm.caffe2.runtime import Workspace
+    from cosnorm.caffe2.stringify import shown
     from cosnorm.caffe2.tensors import from_array
 
     arrays = dict(_fed(text) for text in feeds)
     net, before = load_net(predict), load_net(init) if init else None
+    check_known(*([] if before is None else [before]), net)  # before the first of them runs
     workspace = Workspace()
     if before is not None:
         workspace.run_net_once(before)
@@ -69,7 +72,7 @@ def _run(predict: Path, init: Path | None, feeds: list[str], fetches: list[str],
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
         write_whole(path, content.getvalue())
-        typer.echo(f"{_shown(name)}: {array.dtype} {list(array.shape)} is in {path}")
+        typer.echo(f"{shown(name)}: {array.dtype} {list(array.shape)} is in {path}")
 
 
 def _array(name: str, value: Any) -> Any:
@@ -126,68 +129,76 @@ def show(
         _show(net, init, dict(_sizes(text) for text in shape or []))
 
 
-def _sizes(text: str) -> tuple[str, tuple[list[int], int]]:
-    """The name, shape and type (float) of "BLOB=3,4"."""
-    from cosnorm.caffe2.proto import caffe2_pb2
-
+def _sizes(text: str) -> tuple[str, list[int]]:
+    """The name and the shape of "BLOB=3,4"."""
     name, _, sizes = text.rpartition("=")
     try:
-        return name, ([int(size) for size in sizes.split(",") if size], caffe2_pb2.TensorProto.FLOAT)
+        return name, [int(size) for size in sizes.split(",") if size]
     except ValueError as error:
         raise LabError(f"--shape wants BLOB=SIZES, such as data=32,784; got {text!r}") from error
 
 
-def _show(path: Path, init: Path | None, given: dict[str, tuple[list[int], int]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _show(path: Path, init: Path | None, given: dict[str, list[int]]) -> None:
+    from rich.table import Column, Table
     from rich.text import Text
 
     from cosnorm.caffe2 import load_net
     from cosnorm.caffe2.proto import caffe2_pb2
     from cosnorm.caffe2.registry import OPERATORS
     from cosnorm.caffe2.shapes import infer
+    from cosnorm.caffe2.stringify import shown
+    from cosnorm_lab.console import console
 
     net = load_net(path)
-    shapes = infer([*([load_net(init)] if init else []), net], given)
+    shaped = {name: (dims, int(caffe2_pb2.TensorProto.FLOAT)) for name, dims in given.items()}
+    before = infer([load_net(init)] if init else [], shaped)
+    for name, dims in given.items():  # what is asked for wins over the init net, whose type stays
+        before[name] = dims, before.get(name, shaped[name])[1]
+    shapes = infer([net], before)
     kinds = caffe2_pb2.TensorProto.DataType
 
     def blobs(names: Any) -> Text:
         lines = []
         for name in names:
             dims, kind = shapes.get(name, (None, 0))
-            lines.append(_shown(name) if dims is None else f"{_shown(name)} {kinds.Name(kind)} {dims}")
+            lines.append(shown(name) if dims is None else f"{shown(name)} {kinds.Name(kind)} {dims}")
         return Text("\n".join(lines))
 
-    table = Table("", "Operator", "Inputs", "Outputs", "Arguments")
+    headings = ("", "Operator", "Inputs", "Outputs", "Arguments")
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))  # cut in no terminal either
     for number, operator in enumerate(net.op):
-        known = _shown(operator.type) + " (unknown)" * (operator.type not in OPERATORS)
-        arguments = Text("\n".join(f"{_shown(one.name)}={_value(one)}" for one in operator.arg))
+        known = shown(operator.type) + " (unknown)" * (operator.type not in OPERATORS)
+        arguments = Text("\n".join(f"{shown(one.name)}={_value(one)}" for one in operator.arg))
         table.add_row(str(number), Text(known), blobs(operator.input), blobs(operator.output), arguments)
-    console = Console()
-    console.print(Text(f"net {_shown(net.name)}: {len(net.op)} operators"))
-    console.print(Text(f"inputs: {', '.join(map(_shown, net.external_input)) or 'none declared'}"))
-    console.print(Text(f"outputs: {', '.join(map(_shown, net.external_output)) or 'none declared'}"))
-    console.print(table)
-
-
-def _shown(name: str | bytes) -> str:
-    """A name of a file that anyone may have written: what is no UTF-8 or cannot be printed is escaped."""
-    text = name if isinstance(name, str) else name.decode(errors="backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    output = console()
+    output.print(Text(f"net {shown(net.name)}: {len(net.op)} operators"))
+    output.print(Text(f"inputs: {', '.join(map(shown, net.external_input)) or 'none declared'}"))
+    output.print(Text(f"outputs: {', '.join(map(shown, net.external_output)) or 'none declared'}"))
+    output.print(table)
 
 
 def _value(argument: Any, most: int = 4) -> str:
-    for field in ("f", "i", "s"):
-        if argument.HasField(field):
-            return str(getattr(argument, field))[:60]
-    for field in ("floats", "ints", "strings"):
-        values = list(getattr(argument, field))
-        if values:
-            more = ", …" if len(values) > most else ""
-            return f"[{', '.join(str(value) for value in values[:most])}{more}]" + f" ({len(values)})" * bool(
-                more
-            )
-    return "[]" if not argument.HasField("n") else f"net {_shown(argument.n.name)}"
+    """The value of an argument; of long lists and texts the beginning, and how much there is."""
+    fields = [(field.name, value) for field, value in argument.ListFields() if field.name != "name"]
+    if not fields:
+        return "[]"
+    field, value = fields[0]
+    if field in ("f", "i", "s", "n", "t"):
+        return _one(value)
+    more = f", …] ({len(value)})" if len(value) > most else "]"
+    return f"[{', '.join(_one(one) for one in value[:most])}{more}"
+
+
+def _one(value: Any, most: int = 60) -> str:
+    """A number, text, net or tensor."""
+    from cosnorm.caffe2.stringify import shown
+
+    if isinstance(value, bytes):
+        text = shown(value)
+        return text if len(text) <= most else f"{text[:most]}… ({len(value)} bytes)"
+    if hasattr(value, "dims"):
+        return f"tensor {list(value.dims)}"
+    return f"net {shown(value.name)}" if hasattr(value, "op") else str(value)
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from cosnorm_lab import records
 from cosnorm_lab.config import RunConfig
+from cosnorm_lab.console import console
 from cosnorm_lab.data import load
 from cosnorm_lab.progress import show_progress
 from cosnorm_lab.recipes.digits import digits
@@ -42,9 +42,9 @@ def run_demo(out: Path, *, epochs: int = 40) -> None:
         runs = [train(config, dataset, folder, progress=progress) for config in configs]
     report = out / "report.html"
     write_report(runs, report)
-    console = Console(highlight=False)
-    print_results(runs, console=console)
-    console.print(f"Curves, tables and records: {report}", soft_wrap=True, markup=False)
+    output = console(highlight=False)
+    print_results(runs, console=output)
+    output.print(f"Curves, tables and records: {report}", soft_wrap=True, markup=False)
 
 
 def _clear_if_finished(folder: Path, configs: list[RunConfig]) -> None:

@@ -6,6 +6,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from cosnorm_lab.console import console as standard_output
 from cosnorm_lab.recipes import columns, published
 from cosnorm_lab.records import Run, last_epochs
 from cosnorm_lab.rows import shown
@@ -22,7 +23,7 @@ def print_results(
         runs: the runs, one row each.
         console: where to print.
     """
-    console = console or Console()
+    console = console or standard_output()
     console.print(results_table(runs))
     for run in runs:
         if run.end is not None and run.end["message"]:
@@ -120,7 +121,7 @@ def print_catalog(console: Console | None = None) -> None:
     from cosnorm_lab.data.catalog import ARCHIVES, FETCHED, SHIPPED
     from cosnorm_lab.recipes import RECIPES
 
-    console = console or Console()
+    console = console or standard_output()
     recipes = Table("recipe", "data", "what", title="Recipes: cosnorm run RECIPE")
     for recipe in RECIPES.values():
         recipes.add_row(recipe.name, recipe.dataset, recipe.description)

@@ -2,6 +2,10 @@
 
 import base64
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,11 @@ import pytest
 from fresh_workspace import fresh_workspace  # noqa: F401
 from typer.testing import CliRunner
 
-from cosnorm.caffe2 import core, load_net, save_net, workspace
+import cosnorm_lab
+from cosnorm.caffe2 import core, load_net, save_net, to_torch, workspace
 from cosnorm_lab.cli import app
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes import RECIPES
 
 GOLDEN = np.load(Path(__file__).parents[1] / "caffe2_oracle" / "golden.npz")
 NETS = json.loads(str(GOLDEN["meta"]))["nets"]
@@ -132,3 +138,105 @@ def test_text_nested_too_deep(folder):
         load_net("deep.pbtxt")
     with pytest.raises(LabError, match="messages within messages"):
         command("show", "deep.pbtxt")
+
+
+LONG = "towers/" + "a_name_that_does_not_end_/" * 8 + "logits"
+TEXT = "read me, " * 30
+
+
+@pytest.mark.parametrize("width", ["40", "80", "200"])
+def test_a_pipe_gets_whole_names(width, folder):
+    """Tables were cut at 80 columns, whatever read them, and values of bytes had a b and quotes."""
+    net = core.Net("whole names")
+    made = net.Cos(f"{LONG}_input", f"{LONG}_cos")
+    net.Normalize(made, core.BlobReference(f"{LONG}_out"), order="NCHW", kinds=["a", b"\xff"], text=TEXT)
+    net.Proto().op.add(type="If").arg.add(name="then").n.name = "inner"
+    net.Proto().op[2].arg.add(name="both").nets.add(name="inner")
+    net.Proto().op[2].arg.add(name="filled").t.dims.extend([2, 3])
+    net.AddExternalOutput(core.BlobReference(f"{LONG}_out"))
+    save_net(net, "long.pb")
+    done = subprocess.run(
+        [sys.executable, "-m", "cosnorm_lab", "caffe2", "show", "long.pb", "--shape", f"{LONG}_input=2,3"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": width},
+        timeout=120,
+    )
+    for name in (f"inputs: {LONG}_input\n", f"outputs: {LONG}_out\n", f" {LONG}_cos FLOAT [2, 3] "):
+        assert name in done.stdout
+    for value in ("order=NCHW ", r"kinds=[a, \xff] ", f"text={TEXT[:60]}… (270 bytes) "):
+        assert value in done.stdout
+    for value in ("then=net inner ", "both=[net inner] ", "filled=tensor [2, 3] "):
+        assert value in done.stdout
+    assert "b'" not in done.stdout
+
+
+def test_tables_of_all_commands_are_whole_in_a_pipe(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    listed = CliRunner().invoke(app, ["list"]).output
+    for recipe in RECIPES.values():
+        assert f" {recipe.name} " in listed
+        assert recipe.description in listed
+    sources = Path(cosnorm_lab.__file__).parent.rglob("*.py")
+    unguarded = [
+        one.name for one in sources if re.search(r"\bConsole\((?!stderr|\*\*)", one.read_text("utf-8"))
+    ]
+    assert unguarded == []  # who prints on the standard output asks console.py how wide it is
+
+
+def test_a_terminal_cuts_no_name_either(folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich this is a terminal
+    net = core.Net("whole names")
+    net.Cos("X" * 100, "Y")
+    save_net(net, "long.pb")
+    shown = command("show", "long.pb")
+    assert "…" not in shown
+    assert shown.count("X") == 200  # among the inputs, and in the table
+
+
+def test_a_shape_that_is_asked_for_wins(folder):
+    """Over what the init net makes, whose type stays."""
+    init = core.Net("init")
+    init.GivenTensorFill([], "X", shape=[4], values=[1.0] * 4)
+    init.ConstantFill([], "labels", shape=[4], value=1, dtype=core.DataType.INT32)
+    save_net(init, "init.pb")
+    net = core.Net("net")
+    net.Cos("X", "Y")
+    net.Copy("labels", "copied")
+    save_net(net, "net.pb")
+    found = command("show", "net.pb", "--init", "init.pb", "--shape", "X=2,3", "--shape", "labels=5")
+    for text in ("X FLOAT [2, 3]", "Y FLOAT [2, 3]", "labels INT32 [5]", "copied INT32 [5]"):
+        assert text in found
+    found = command("show", "net.pb", "--init", "init.pb")
+    for text in ("X FLOAT [4]", "labels INT32 [4]"):
+        assert text in found
+
+
+def test_what_is_fed_wins_over_the_init_net(folder):
+    init = core.Net("init")
+    init.ConstantFill([], "X", shape=[4], value=1.0)
+    save_net(init, "init.pb")
+    np.save("x.npy", np.zeros(2, dtype=np.float32))
+    command("run", "--init", "init.pb", "--predict", "net.pb", "--feed", "X=x.npy")
+    assert np.load("out/Y.npy").tolist() == [1, 1]
+
+
+def test_all_operators_that_are_missing_are_named(folder):
+    """With their counts, before anything runs: what a net wants is known at once."""
+    init, net = core.Net("init"), core.Net("net")
+    for made, kinds in ((init, ["Load"]), (net, ["Conv", "MaxPool", "Conv", "Cos", "Conv"])):
+        for kind in kinds:
+            made.Proto().op.append(core.CreateOperator(kind, [], f"{kind}_out"))
+    save_net(init, "init.pb")
+    save_net(net, "net.pb")
+    with pytest.raises(LabError, match=r"Conv \(3\), Load \(1\), MaxPool \(1\)$"):
+        command("run", "--init", "init.pb", "--predict", "net.pb", "--fetch", "Y")
+    for run in (workspace.CreateNet, workspace.RunNetOnce, to_torch):
+        with pytest.raises(RuntimeError, match=r"operator of type 'Conv'.*: Conv \(3\), MaxPool \(1\)$"):
+            run(net)
+    assert workspace.Blobs() == []
+    net.Proto().op[0].type = "\x1bConv"
+    with pytest.raises(RuntimeError, match=r"\\x1bConv \(1\)"):
+        to_torch(net)

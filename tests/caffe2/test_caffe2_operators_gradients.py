@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numeric_gradient import check_gradient
 
 from cosnorm.caffe2 import core, workspace
-from cosnorm.caffe2.registry import OPERATORS, operator
+from cosnorm.caffe2.registry import MANY, OPERATORS, operator
 
 few = settings(max_examples=4, deadline=None)
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -158,6 +158,61 @@ def test_a_gradient_that_broadcasts_is_refused(kind, shapes):
     with pytest.raises(RuntimeError, match="must have the elements of the output"):
         workspace.RunOperatorOnce(core.CreateOperator(kind, names, ["a", "b"]))
     assert workspace.FetchBlob("a").startswith(b"a, a C++ native class of type nullptr")
+
+
+ONES, FEW, SIZES = np.ones((2, 3), np.float32), np.ones(3, np.float32), np.array([2, 3])
+MOST = np.ones(1, np.float32)
+# An operator for each that takes inputs or leaves them out: all that it takes, and in the last one's place
+# what does not fit. Sums, whose terms are alike, and fills, whose inputs are looked at together, have theirs
+# elsewhere.
+OPTIONAL = {
+    "DivGradient": ([ONES, ONES, ONES, ONES], FEW),
+    "MatMul": ([ONES, ONES.T, np.ones(4, np.float32)], FEW),
+    "ReduceBackSum": ([ONES, np.array([1, 2], np.int32)], np.array([1, 2, 3], np.int32)),
+    "ReduceBackSumGradient": ([ONES[:, 0], SIZES, np.array([1, 2], np.int32)], np.array([1], np.int32)),
+    "UniformFill": ([SIZES, -MOST, MOST], FEW),
+    "ConstantFill": ([SIZES, MOST], FEW),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONAL)
+def test_an_input_that_may_be_left_out_is_looked_at(kind):
+    """What came in the place of such an input was passed over by some, which made a wrong shape of it."""
+    inputs, wrong = OPTIONAL[kind]
+    names = [f"I{i}" for i in range(len(inputs))]
+    outputs = [f"O{i}" for i in range(OPERATORS[kind].outputs[0])]
+    definition = core.CreateOperator(kind, names, outputs, input_as_shape=1)
+    for name, array in zip(names, inputs, strict=True):
+        workspace.FeedBlob(name, array)
+    assert workspace.RunOperatorOnce(definition)
+    for other in (wrong, np.array(["text"])):
+        workspace.FeedBlob(names[-1], other)
+        with pytest.raises(RuntimeError) as caught:
+            workspace.RunOperatorOnce(definition)
+        assert "is invalid for input" not in str(caught.value)  # torch's own words, which name no operator
+
+
+def test_each_operator_with_such_inputs_has_a_case():
+    optional = {name for name, one in OPERATORS.items() if one.inputs[0] < one.inputs[1] < MANY}
+    assert {name for name in optional if not name.endswith("Fill")} <= OPTIONAL.keys() <= optional
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
+def test_the_gradient_of_a_sum_takes_a_shape(dtype):
+    """A vector of int64 is the shape of X, and not X: the gradient has that shape, not the vector's."""
+    workspace.FeedBlob("dY", np.array([3, 4], dtype=dtype))
+    workspace.FeedBlob("sizes", np.array([2, 3]))
+    definition = core.CreateOperator("ReduceBackSumGradient", ["dY", "sizes"], "dX")
+    net = core.Net("sizes")
+    net.Proto().op.append(definition)
+    assert "dX" not in workspace.InferShapesAndTypes([net])[0]  # what the blob holds, nobody asks then
+    workspace.RunOperatorOnce(definition)
+    found = workspace.FetchBlob("dX")
+    assert (found.dtype, found.tolist()) == (dtype, [[3, 3, 3], [4, 4, 4]])
+    for wrong in ([-1, 3], [2**40, 2**40], [3, 3]):
+        workspace.FeedBlob("sizes", np.array(wrong))
+        with pytest.raises(RuntimeError):
+            workspace.RunOperatorOnce(definition)
 
 
 def test_the_weights_of_a_sum_are_trained():

@@ -88,6 +88,24 @@ def test_modules_that_are_not_there(line, installed):
     assert not hasattr(sys.modules["caffe2.python"], "brew")
 
 
+def test_files_of_the_original_beside_what_is_there(tmp_path, monkeypatch, installed):
+    """Its Python modules that are not here come from its folder; those that are here stay ours."""
+    (tmp_path / "helper.py").write_text(
+        "from caffe2.python import core, workspace\n"
+        "from caffe2.python.core import InferOpBlobDevicesAsDict, SetEnginePref, IsGPUDeviceType\n"
+        "from caffe2.python.core import GradientSlice, IR\n"
+        "from caffe2.python.workspace import has_gpu_support, has_cuda_support, has_hip_support\n"
+        "from caffe2.python.workspace import NumGpuDevices, GpuDeviceType, C\n"
+    )
+    (tmp_path / "core.py").write_text("raise AssertionError('the original is imported')\n")
+    importlib.import_module("caffe2.python").__path__.append(str(tmp_path))
+    helper = importlib.import_module("caffe2.python.helper")
+    monkeypatch.delitem(sys.modules, "caffe2.python.helper")
+    assert (helper.core, helper.workspace) == (core, workspace)
+    with pytest.raises(ModuleNotFoundError, match=r"there is no caffe2\.python\.brew in cosnorm"):
+        importlib.import_module("caffe2.python.brew")
+
+
 def test_other_messages_of_the_name():
     """Caffe2's own definitions, say tensorboardX's, in the same process."""
     program = """
@@ -109,7 +127,7 @@ def test_the_page_names_what_there_is(module):
         rf"^\* `{module.__name__.split('.')[-1]}`.*?\n(?=\*|\n)", page, re.DOTALL | re.MULTILINE
     )
     public = {name for name in module.__all__ if name[0].isupper()}
-    assert public == set(re.findall(r"\b[A-Z]\w+", entry)) - {"AddGradientOperators"}
+    assert public == set(re.findall(r"\b[A-Z]\w*", entry)) - {"AddGradientOperators"}
 
 
 def test_messages_are_pickled_and_written_as_text():

@@ -432,7 +432,7 @@ def test_a_net_of_the_name_that_ran_once_is_not_kept():
     assert workspace.RunNetOnce(net) is True
     with pytest.raises(RuntimeError, match="Can't find net"):
         workspace.RunNet(net)
-    with pytest.raises(RuntimeError, match="A net must have a name"):
+    with pytest.raises(RuntimeError, match="Net definition should have a name"):
         workspace.CreateNet(caffe2_pb2.NetDef())
 
 

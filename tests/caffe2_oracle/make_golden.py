@@ -525,6 +525,22 @@ def more_fills():
         case(kind, [normal(2, 3)], shape=[2])
 
 
+def shapes_that_are_held():
+    """The gradient of ReduceBackSum takes the shape of X from a vector of int64, as old nets give it."""
+    kind = "ReduceBackSumGradient"
+    case(kind, [normal(2), np.array([2, 3])])
+    case(kind, [np.ones(2), np.array([2, 3])])
+    case(kind, [normal(2), np.array([2, 3, 4])], num_reduce_dim=2)
+    case(kind, [normal(2, 3), np.array([2, 3, 4])])
+    case(kind, [normal(2), np.array([2, 3]), ints(2, 1)])
+    case(kind, [normal(1), np.array([5])])
+    case(kind, [normal(6), np.array([2, 3])], num_reduce_dim=0)
+    case(kind, [normal(2), np.array([2, 3])], num_reduce_dim=3)
+    case(kind, [normal(2), np.array([2, 3]), ints(2, 1, 1)])
+    case(kind, [normal(2), ints(3, 4)], num_reduce_dim=0)
+    case("MatMul", [normal(2, 3), normal(3, 4), normal(4, 2)])
+
+
 def small_nets():
     """Three nets: a cosine loss, shared blobs whose gradients are summed, and a small classifier."""
     loss = core.Net("pairs")
@@ -628,7 +644,7 @@ def saved_by_us():
 if __name__ == "__main__":
     for part in (elementwise, criterion, distances, normalized, arithmetic, dense, fills):
         part()
-    for part in (broadcasts, weighted_sums, infinities, more_fills):
+    for part in (broadcasts, weighted_sums, infinities, more_fills, shapes_that_are_held):
         part()
     with open(__file__, "rb") as script:
         digest = hashlib.sha256(script.read()).hexdigest()

@@ -111,5 +111,19 @@ class Arguments:
         return bytes(self._single(name, "s", default))
 
     def repeated(self, name: str, field: str) -> Sequence[Any]:
-        """The values of a list, `field` one of "floats", "ints" and "strings"; empty without the argument."""
-        return list(getattr(self._arguments[name], field)) if name in self._arguments else []
+        """The values of a list, `field` one of "floats", "ints" and "strings"; empty without the argument.
+
+        Raises:
+            RuntimeError: an argument whose value is in another field, which the original takes for an empty
+                list.
+        """
+        if name not in self._arguments:
+            return []
+        argument = self._arguments[name]
+        values = list(getattr(argument, field))
+        others = [one.name for one, _ in argument.ListFields() if one.name != "name"]
+        if others and not values:
+            raise RuntimeError(
+                f"Argument {name} does not have the right field: expected field {field}, got {others[0]}"
+            )
+        return values

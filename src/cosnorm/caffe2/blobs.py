@@ -6,10 +6,16 @@ from typing import Any
 
 from cosnorm.caffe2 import scope
 from cosnorm.caffe2.arguments import MakeArgument
+from cosnorm.caffe2.checks import text_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
 
 Net = Any  # a `cosnorm.caffe2.net.Net`, which is made of these references
+
+
+def name_of(blob: Any) -> str:
+    """The name of a blob given as str, bytes or BlobReference. Raises a TypeError for anything else."""
+    return str(blob) if isinstance(blob, BlobReference) else text_of(blob, "the name of a blob")
 
 
 class BlobReference:
@@ -25,7 +31,7 @@ class BlobReference:
     """
 
     def __init__(self, name: Any, net: Net | None = None) -> None:
-        self._name = name.decode() if isinstance(name, bytes) else str(name)
+        self._name = name_of(name)
         self._from_net = net
         self.meta: dict[Any, Any] = {}
 
@@ -95,7 +101,7 @@ def check_registered(op_type: str) -> None:
 
 def ScopedName(name: str | bytes) -> str:
     """The name behind the prefix of the current NameScope."""
-    return scope.CurrentNameScope() + (name.decode() if isinstance(name, bytes) else name)
+    return scope.CurrentNameScope() + name_of(name)
 
 
 def ScopedBlobReference(name: str | bytes, net: Net | None = None) -> BlobReference:
@@ -151,7 +157,7 @@ def CreateOperator(
             sequence as a list of these; None is left out. `random_seed` goes to the device option.
 
     Raises:
-        TypeError: blobs that are neither names nor references.
+        TypeError: a type that is no text, or blobs that are neither names nor references.
         ValueError: an argument of another type.
 
     Example:
@@ -159,10 +165,10 @@ def CreateOperator(
         >>> core.CreateOperator("Normalize", "X", "Y", axis=0).arg[0].i
         0
     """
-    operator = caffe2_pb2.OperatorDef(type=operator_type, name=name)
+    operator = caffe2_pb2.OperatorDef(type=text_of(operator_type, "the type of an operator"), name=name)
     operator.input.extend(map(str, references(inputs)))
     operator.output.extend(map(str, references(outputs)))
-    operator.control_input.extend(map(str, references(control_input or [])))
+    operator.control_input.extend(map(str, references([] if control_input is None else control_input)))
     device = device_option if device_option is not None else scope.CurrentDeviceScope()
     if device is not None:
         operator.device_option.CopyFrom(device)

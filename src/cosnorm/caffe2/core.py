@@ -11,7 +11,7 @@ Example:
     BlobReference("X_grad")
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cosnorm.caffe2 import scope, utils, workspace
 from cosnorm.caffe2.blobs import (
@@ -20,13 +20,16 @@ from cosnorm.caffe2.blobs import (
     ScopedBlobReference,
     ScopedName,
 )
-from cosnorm.caffe2.gradients import GradientRegistry
+from cosnorm.caffe2.checks import text_of
+from cosnorm.caffe2.devices import InferOpBlobDevices, InferOpBlobDevicesAsDict, IsGPUDeviceType
+from cosnorm.caffe2.gradients import IR, GradientRegistry, GradientSlice
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
 from cosnorm.caffe2.scope import DeviceScope, EmptyDeviceScope, EmptyNameScope, NameScope
 
 __all__ = [
+    "IR",
     "BlobReference",
     "CreateOperator",
     "DataType",
@@ -36,16 +39,23 @@ __all__ = [
     "EmptyNameScope",
     "GlobalInit",
     "GradientRegistry",
+    "GradientSlice",
+    "InferOpBlobDevices",
+    "InferOpBlobDevicesAsDict",
+    "IsGPUDeviceType",
     "IsOperator",
     "NameScope",
     "Net",
     "ScopedBlobReference",
     "ScopedName",
+    "SetEnginePref",
     "scope",
     "utils",
     "workspace",
 ]
 
+
+_REGISTERED_OPERATORS = OPERATORS  # the name that scripts look types up in
 
 # The data types of tensors, such as DataType.FLOAT.
 DataType = caffe2_pb2.TensorProto.DataType
@@ -54,6 +64,24 @@ DataType = caffe2_pb2.TensorProto.DataType
 def GlobalInit(args: Sequence[str]) -> None:
     """Does nothing: Caffe2's library had to be initialized, with the arguments of its command line."""
     workspace.GlobalInit(args)
+
+
+def SetEnginePref(
+    per_op_engine_pref: Mapping[str, Mapping[int, Sequence[str]]],
+    global_engine_pref: Mapping[int, Sequence[str]],
+) -> None:
+    """Does nothing: an operator has one way to be computed here, whatever engine is preferred.
+
+    Args:
+        per_op_engine_pref: the engines for each type of device, by the type of operator.
+        global_engine_pref: the engines for each type of device.
+
+    Raises:
+        TypeError: one of them is no mapping.
+    """
+    for given in (per_op_engine_pref, global_engine_pref):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"preferences of engines must be a dict, got {given!r}")
 
 
 def DeviceOption(
@@ -78,5 +106,5 @@ def DeviceOption(
 
 
 def IsOperator(op_type: str) -> bool:
-    """Whether there is an operator of that type."""
-    return op_type in OPERATORS
+    """Whether there is an operator of that type. Raises a TypeError for what is no text."""
+    return text_of(op_type, "the type of an operator") in OPERATORS

@@ -1,7 +1,9 @@
 """The workspaces by their names, and which of them is the current one."""
 
+import os
 from pathlib import Path
 
+from cosnorm.caffe2.checks import flag_of, text_of
 from cosnorm.caffe2.runtime import Workspace
 
 _workspaces: dict[str, Workspace] = {"default": Workspace()}
@@ -24,8 +26,19 @@ def Workspaces() -> list[str]:
 
 
 def SwitchWorkspace(name: str, create_if_missing: bool | None = None) -> None:
-    """Makes another workspace the current one. Raises a RuntimeError for one that is missing."""
+    """Makes another workspace the current one, for the whole process.
+
+    Args:
+        name: of the workspace, as str or bytes.
+        create_if_missing: whether to make it if there is none of the name.
+
+    Raises:
+        RuntimeError: there is no such workspace.
+        TypeError: a name that is no text, or another answer than yes or no.
+    """
     global _current
+    name = text_of(name, "the name of a workspace")
+    create_if_missing = create_if_missing is not None and flag_of(create_if_missing, "create_if_missing")
     if name not in _workspaces:
         if not create_if_missing:
             raise RuntimeError(
@@ -35,11 +48,12 @@ def SwitchWorkspace(name: str, create_if_missing: bool | None = None) -> None:
     _current = name
 
 
-def ResetWorkspace(root_folder: str | None = None) -> bool:
+def ResetWorkspace(root_folder: str | bytes | os.PathLike[str] | None = None) -> bool:
     """Empties the current workspace of blobs and nets; a missing root folder is made. Deletes no file."""
     if root_folder is None:
         root_folder = RootFolder()
     else:
+        root_folder = os.fsdecode(root_folder)
         Path(root_folder).mkdir(parents=True, exist_ok=True)
     _workspaces[_current] = Workspace(root_folder)
     return True

@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from cosnorm.caffe2.messages import parse
+from cosnorm.caffe2.messages import message_of, parse
 from cosnorm.caffe2.proto import caffe2_pb2
 
 TEXT = (".pbtxt", ".prototxt", ".txt")
@@ -34,7 +34,7 @@ def load_net(path: str | Path) -> caffe2_pb2.NetDef:
         net = _from_text(content) if path.suffix in TEXT else parse(content, caffe2_pb2.NetDef)
     except RuntimeError as error:
         raise RuntimeError(f"{path}: no NetDef can be read: {error}") from error
-    if content and not net.op and not net.name:
+    if content and not net.op and not net.HasField("name"):
         raise RuntimeError(f"{path}: holds neither operators nor a name; is it a NetDef?")
     return net
 
@@ -53,6 +53,10 @@ def _from_text(content: bytes) -> caffe2_pb2.NetDef:
 def save_net(net: Any, path: str | Path) -> None:
     r"""Writes a net (a Net or a NetDef): as text if the name ends with .pbtxt, otherwise in Caffe2's bytes.
 
+    Raises:
+        TypeError: a message of another kind.
+        ValueError: an object that is no net.
+
     Example: see `load_net`; as text
 
         >>> import tempfile
@@ -63,7 +67,7 @@ def save_net(net: Any, path: str | Path) -> None:
         ...     Path(f"{folder}/net.pbtxt").read_text()
         'name: "written as text"\n'
     """
-    definition = net.Proto() if hasattr(net, "Proto") else net
+    definition = message_of(net, caffe2_pb2.NetDef)
     path = Path(path)
     if path.suffix in TEXT:
         path.write_text(text_format.MessageToString(definition), encoding="utf-8")

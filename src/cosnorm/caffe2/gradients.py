@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from cosnorm.caffe2.blobs import BlobReference, CreateOperator
+from cosnorm.caffe2.blobs import BlobReference, CreateOperator, name_of
+from cosnorm.caffe2.checks import list_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS, find
 
@@ -46,12 +47,14 @@ class GradientRegistry:
 
         Raises:
             Exception: the type has no gradient.
+            TypeError: `g_output` is no list.
         """
+        g_output = list_of(g_output, "g_output, the names of the outputs' gradients,")
         try:
             maker: Any = find(op).gradient if op.type in OPERATORS else None
             if maker is None:
                 raise RuntimeError(f"no gradient is registered for {op.type}")
-            operators, names = maker(op, list(g_output))
+            operators, names = maker(op, g_output)
         except Exception as error:
             # A gradient in Python is tried last, and its own exceptions are raised as they are.
             own = cls._registered.get(op.type)
@@ -59,7 +62,7 @@ class GradientRegistry:
                 raise Exception(
                     f"Exception when creating gradient for [{op.type}]:{error}.\nOp: \n{op}"
                 ) from error
-            operators, names = own(op, list(g_output))
+            operators, names = own(op, g_output)
         if operators is None:
             operators = []
         return operators if isinstance(operators, list) else [operators], list(names)
@@ -83,6 +86,26 @@ class GradientRegistry:
         """
         del ys_generate_gradient
         return _Backward(operators).run(ys)
+
+
+class IR:
+    """The marks in the `extra_info` of a device option that concern the sums of gradients.
+
+    Attributes:
+        IS_AUTO_GEN_SUM_OPS_TAG: with ":1" behind it marks a Sum that was added.
+        ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG: with ":1" behind it, on an operator that makes a term, asks
+            for a Sum without that operator's device option.
+    """
+
+    IS_AUTO_GEN_SUM_OPS_TAG = "is_auto_gen_sum_ops"
+    ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG = "only_keep_is_auto_gen_sum_ops_tag"
+
+
+class GradientSlice(NamedTuple):
+    """A gradient of some rows alone, as scripts compare with; the operators that are here make none."""
+
+    indices: Any
+    values: Any
 
 
 class _Played(NamedTuple):
@@ -144,7 +167,8 @@ class _Backward:
     def _begin(self, ys: Mapping[Any, Any]) -> None:
         """The gradients that are given, or filled with 1."""
         for y, gradient in ys.items():
-            name, version = str(y), self.versions.setdefault(str(y), 0)
+            name = name_of(y)
+            version = self.versions.setdefault(name, 0)
             self.gradient_versions[name] = version
             self.uses[name, version].append(len(self.played))
             if gradient is None:
@@ -154,7 +178,7 @@ class _Backward:
                 self.made.append(fill)
                 gradient = fill.output[0]
                 self.sources[name, version].append(_Source(fill, 0, gradient, fill.device_option))
-            self.gradients[name] = str(gradient)
+            self.gradients[name] = name_of(gradient)
 
     def _differentiate(self, number: int) -> None:
         operator, reads, _ = self.played[number]
@@ -254,8 +278,10 @@ class _Backward:
             place = terms.index(total)
             terms[0], terms[place] = terms[place], terms[0]
         added = CreateOperator("Sum", [BlobReference(term) for term in terms], BlobReference(total))
-        added.device_option.CopyFrom(sources[0].device_option)
-        added.device_option.extra_info.append("is_auto_gen_sum_ops:1")
+        marks = {mark for one in sources for mark in one.device_option.extra_info}
+        if f"{IR.ONLY_KEEP_IS_AUTO_GEN_SUM_OPS_TAG}:1" not in marks:
+            added.device_option.CopyFrom(sources[0].device_option)
+        added.device_option.extra_info.append(f"{IR.IS_AUTO_GEN_SUM_OPS_TAG}:1")
         self.made.append(added)
         return total
 

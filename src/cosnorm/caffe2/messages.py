@@ -9,7 +9,7 @@ def message_of(given: Any, kind: Any) -> Any:
     """An OperatorDef or NetDef from a message, its bytes, or an object with `Proto()`.
 
     Raises:
-        TypeError: a str.
+        TypeError: a str, or a message of another kind.
         ValueError: an object of another kind.
         RuntimeError: bytes that are no such message.
     """
@@ -20,8 +20,13 @@ def message_of(given: Any, kind: Any) -> Any:
     if isinstance(given, bytes):
         return parse(given, kind)
     proto = given.Proto() if hasattr(given, "Proto") else given
+    if isinstance(proto, kind):
+        return proto
     if isinstance(proto, Message):
-        return proto if isinstance(proto, kind) else parse(proto.SerializeToString(), kind)
+        # The same message may come from another program's definitions; the bytes of another one parse, too.
+        if proto.DESCRIPTOR.name != kind.DESCRIPTOR.name:
+            raise TypeError(f"expected a {kind.__name__}, got a {proto.DESCRIPTOR.name}")
+        return parse(proto.SerializeToString(), kind)
     raise ValueError(f"Unexpected argument to StringifyProto of type {type(given).__name__}")
 
 

@@ -10,8 +10,10 @@ from cosnorm.caffe2.blobs import (
     ScopedBlobReference,
     ScopedName,
     check_registered,
+    name_of,
     references,
 )
+from cosnorm.caffe2.checks import text_of
 from cosnorm.caffe2.gradients import GradientRegistry
 from cosnorm.caffe2.proto import caffe2_pb2
 
@@ -24,7 +26,10 @@ class Net:
     "angles/Cos_2"; a number in its place asks for so many outputs, "angles/Cos:0" and on.
 
     Args:
-        name_or_proto: the name of an empty net, or a NetDef to copy.
+        name_or_proto: the name of an empty net, or a NetDef to copy; "" is a name, too.
+
+    Raises:
+        TypeError: neither of these.
 
     Example:
         >>> from cosnorm.caffe2 import core
@@ -38,11 +43,14 @@ class Net:
 
     def __init__(self, name_or_proto: str | caffe2_pb2.NetDef) -> None:
         self._net = caffe2_pb2.NetDef()
-        name = name_or_proto
         if isinstance(name_or_proto, caffe2_pb2.NetDef):
             self._net.CopyFrom(name_or_proto)
             name = name_or_proto.name
-        self._net.name = Net._free_name(str(name))
+        elif isinstance(name_or_proto, str):
+            name = name_or_proto
+        else:
+            raise TypeError(f"a Net wants a str or a NetDef, got {name_or_proto!r}")
+        self._net.name = Net._free_name(name)
         self._reserved: set[str] = set()
         self._next_numbers: dict[str, int] = {}
         self._forget()
@@ -83,11 +91,12 @@ class Net:
         for one in self._net.op[operators:]:
             self._defined.update(one.output)
         self._looked_at = len(self._net.op), len(self._net.external_input)
-        return str(blob) in self._defined
+        return name_of(blob) in self._defined
 
     def UsesBlob(self, blob: Any) -> bool:
         """Whether an operator reads the blob, or it is an external input."""
-        return str(blob) in self._net.external_input or any(str(blob) in one.input for one in self._net.op)
+        name = name_of(blob)
+        return name in self._net.external_input or any(name in one.input for one in self._net.op)
 
     def UsedBlobNames(self) -> set[str]:
         """The names of all blobs of the net."""
@@ -98,7 +107,7 @@ class Net:
         """Raises a KeyError if the net does not define the blob."""
         if not self.BlobIsDefined(blob_name):
             raise KeyError(f"Net does not define blob {blob_name}")
-        return BlobReference(str(blob_name), self)
+        return BlobReference(blob_name, self)
 
     @property
     def external_inputs(self) -> list[BlobReference]:
@@ -112,7 +121,7 @@ class Net:
 
     def AddExternalInput(self, *inputs: Any) -> Any:
         """Declares inputs and gives a reference or a list of them. Raises an AssertionError for one twice."""
-        names = [str(one) for one in inputs]
+        names = [name_of(one) for one in inputs]
         for number, name in enumerate(names):
             there = name in self._net.external_input or name in names[:number]
             assert not there, f"Net already contains an input named {name}"
@@ -151,7 +160,7 @@ class Net:
             self._next_numbers[""] = number + 1
             return f"{self.Name()}_blob_{number}"
         ending = "" if output_id is None else f":{output_id}"
-        base = f"{self.Name()}/{prefix}"
+        base = f"{self.Name()}/{text_of(prefix, 'a prefix')}"
         first = name = base + ending
         number = self._next_numbers.get(first, 2)
         while self.BlobIsDefined(ScopedName(name)):
@@ -162,7 +171,7 @@ class Net:
 
     def NextBlob(self, prefix: str = "unnamed") -> BlobReference:
         """A name that no blob of the net has and no earlier call gave: the prefix, or that and "_auto_0"."""
-        base = name = str(prefix)
+        base = name = name_of(prefix)
         number = 0
         while name in self._reserved or self.BlobIsDefined(name):
             name = f"{base}_auto_{number}"

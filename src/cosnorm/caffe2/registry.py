@@ -1,6 +1,7 @@
 """What an operator is: how many blobs it takes, what it computes, which operators compute its gradient."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.proto import caffe2_pb2
+from cosnorm.caffe2.stringify import shown
 
 # From the values of the input blobs to those of the output blobs: one, or a tuple of several. Kernels never
 # write into their inputs, and torch can differentiate and compile them.
@@ -149,11 +151,22 @@ def find(definition: caffe2_pb2.OperatorDef) -> Operator:
     known = OPERATORS.get(definition.type)
     if known is None:
         raise RuntimeError(
-            f"Cannot create operator of type '{definition.type}' on the device 'CPU'. "
+            f"Cannot create operator of type '{shown(definition.type)}' on the device 'CPU'. "
             f"Known are {', '.join(sorted(OPERATORS))}."
         )
     known.verify(definition)
     return known
+
+
+def check_known(*nets: caffe2_pb2.NetDef) -> None:
+    """Raises a RuntimeError that counts the operators of each type that is not known, in all of the nets."""
+    counts = Counter(one.type for net in nets for one in net.op if one.type not in OPERATORS)
+    if counts:
+        listed = ", ".join(f"{shown(type_)} ({count})" for type_, count in counts.most_common())
+        raise RuntimeError(
+            f"Cannot create operator of type '{shown(next(iter(counts)))}' on the device 'CPU'. "
+            f"Not in cosnorm.caffe2 are, with their numbers in the net: {listed}"
+        )
 
 
 # "X0" is the name of input 0, "Y0" of output 0, "dX0" of the gradient of input 0, "dY0" of that of output 0.

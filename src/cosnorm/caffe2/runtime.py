@@ -8,7 +8,8 @@ import torch
 from cosnorm.caffe2 import operators  # noqa: F401  (registers the operators)
 from cosnorm.caffe2.arguments import Arguments
 from cosnorm.caffe2.proto import caffe2_pb2
-from cosnorm.caffe2.registry import Kernel, find
+from cosnorm.caffe2.registry import Kernel, check_known, find
+from cosnorm.caffe2.stringify import shown
 from cosnorm.caffe2.tensors import Value
 
 Step = Callable[[], None]
@@ -43,9 +44,8 @@ class Workspace:
     def create_blob(self, name: str) -> Blob:
         """The blob of that name, made if need be."""
         blob = self.blobs.get(name)
-        if blob is None:
-            blob = self.blobs[name] = Blob(name)
-        return blob
+        # Two threads that make it at once get the same one: a net bound to another would write into the void.
+        return blob if blob is not None else self.blobs.setdefault(name, Blob(name))
 
     def find_blob(self, name: str) -> Blob:
         """Raises a RuntimeError if there is none."""
@@ -77,8 +77,8 @@ class Workspace:
                 output that is none, an input that is missing, or an operator that is wrong, as `CreatedNet`
                 says.
         """
-        if not definition.name:
-            raise RuntimeError("A net must have a name")
+        if not definition.HasField("name"):  # "" is one
+            raise RuntimeError('Net definition should have a name: set it; "" is one, too')
         if definition.name in self.nets and not overwrite:
             raise RuntimeError(
                 f'I respectfully refuse to overwrite an existing net of the same name "{definition.name}", '
@@ -110,7 +110,7 @@ class Prepared:
         found = find(definition)
         for name in (*definition.input, *definition.output):
             if not isinstance(name, str):
-                raise RuntimeError(f"op {definition.type}: the name of a blob is no UTF-8: {name!r}")
+                raise RuntimeError(f"op {definition.type}: the name of a blob is no UTF-8: {shown(name)}")
         for name in definition.input:
             if name not in workspace.blobs:
                 raise RuntimeError(f"op {definition.type}: Encountered a non-existing input blob: {name}")
@@ -166,7 +166,8 @@ class CreatedNet:
 
     Raises:
         RuntimeError: a type that Caffe2 has not, an input that neither the net's inputs nor earlier operators
-            give (as in a cycle), an output that no operator gives, or as for each of the operators.
+            give (as in a cycle), an output that no operator gives, operators that are not known (all of them,
+            with their counts), or as for each of the operators.
     """
 
     def __init__(self, workspace: Workspace, definition: caffe2_pb2.NetDef) -> None:
@@ -174,6 +175,7 @@ class CreatedNet:
         self.definition.CopyFrom(definition)
         if definition.type not in NET_TYPES:
             raise RuntimeError(f"Could not create net: {definition.name} of type {definition.type}")
+        check_known(definition)
         self._check_sources()
         self._operators = [Prepared(self._placed(operator)) for operator in self.definition.op]
         self._bind(workspace)

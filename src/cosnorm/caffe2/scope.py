@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cosnorm.caffe2.proto import caffe2_pb2
 
 SEPARATOR = "/"
+_NAMESCOPE_SEPARATOR = SEPARATOR  # the name that scripts of the original use
 
 
 class _Scopes(threading.local):
@@ -47,10 +48,24 @@ def NameScope(prefix: str | None, reset: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def DeviceScope(scope: caffe2_pb2.DeviceOption | None, node_name: str | None = None) -> Iterator[None]:
-    """Within it operators that name no device of their own receive this one; the node's name is inherited."""
+def DeviceScope(scope: caffe2_pb2.DeviceOption | int | None, node_name: str | None = None) -> Iterator[None]:
+    """Within it operators that name no device of their own receive this one; the node's name is inherited.
+
+    Args:
+        scope: the device, or None or 0, as scripts write for the CPU, to name a node alone.
+        node_name: of the machine that the operators are meant for.
+
+    Raises:
+        AssertionError: another device than a DeviceOption, or neither a device nor a node.
+
+    Example:
+        >>> from cosnorm.caffe2 import core
+        >>> with core.DeviceScope(0, node_name="reader"):
+        ...     core.CreateOperator("Cos", "X", "Y").device_option.node_name
+        'reader'
+    """
     device = caffe2_pb2.DeviceOption()
-    if scope is not None:
+    if scope:  # a message is true, whatever it holds
         assert isinstance(scope, caffe2_pb2.DeviceOption), (
             "DeviceScope takes in a caffe2_pb2.DeviceOption as its argument."
         )

@@ -15,6 +15,12 @@ def _text(name: Any, kind: str) -> str:
     return str(name)
 
 
+def shown(name: str | bytes) -> str:
+    """A name or text for a person to read: what is no UTF-8, or cannot be printed, is escaped."""
+    text = name if isinstance(name, str) else name.decode(errors="backslashreplace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def StringifyBlobName(name: Any) -> str:
     """The name of a blob given as str, bytes or BlobReference. Raises an AssertionError for anything else."""
     return _text(name, "BlobReference")

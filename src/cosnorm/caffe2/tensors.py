@@ -73,7 +73,7 @@ def checked_shape(dims: Sequence[int], most: int = MOST_ELEMENTS) -> list[int]:
 
 def device_of(option: caffe2_pb2.DeviceOption, blob: str) -> torch.device:
     """Where a device option puts a blob. Raises a RuntimeError where torch has no such device."""
-    if option.device_type != caffe2_pb2.PROTO_CUDA:
+    if option.device_type not in (caffe2_pb2.CUDA, caffe2_pb2.HIP):  # type: ignore[attr-defined]
         return torch.device("cpu")
     if not 0 <= option.device_id < torch.cuda.device_count():
         raise RuntimeError(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cosnorm.caffe2.arguments import Arguments
+from cosnorm.caffe2.checks import list_of
 from cosnorm.caffe2.net import Net
 from cosnorm.caffe2.proto import caffe2_pb2
-from cosnorm.caffe2.registry import find
+from cosnorm.caffe2.registry import check_known, find
 from cosnorm.caffe2.runtime import Workspace
 from cosnorm.caffe2.tensors import from_array
 
@@ -138,7 +139,8 @@ def to_torch(
             operator reads.
 
     Raises:
-        RuntimeError: an unknown operator, or a blob that neither `init`, the inputs nor an operator gives.
+        RuntimeError: unknown operators, or a blob that neither `init`, the inputs nor an operator gives.
+        TypeError: `inputs` or `outputs` is no list.
 
     Example:
         >>> import torch
@@ -149,6 +151,7 @@ def to_torch(
         tensor([1., 1.])
     """
     definition = net.Proto() if isinstance(net, Net) else net
+    check_known(definition)
     parameters = _parameters(init)
     made: set[str] = set(parameters)
     free: dict[str, None] = {}
@@ -164,12 +167,16 @@ def to_torch(
         last.update(dict.fromkeys(operator.output))
     in_order = [name for name in definition.external_input if name in free]
     wanted = (
-        list(inputs) if inputs is not None else [*in_order, *(name for name in free if name not in in_order)]
+        list_of(inputs, "inputs")
+        if inputs is not None
+        else [*in_order, *(name for name in free if name not in in_order)]
     )
     missing = [name for name in free if name not in wanted]
     if missing:
         raise RuntimeError(f"the net reads {', '.join(missing)}, which neither init nor inputs give")
-    returned = list(outputs) if outputs is not None else list(definition.external_output) or list(last)
+    returned = (
+        list_of(outputs, "outputs") if outputs is not None else list(definition.external_output) or list(last)
+    )
     unknown = [name for name in returned if name not in made and name not in wanted]
     if unknown:
         raise RuntimeError(f"no operator makes the outputs {', '.join(unknown)}; give outputs that are made")

@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from cosnorm.caffe2 import compiled as C
 from cosnorm.caffe2 import scope, tensors
+from cosnorm.caffe2.blobs import name_of
+from cosnorm.caffe2.checks import flag_of, list_of, text_of
 from cosnorm.caffe2.current import (
     CurrentWorkspace,
     ResetWorkspace,
@@ -29,6 +32,8 @@ from cosnorm.caffe2.current import (
     Workspaces,
     current,
 )
+from cosnorm.caffe2.devices import GpuDeviceType, NumCudaDevices, NumGpuDevices
+from cosnorm.caffe2.feeding import fed, fetched
 from cosnorm.caffe2.messages import message_of
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import OPERATORS
@@ -37,6 +42,7 @@ from cosnorm.caffe2.stringify import StringifyBlobName, StringifyNetName, String
 
 __all__ = [
     "Blobs",
+    "C",
     "CreateBlob",
     "CreateNet",
     "CurrentWorkspace",
@@ -44,10 +50,14 @@ __all__ = [
     "FeedBlob",
     "FetchBlob",
     "FetchBlobs",
+    "GetBlobSizeBytes",
     "GetNameScope",
     "GlobalInit",
+    "GpuDeviceType",
     "HasBlob",
     "InferShapesAndTypes",
+    "NumCudaDevices",
+    "NumGpuDevices",
     "RegisteredOperators",
     "RemoveBlob",
     "ResetBlob",
@@ -66,11 +76,30 @@ __all__ = [
     "Workspaces",
     "blobs",
 ]
+# Answered by __getattr__.
+has_cuda_support: bool
+has_gpu_support: bool
+has_hip_support: bool
+__all__ += ["has_cuda_support", "has_gpu_support", "has_hip_support"]
+
+
+def __getattr__(name: str) -> bool:
+    """Whether there are GPUs, asked when a script asks: torch's own question begins to use them."""
+    if name in ("has_cuda_support", "has_gpu_support"):
+        return torch.cuda.is_available()
+    if name == "has_hip_support":
+        return False  # those of AMD answer to CUDA's name in torch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def GlobalInit(args: Sequence[str]) -> None:
-    """Does nothing: Caffe2's library had to be initialized, with the arguments of its command line."""
-    del args
+    """Does nothing: Caffe2's library had to be initialized, with the arguments of its command line.
+
+    Raises:
+        TypeError: what is no list of texts.
+    """
+    for one in list_of(args, "GlobalInit's arguments"):
+        text_of(one, "an argument of GlobalInit")
 
 
 def GetNameScope() -> str:
@@ -98,28 +127,10 @@ def FeedBlob(name: Any, arr: Any, device_option: caffe2_pb2.DeviceOption | None 
         RuntimeError: a value of another type (a list, a number), a dtype that Caffe2 has not, or a device
             that torch does not find.
         AssertionError: a name of another type.
+        TypeError, ValueError: `device_option` is no DeviceOption.
     """
     text = StringifyBlobName(name)
-    if isinstance(arr, caffe2_pb2.TensorProto):
-        value: tensors.Value = tensors.from_proto(arr)
-    elif isinstance(arr, np.ndarray):
-        value = tensors.from_array(arr)
-    elif isinstance(arr, torch.Tensor):
-        if tensors.data_type_of(arr) == caffe2_pb2.TensorProto.UNDEFINED:
-            raise RuntimeError(
-                f"This torch data type is not supported: {arr.dtype}; convert it, such as to float32"
-            )
-        value = arr.detach().clone(memory_format=torch.contiguous_format)
-    elif isinstance(arr, str | bytes):
-        value = arr.encode() if isinstance(arr, str) else arr
-    else:
-        raise RuntimeError(
-            "Unexpected type of argument - only numpy array or string are supported for feeding; got "
-            f"{type(arr).__name__}: np.asarray(…) makes an array"
-        )
-    option = device_option if device_option is not None else scope.CurrentDeviceScope()
-    if isinstance(value, torch.Tensor) and option is not None and option.device_type == caffe2_pb2.PROTO_CUDA:
-        value = value.to(tensors.device_of(option, text))
+    value = fed(arr, device_option, text)
     current().create_blob(text).value = value
     return True
 
@@ -132,15 +143,12 @@ def FetchBlob(name: Any) -> Any:
         AssertionError: a name that is no str, bytes or BlobReference.
     """
     text = StringifyBlobName(name)
-    value = current().find_blob(text).value
-    if value is None:
-        return f"{text}, a C++ native class of type nullptr (uninitialized).".encode()
-    return value if isinstance(value, bytes) else tensors.to_array(value)
+    return fetched(current().find_blob(text).value, text)
 
 
 def FetchBlobs(names: Iterable[Any]) -> list[Any]:
-    """`FetchBlob` of each name."""
-    return [FetchBlob(name) for name in names]
+    """`FetchBlob` of each name. Raises a TypeError for a single one."""
+    return [FetchBlob(name) for name in list_of(names, "FetchBlobs' names")]
 
 
 def HasBlob(name: Any) -> bool:
@@ -167,6 +175,21 @@ def ResetBlob(name: Any) -> None:
 def RemoveBlob(name: Any) -> bool:
     """Removes a blob; says whether there was one."""
     return current().remove_blob(StringifyBlobName(name))
+
+
+def GetBlobSizeBytes(name: Any) -> int:
+    """The bytes that a blob's elements take; a string counts as its bytes and 32, as in the original.
+
+    Raises:
+        RuntimeError: there is no such blob, or it holds no tensor.
+    """
+    text = StringifyBlobName(name)
+    value = current().find_blob(text).value
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, np.ndarray):
+        return sum(32 + len(one) for one in value.flat)
+    raise RuntimeError(f"blob {text} holds no tensor, whose size could be told")
 
 
 class _Blobs:
@@ -217,8 +240,10 @@ def CreateNet(net: Any, overwrite: bool = False, input_blobs: Sequence[Any] | No
 
     Raises:
         RuntimeError: the name is taken without `overwrite`, an input is missing, an operator is unknown.
+        TypeError: `overwrite` is no bool, or `input_blobs` no list.
     """
-    for name in input_blobs or ():
+    overwrite = flag_of(overwrite, "overwrite")
+    for name in list_of(() if input_blobs is None else input_blobs, "input_blobs"):
         CreateBlob(name)
     current().create_net(message_of(net, caffe2_pb2.NetDef), overwrite)
     return True
@@ -230,8 +255,9 @@ def RunNet(name: Any, num_iter: int = 1, allow_fail: bool = False) -> bool:
     Raises:
         RuntimeError: no such net was created, or an operator failed; as in Caffe2 an error of an operator is
             raised with `allow_fail`, too.
+        TypeError: `num_iter` is no integer, or `allow_fail` no bool.
     """
-    del allow_fail
+    flag_of(allow_fail, "allow_fail")
     current().run_net(StringifyNetName(name), num_iter)
     return True
 
@@ -270,6 +296,11 @@ def InferShapesAndTypes(
 
     Returns:
         Shapes and data types by name, without the blobs that stay unknown.
+
+    Raises:
+        RuntimeError: a known shape that no tensor has.
+        TypeError: a name that is none, or a shape that is no list.
+        ValueError: a data type that there is not.
     """
     del nets_proto
     definitions = [message_of(net, caffe2_pb2.NetDef) for net in nets]
@@ -282,7 +313,13 @@ def InferShapesAndTypes(
     else:
         types = blob_types or {}
         default = caffe2_pb2.TensorProto.FLOAT
-        known = {str(name): (list(dims), types.get(name, default)) for name, dims in blob_dimensions.items()}
+        for kind in types.values():
+            if kind not in caffe2_pb2.TensorProto.DataType.values():
+                raise ValueError(f"blob_types: {kind!r} is no data type, such as core.DataType.FLOAT")
+        known = {
+            name_of(name): (list_of(dims, f"the shape of {name}"), types.get(name, default))
+            for name, dims in blob_dimensions.items()
+        }
     inferred = infer(definitions, known)
     return {name: dims for name, (dims, _) in inferred.items()}, {
         name: kind for name, (_, kind) in inferred.items()

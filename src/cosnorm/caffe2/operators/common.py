@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cosnorm.caffe2.proto import caffe2_pb2
 from cosnorm.caffe2.registry import NAMES
+from cosnorm.caffe2.tensors import checked_shape
 
 # What a GradientMaker returns: the gradient operators, and the names of the inputs' gradients.
 Made = tuple[list[caffe2_pb2.OperatorDef], list[str | None]]
@@ -52,6 +53,17 @@ def shaped(gradient: Tensor, shape: Sequence[int], name: str) -> Tensor:
             f"got {list(gradient.shape)}"
         )
     return gradient.reshape(shape)
+
+
+def held_sizes(sizes: Tensor) -> list[int]:
+    """The shape that a vector of int64 holds.
+
+    Raises:
+        RuntimeError: sizes that no tensor has, or a vector on the meta device, which holds none.
+    """
+    if sizes.is_meta:
+        raise RuntimeError("the shape is what a blob holds: it is not known before the net runs")
+    return checked_shape(sizes.tolist())
 
 
 def as_column(gradient: Tensor, rows: int, name: str) -> Tensor:

@@ -86,7 +86,11 @@ def _matmul_gradient(definition: caffe2_pb2.OperatorDef, gradients: Sequence[str
 
 @operator("MatMul", inputs=(2, 3), gradient=_matmul_gradient)
 def matmul(arguments: Arguments) -> Kernel:
-    """A B, each transposed where `trans_a`, `trans_b` say so; a third input gives the output its shape."""
+    """A B, each transposed where `trans_a`, `trans_b` say so; a third input gives the output its shape.
+
+    Raises:
+        RuntimeError: at running, a third input of another number of elements; the original writes beyond it.
+    """
     axis_a, axis_b = arguments.integer("axis_a", 1), arguments.integer("axis_b", 1)
     trans_a, trans_b = arguments.integer("trans_a", 0), arguments.integer("trans_b", 0)
 
@@ -98,7 +102,14 @@ def matmul(arguments: Arguments) -> Kernel:
                 f"a_dim1 == b_dim0. Dimension mismatch: A: {list(first.shape)}, B: {list(second.shape)}"
             )
         output = a @ b
-        return output.reshape(like[0].shape) if like and like[0].numel() == output.numel() else output
+        if not like:
+            return output
+        if like[0].numel() != output.numel():
+            raise RuntimeError(
+                f"MatMul: the third input, whose shape the output takes, has {list(like[0].shape)}, the "
+                f"product {list(output.shape)}; give one of {output.numel()} elements, or none"
+            )
+        return output.reshape(like[0].shape)
 
     return kernel
 

@@ -32,6 +32,8 @@ def _tensor(value: Value) -> Tensor | Array:
 
 def shape_of(arguments: Arguments) -> Callable[[Sequence[Value]], list[int]]:
     """The shape of a fill: its argument, that of its input, or what its input holds; then `extra_shape`."""
+    if arguments.has("shape", "i") and not arguments.operator.input:
+        raise RuntimeError("Fill 'shape' argument was a scalar, list expected")
     given = checked_shape(arguments.repeated("shape", "ints"))
     extra = checked_shape(arguments.repeated("extra_shape", "ints"))
     holds = bool(arguments.integer("input_as_shape", 0))
@@ -42,8 +44,6 @@ def shape_of(arguments: Arguments) -> Callable[[Sequence[Value]], list[int]]:
         raise RuntimeError("Cannot set extra_shape when there is no input")
     elif holds:
         raise RuntimeError("An input must be given if input_as_shape is true")
-    elif not given and arguments.has("shape", "i"):
-        raise RuntimeError("Fill 'shape' argument was a scalar, list expected")
 
     def shape(inputs: Sequence[Value]) -> list[int]:
         if not inputs:

@@ -12,3 +12,4 @@ __all__ = ["caffe2_pb2"]
 # The names that Caffe2's scripts use for its devices.
 caffe2_pb2.CPU = caffe2_pb2.PROTO_CPU  # type: ignore[attr-defined]
 caffe2_pb2.CUDA = caffe2_pb2.PROTO_CUDA  # type: ignore[attr-defined]
+caffe2_pb2.HIP = 6  # type: ignore[attr-defined]  # AMD's, which are torch's "cuda" devices, too
