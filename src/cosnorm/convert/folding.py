@@ -1,12 +1,14 @@
 """Models for inference: cosine layers with unit weights."""
 
 import copy
+from typing import Any
 
 from torch import nn
 
 from cosnorm.convert.bypasses import switch_bypasses_off
+from cosnorm.functional.checks import check_flag
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
-from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, check_foldable
+from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, SeparateCosineLinear, check_foldable
 from cosnorm.nn.linear import CosineLinear
 
 _LAYERS = (CosineLinear, CosineConv1d, CosineConv2d, CosineConv3d)
@@ -23,7 +25,7 @@ _MOVED = (
 )
 
 
-def fold(module: nn.Module) -> nn.Module:
+def fold(module: nn.Module, *, quantizable: bool = False) -> nn.Module:
     """A copy of a model in which every cosine layer has unit vectors for a weight.
 
     The weight's norms and means are computed once, here, and not again in each call. The outputs are those of
@@ -33,6 +35,9 @@ def fold(module: nn.Module) -> nn.Module:
 
     Args:
         module: a cosine layer, or a model with any number of them; it stays as it is.
+        quantizable: make two modules of a linear cosine layer, unit rows and a `torch.nn.Linear` of unit
+            weights behind them: what `quantize_dynamic` and torchao look for. In float that is slower.
+            Convolutions, which these leave alone, are folded as without.
 
     Returns:
         The copy, in evaluation mode.
@@ -55,22 +60,24 @@ def fold(module: nn.Module) -> nn.Module:
     for name, layer in module.named_modules():
         if isinstance(layer, _LAYERS):
             check_foldable(f"fold: {name or 'the model'}", layer)
-    model = _fold(copy.deepcopy(module), {})
+    check_flag("fold", "quantizable", quantizable)
+    linear = SeparateCosineLinear if quantizable else FoldedCosineLinear
+    model = _fold(copy.deepcopy(module), linear, {})
     layers = dict(model.named_modules())
-    folded = (FoldedCosineLinear, FoldedCosineConv)
+    folded = (linear, FoldedCosineConv)
     switch_bypasses_off(layers, {layer for layer in layers.values() if isinstance(layer, folded)})
     return model.eval()
 
 
-def _fold(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _fold(module: nn.Module, linear: Any, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module not in done:
         if isinstance(module, _LAYERS):
-            kind = FoldedCosineLinear if isinstance(module, CosineLinear) else FoldedCosineConv
+            kind = linear if isinstance(module, CosineLinear) else FoldedCosineConv
             done[module] = kind(module)
             for name in _MOVED:
                 setattr(done[module], name, getattr(module, name))
         else:
             done[module] = module
             for name, child in module._modules.items():
-                module._modules[name] = None if child is None else _fold(child, done)
+                module._modules[name] = None if child is None else _fold(child, linear, done)
     return done[module]

@@ -17,6 +17,14 @@ def unit_weight(weight: Tensor, *, centered: bool, augment: float) -> tuple[Tens
     return values.copy_(unit.values.reshape(weight.shape)), extra
 
 
+def unit_inputs(x: Tensor, *, centered: bool, augment: float) -> Tensor:
+    """Rows (*, D) as unit vectors in their dtype; with `augment` the appended component is their last."""
+    check_tensors("UnitRows", x=x)
+    unit = unit_rows(x, centered=centered, augment=augment)
+    values = unit.values if unit.constant is None else torch.cat([unit.values, unit.constant], -1)
+    return values.to(x.dtype)
+
+
 def folded_linear(
     x: Tensor, weight: Tensor, extra: Tensor | None, *, centered: bool, augment: float
 ) -> Tensor:

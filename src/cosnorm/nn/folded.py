@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from cosnorm.functional.folded import folded_conv, folded_linear, unit_weight
+from cosnorm.functional.folded import folded_conv, folded_linear, unit_inputs, unit_weight
 
 # What others read of torch's layers.
 _SIZES = (
@@ -111,6 +112,69 @@ class FoldedCosineLinear(_Folded):
         """The cosines, scaled, plus the bias."""
         options: Any = {"centered": self.centered, "augment": self.augment}
         return self._finish(folded_linear(input, self.weight, self.extra, **options), 0)
+
+
+class UnitRows(nn.Module):
+    """Rows as unit vectors, centered or with a constant component behind them: (*, D) → (*, D or D + 1).
+
+    Args:
+        centered: subtract the mean of a row first.
+        augment: the constant component, if it is not 0.
+
+    Example:
+        >>> import torch
+        >>> UnitRows()(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+
+    def __init__(self, centered: bool = False, augment: float = 0.0) -> None:
+        super().__init__()
+        self.centered, self.augment = centered, augment
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rows, in the dtype of x."""
+        return unit_inputs(x, centered=self.centered, augment=self.augment)
+
+    def extra_repr(self) -> str:
+        """The options, for `print`."""
+        return f"centered={self.centered}, augment={self.augment}"
+
+
+class SeparateCosineLinear(nn.Sequential):
+    """What `CosineLinear` computes, as unit rows and a `torch.nn.Linear` behind them, which quantizers find.
+
+    The scale stands in that layer's weight, so that it learns nothing.
+
+    Args:
+        layer: the layer, which stays as it is.
+
+    Shape: (*, in_features) → (*, out_features).
+
+    Raises:
+        TypeError: as `FoldedCosineLinear`.
+
+    Example:
+        >>> import torch
+        >>> from cosnorm.nn import CosineLinear
+        >>> layer = CosineLinear(8, 3, centered=True, bias=True, scale="unit")
+        >>> x = torch.randn(5, 8)
+        >>> torch.allclose(SeparateCosineLinear(layer)(x), layer(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        folded = FoldedCosineLinear(layer)
+        weight = (
+            folded.weight if folded.extra is None else torch.cat([folded.weight, folded.extra[:, None]], 1)
+        )
+        factor = folded.factor if folded.scale is None else folded.scale.to(weight.dtype)
+        weight = weight if factor is None else weight * factor
+        made = nn.Linear(weight.shape[1], weight.shape[0], folded.bias is not None, device="meta")
+        made.weight = nn.Parameter(weight, requires_grad=False)
+        if folded.bias is not None:
+            made.bias = nn.Parameter(folded.bias, requires_grad=False)
+        super().__init__(UnitRows(folded.centered, folded.augment), made)
 
 
 class FoldedCosineConv(_Folded):
