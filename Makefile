@@ -1,10 +1,10 @@
-# make demo · make test · make test-all · make test-oldest · make test-gpu · make check · make bench · make bench-gpu · make bench-check
+# make demo · make test · make test-all · make test-oldest · make test-version · make test-gpu · make check · make bench · make bench-gpu · make bench-check
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-oldest test-gpu check format bench bench-gpu bench-check clean
+.PHONY: demo test test-all test-oldest test-version test-gpu check format bench bench-gpu bench-check clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
@@ -33,6 +33,15 @@ test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n 2 --ignore tests/lab --ignore tests/test_benchmarks.py \
 		--ignore tests/test_documents.py --ignore src/cosnorm_lab tests src/cosnorm
 
+# The same with any torch and any Python: make test-version TORCH=2.15.0 PYTHON=python3.13. The result goes into docs/versions.md.
+test-version:
+	$(PYTHON) -m venv .venv-torch-$(TORCH)
+	grep -vE '^(torch|numpy|triton)==' constraints.txt > .venv-torch-$(TORCH)/constraints.txt
+	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venv-torch-$(TORCH)/constraints.txt -e '.[caffe2]' torch==$(TORCH) numpy setuptools typer rich \
+		hypothesis import-linter mpmath pytest pytest-xdist pytorch-metric-learning
+	.venv-torch-$(TORCH)/bin/python tests/versions.py
+
 # On a machine with a GPU, in an environment of your own that has torch with CUDA, triton and pytest: PYTHON is its python.
 test-gpu:
 	COSNORM_TEST_DEVICE=cuda $(PYTHON) -m pytest -q -p no:cacheprovider -k "triton or fp8" \
@@ -58,4 +67,4 @@ bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks.check
 
 clean:
-	rm -rf .venv $(OLDEST) demo build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* demo build .mypy_cache .pytest_cache .ruff_cache
