@@ -4,9 +4,10 @@ import html
 from collections.abc import Iterable
 from pathlib import Path
 
+from cosnorm_lab.across import across_table
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
-from cosnorm_lab.recipes import columns
+from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.rows import Row, goal_of, has_least, has_paper, make_rows
 from cosnorm_lab.series import group, is_search, setting
@@ -71,7 +72,9 @@ def update_readme(runs: Iterable[Run], path: Path) -> list[str]:
             raise LabError(
                 f"{path} must hold {begin} and, after it, {end}, each once; add them where the table goes"
             )
-        table = markdown_table(run for run in runs if run.config.recipe == recipe)
+        of_recipe = [run for run in runs if run.config.recipe == recipe]
+        across = recipe in RECIPES and RECIPES[recipe].across
+        table = across_table(of_recipe) if across else markdown_table(of_recipe)
         text = f"{before}{begin}\n{table}\n{end}{after}"
         written.append(recipe)
     if not written:

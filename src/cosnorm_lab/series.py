@@ -180,13 +180,8 @@ class Series:
         if not self.completed:
             return None
         means, variances, numbers = zip(*(last_epochs(run) for run in self.completed), strict=True)
-        interval = None
-        if len(means) > 1:
-            import scipy.stats  # type: ignore[import-untyped, unused-ignore]
-
-            spread = statistics.stdev(means) / math.sqrt(len(means))
-            interval = float(scipy.stats.t.ppf(0.975, len(means) - 1)) * spread
-        return Final(statistics.fmean(means), statistics.fmean(variances), max(numbers), interval)
+        mean, interval = interval_of(means)
+        return Final(mean, statistics.fmean(variances), max(numbers), interval)
 
     def least(self) -> tuple[float, float] | None:
         """The least errors of the completed runs and their epochs, both averaged over the runs."""
@@ -214,6 +209,17 @@ class Series:
         ]
         found = [epoch for epoch in first if epoch is not None]
         return statistics.fmean(found) if found and len(found) == len(first) else None
+
+
+def interval_of(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and half the width of its 95 % interval (Student's t); None of one value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None
+    import scipy.stats  # type: ignore[import-untyped, unused-ignore]
+
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return mean, float(scipy.stats.t.ppf(0.975, len(values) - 1)) * spread
 
 
 def is_search(run: Run) -> bool:

@@ -8,10 +8,12 @@ from small_recipes import small_data
 from torch import nn
 
 from cosnorm.nn import CosineConv2d, CosineLinear
+from cosnorm_lab.across import across_table
 from cosnorm_lab.config import DROP_IN_METHODS, DropInConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import drop_in
+from cosnorm_lab.records import Run
 from cosnorm_lab.tasks.drop_in import network
 from cosnorm_lab.train import train
 
@@ -66,6 +68,30 @@ def test_it_learns_and_counts(name: str, tmp_path, one_thread):
     assert last["count"] == (14 * 8 if name == "gpt" else len(data.test_labels))
     assert last["errors"] < 0.4 * last["count"]
     assert last["test_loss"] < run.epochs[0]["test_loss"]
+
+
+def made_run(method: str, seed: int, **last) -> Run:
+    run = dataclasses.replace(config("cnn", method), seed=seed)
+    return Run(
+        start={"config": run.to_dict()},
+        epochs=[{"epoch": 1, "errors": 90, "count": 100, "test_loss": 2.0}, {"epoch": 2, **last}],
+        end={"status": "completed"},
+    )
+
+
+def test_a_table_with_a_column_for_each_method():
+    runs = [
+        made_run("plain", 0, errors=60, count=100, test_loss=1.5),
+        *(made_run("converted", seed, errors=30 + 2 * seed, count=100, test_loss=1.0) for seed in range(3)),
+        dataclasses.replace(made_run("norm", 0, errors=10, count=100, test_loss=0.1), end=None),
+    ]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in across_table(runs).splitlines()]
+    assert lines[0] == [
+        *("network", "optimizer", "batch size", "lr"),
+        *("plain", "batch or layer norm", "converted", "seeds"),
+    ]
+    # 70, 68, 66: the deviation is 2, Student's t of two degrees of freedom 4.303.
+    assert lines[2] == ["cnn", "sgd", "16", "0.01", "40.0", "not run", "68.0 ± 5.0", "0 to 3"]
 
 
 def test_rates_follow_the_batch():

@@ -24,6 +24,8 @@ class Recipe:
         columns: fields that the runs of a method differ in: columns of the table, axes of figures.
         goal: a number of errors; the table says when each run came down to it.
         then: makes further configurations of the runs of the first; it gets them, then the same arguments.
+        across: what the tables of pages show with a column for each method, see
+            `cosnorm_lab.across.across_table`; "" for a row for each.
         figures: what the report draws, see `cosnorm_lab.figures.make_pictures`, with the paper's number.
     """
 
@@ -35,6 +37,7 @@ class Recipe:
     columns: tuple[str, ...] = ()
     goal: int | None = None
     then: Callable[..., list[RunConfig]] | None = None
+    across: str = ""
     figures: Mapping[str, int | None] = field(default_factory=lambda: dict(FIGURES))
 
 
@@ -143,6 +146,7 @@ RECIPES = {
             description="usual networks, converted at their own learning rates; 8,000 images of 16×16 pixels",
             configs=drop_in.images,
             columns=("network", "optimizer", "batch_size"),
+            across="right",
             figures={},
         ),
         Recipe(
@@ -151,6 +155,7 @@ RECIPES = {
             description="a GPT of four blocks, converted at its own learning rates; 500 steps",
             configs=drop_in.text,
             columns=("optimizer",),
+            across="test_loss",
             figures={},
         ),
         Recipe(
