@@ -33,10 +33,10 @@ test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest -q -n 2 --ignore tests/lab --ignore tests/test_benchmarks.py \
 		--ignore tests/test_documents.py --ignore src/cosnorm_lab tests src/cosnorm
 
-# The same with any torch and any Python: make test-version TORCH=2.15.0 PYTHON=python3.13. The result goes into docs/versions.md.
+# The same with any torch and any Python: make test-version TORCH=2.14.1 PYTHON=python3.13. The result goes into docs/versions.md.
 test-version:
 	$(PYTHON) -m venv .venv-torch-$(TORCH)
-	grep -vE '^(torch|numpy|triton)==' constraints.txt > .venv-torch-$(TORCH)/constraints.txt
+	grep -vE '^(torch|triton)==' constraints.txt > .venv-torch-$(TORCH)/constraints.txt
 	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c .venv-torch-$(TORCH)/constraints.txt -e '.[caffe2]' torch==$(TORCH) numpy setuptools typer rich \
 		hypothesis import-linter mpmath pytest pytest-xdist pytorch-metric-learning

@@ -1,6 +1,6 @@
 """Runs the library's tests with this Python and its torch, and writes what came out into a page's table.
 
-make test-version TORCH=2.15.0 PYTHON=python3.13
+make test-version TORCH=2.14.1 PYTHON=python3.13
 """
 
 import platform
