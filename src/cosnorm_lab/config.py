@@ -11,7 +11,7 @@ METHODS = ("baseline", "cosine", "centered", "batch", "layer", "weight", "max", 
 WITH_HIDDEN_BIAS = ("baseline", "max")
 CONTRASTIVE_METHODS = ("nt-xent", "decoupled", "untrained")
 HEADS = ("softmax", "center", "island", "normface", "am-softmax", "arcface", "cosine-distance")
-DROP_IN_METHODS = ("plain", "norm", "converted", "converted-norm")
+DROP_IN_METHODS = ("plain", "norm", "converted", "converted-norm", "converted-all")
 WITH_SCALE = ("normface", "am-softmax", "arcface", "cosine-distance")
 WITH_MARGIN = ("am-softmax", "arcface", "cosine-distance")
 
@@ -278,7 +278,8 @@ class DropInConfig(RunConfig):
 
     Attributes:
         method: "plain", "norm" (batch or layer norm), "converted" (`cosnorm.convert.to_cosine` of the network
-            with norms, which takes them out), "converted-norm" (which keeps them).
+            with norms, which takes out those that it makes needless), "converted-norm" (which keeps them),
+            "converted-all" (as "converted"; attention and patches, too: all but the last layer).
         network: "mlp", "cnn", "resnet", "vit"; "gpt" of text.
         optimizer: "sgd" (momentum 0.9) or "adamw".
         weight_decay: of AdamW.

@@ -36,6 +36,7 @@ COLOURS = {
     "norm": "#0072B2",
     "converted": "#E69F00",
     "converted-norm": "#56B4E9",
+    "converted-all": "#D55E00",
 }
 NAMES = {
     "baseline": "baseline",
@@ -60,6 +61,7 @@ NAMES = {
     "norm": "batch or layer norm",
     "converted": "converted",
     "converted-norm": "converted, norms kept",
+    "converted-all": "converted, attention too",
 }
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")

@@ -107,6 +107,24 @@ class Block(nn.Module):
         return F.relu(self.branch(images) + self.around(images))
 
 
+class Attention(nn.Module):
+    """Of a number of heads that share the width; `causal`: nobody looks ahead."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.projections = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, length, D) → the same."""
+        projected = self.projections(x).unflatten(2, (3, self.heads, -1))
+        queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal)
+        y: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return y
+
+
 class Transformer(nn.Module):
     """A block of attention and of two linear layers, each a residual branch with its norm in front.
 
@@ -121,17 +139,13 @@ class Transformer(nn.Module):
     def __init__(self, width: int, heads: int, blocks: int, norm: Norm, causal: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(width), norm(width)
-        self.projections = nn.Linear(width, 3 * width)
-        self.attended = nn.Linear(width, width)
+        self.attention = Attention(width, heads, causal)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.heads, self.causal, self.share = heads, causal, 1 / math.sqrt(2 * blocks)
+        self.share = 1 / math.sqrt(2 * blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, length, D) → the same."""
-        projected = self.projections(self.norm1(x)).unflatten(2, (3, self.heads, -1))
-        queries, keys, values = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=self.causal)
-        x = x + self.share * self.attended(mixed.transpose(1, 2).flatten(2))
+        x = x + self.share * self.attention(self.norm1(x))
         y: Tensor = x + self.share * self.mlp(self.norm2(x))
         return y
 

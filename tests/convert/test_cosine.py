@@ -76,6 +76,37 @@ def test_what_is_replaced_by_default():
     assert list(found.values())[:5] == ["Conv1d", "Conv1d", "CosineConv1d", "CosineConv3d", "CosineLinear"]
 
 
+class SelfAttention(nn.Module):
+    """Somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(6, 18), nn.Conv1d(6, 6, 3, padding=1))
+
+
+def test_attention_and_patches_stay_by_default_and_the_log_says_why(caplog):
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 4, stride=4),
+        nn.Conv2d(6, 6, 3, stride=2),
+        nn.Conv2d(6, 6, 1),
+        SelfAttention(),
+        nn.Linear(6, 6),
+        nn.Linear(6, 2),
+    )
+    with caplog.at_level(logging.INFO, "cosnorm.convert"):
+        found = kinds(to_cosine(model))
+    assert {name for name, kind in found.items() if "Cosine" in kind} == {"1", "2", "4"}
+    assert "0: left out (it cuts its input into patches" in caplog.text
+    for name in ("3.inner.0", "3.inner.1"):
+        assert f"{name}: left out (of SelfAttention, which wants lengths; a filter_fn" in caplog.text
+    assert "5: left out (the last linear layer" in caplog.text
+    every = kinds(to_cosine(model, filter_fn=lambda layer, name: True))
+    assert all("Cosine" in kind for kind in every.values())
+    # Whoever converts attention itself, or one such layer, means it.
+    assert kinds(to_cosine(SelfAttention()))["inner.1"] == "CosineConv1d"
+    assert type(to_cosine(nn.Conv2d(3, 6, 4, stride=4))) is CosineConv2d
+
+
 @pytest.mark.parametrize(
     ("plain", "cosine"),
     [

@@ -45,8 +45,12 @@ def test_all_methods_begin_with_the_same_weights(name: str):
         assert any(kind in cosine for kind in layers) == method.startswith("converted")
     norms = {method: sum(kind in NORMS for kind in layers) for method, layers in kinds.items()}
     assert norms["plain"] == 0 < norms["norm"] == norms["converted-norm"]
-    # The layer norm in front of the last layer, which stays plain, stays too.
-    assert norms["converted"] == (1 if name in ("vit", "gpt") else 0)
+    # The layer norms in front of attention and of the last layer, which stay plain, stay too.
+    transformer = name in ("vit", "gpt")
+    assert norms["converted"] == (5 if transformer else 0)
+    assert norms["converted-all"] == (1 if transformer else 0)
+    plain = [one for one, layer in found["converted-all"].named_modules() if type(layer) is nn.Linear]
+    assert len(plain) == 1
     weights = {
         method: {name: one for name, one in model.state_dict().items() if one.ndim > 1}
         for method, model in found.items()

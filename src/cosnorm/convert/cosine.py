@@ -49,9 +49,11 @@ def to_cosine(
     Args:
         module: the model, or one layer.
         filter_fn: takes a layer and its name, and says whether it is replaced. None: all but the linear layer
-            that was registered last (as a rule the head, whose outputs are no pre-activations), and layers
-            with so few numbers to a cosine that it is only a sign: one, or two if centered. A model that is
-            one layer is replaced, if its cosines are more than signs.
+            that was registered last (as a rule the head, whose outputs are no pre-activations); layers with
+            so few numbers to a cosine that it is only a sign: one, or two if centered; layers of attention
+            (below a module whose class has that in its name) and convolutions that cut their input into
+            patches (stride and kernel are equal), since networks learned less with those replaced. A model
+            that is one layer is replaced, if its cosines are more than signs.
         centered: of the new layers.
         scale: of the new layers, see `cosnorm.nn.CosineLinear`; "unit" suits the usual learning rates.
         augment: of the new layers.
@@ -109,7 +111,8 @@ def to_cosine(
     augment = check_augment(_WHERE, augment)
     Scale(scale, 1, _WHERE)  # raises
     layers = dict(module.named_modules())
-    names, lines = _choose(layers, filter_fn or _default(layers, centered))
+    left_out = {} if filter_fn else _left_out(layers, centered)
+    names, lines = _choose(layers, filter_fn or (lambda _, name: name not in left_out), left_out)
     model = module if inplace else copy.deepcopy(module)
     layers = dict(model.named_modules())
     for name in names:
@@ -163,22 +166,44 @@ def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     return model
 
 
-def _default(layers: dict[str, nn.Module], centered: bool) -> Filter:
+def _left_out(layers: dict[str, nn.Module], centered: bool) -> dict[str, str]:
+    """The layers that stay by default, by name, and why."""
     linear = [
         layer for layer in layers.values() if isinstance(layer, nn.Linear) and not _is_of_attention(layer)
     ]
-    alone = len(layers) == 1
+    last = linear[-1] if linear and len(layers) > 1 else None
     # Cosines of one number are signs, and so are centered ones of two.
     least = 3 if centered else 2
+    found: dict[str, str] = {}
+    for name, layer in layers.items():
+        if layer is last:
+            found[name] = "the last linear layer, whose outputs are no pre-activations"
+        elif type(layer) not in _COSINE:
+            continue
+        elif _fan_in(layer) < least:
+            found[name] = "a cosine of so few numbers is a sign"
+        elif name and _cuts(layer):
+            found[name] = "it cuts its input into patches, whose lengths say something"
+        elif owner := _attention_around(layers, name):
+            found[name] = f"of {owner}, which wants lengths; a filter_fn takes it in"
+    return found
 
-    def accept(layer: nn.Module, name: str) -> bool:
-        last = bool(linear) and layer is linear[-1] and not alone
-        return not last and (type(layer) not in _COSINE or _fan_in(layer) >= least)
 
-    return accept
+def _cuts(layer: Any) -> bool:
+    """Whether it is a convolution whose fields lie side by side, as those of patches do."""
+    return not isinstance(layer, nn.Linear) and layer.stride == layer.kernel_size and max(layer.stride) > 1
 
 
-def _choose(layers: dict[str, nn.Module], accept: Filter) -> tuple[list[str], list[str]]:
+def _attention_around(layers: dict[str, nn.Module], name: str) -> str | None:
+    """The class of a module below the model that a layer is part of, and that is attention by its name."""
+    parts = name.split(".")
+    around = (type(layers[".".join(parts[:count])]).__name__ for count in range(1, len(parts)))
+    return next((kind for kind in around if "attention" in kind.lower()), None)
+
+
+def _choose(
+    layers: dict[str, nn.Module], accept: Filter, left_out: dict[str, str]
+) -> tuple[list[str], list[str]]:
     """The names of the layers to replace, and a line for each that stays."""
     names, lines, refused = [], [], []
     for name, layer in layers.items():
@@ -186,7 +211,7 @@ def _choose(layers: dict[str, nn.Module], accept: Filter) -> tuple[list[str], li
         if reason is None and type(layer) not in _COSINE:
             continue
         if not accept(layer, name):
-            lines.append(f"{name}: left out")
+            lines.append(f"{name}: left out{f' ({left_out[name]})' if name in left_out else ''}")
         elif reason is None:
             names.append(name)
         elif reason.startswith("stays"):

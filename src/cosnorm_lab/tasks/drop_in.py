@@ -98,12 +98,14 @@ def network(config: DropInConfig, inputs: tuple[int, ...], outputs: int) -> nn.M
     )
     if not config.method.startswith("converted"):
         return made
+    last = [name for name, layer in made.named_modules() if isinstance(layer, nn.Linear)][-1]
     return to_cosine(
         made,
+        filter_fn=(lambda _, name: name != last) if config.method == "converted-all" else None,
         centered=config.centered,
         scale=config.scale,
         augment=config.augment,
-        remove_norm=config.method == "converted",
+        remove_norm=config.method != "converted-norm",
         inplace=True,
     )
 
