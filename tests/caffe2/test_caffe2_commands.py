@@ -1,6 +1,7 @@
 """The command line on awkward files, and on those that Caffe2 itself wrote."""
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -19,6 +20,9 @@ from cosnorm_lab.cli import app
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import RECIPES
 
+needs_laboratory = pytest.mark.skipif(
+    importlib.util.find_spec("lightning_fabric") is None, reason="the laboratory's packages are not installed"
+)
 GOLDEN = np.load(Path(__file__).parents[1] / "caffe2_oracle" / "golden.npz")
 NETS = json.loads(str(GOLDEN["meta"]))["nets"]
 
@@ -144,6 +148,7 @@ LONG = "towers/" + "a_name_that_does_not_end_/" * 8 + "logits"
 TEXT = "read me, " * 30
 
 
+@needs_laboratory
 @pytest.mark.parametrize("width", ["40", "80", "200"])
 def test_a_pipe_gets_whole_names(width, folder):
     """Tables were cut at 80 columns, whatever read them, and values of bytes had a b and quotes."""
@@ -172,6 +177,7 @@ def test_a_pipe_gets_whole_names(width, folder):
     assert "b'" not in done.stdout
 
 
+@needs_laboratory
 def test_tables_of_all_commands_are_whole_in_a_pipe(folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     listed = CliRunner().invoke(app, ["list"]).output
