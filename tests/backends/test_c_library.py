@@ -89,7 +89,7 @@ def test_what_lacks_a_function(folder: Path):
 @WITH_PASSES
 def test_what_was_compiled_from_other_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     passes = tmp_path / "passes"
-    shutil.copytree(sources.FOLDER, passes)
+    shutil.copytree(ROOT / "src/cosnorm/backends/c/passes", passes)
     monkeypatch.setattr(sources, "FOLDER", passes)
     assert load() is not None
     with (passes / "fields.h").open("a") as text:
