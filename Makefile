@@ -1,10 +1,11 @@
-# make demo · make test · make test-all · make test-oldest · make test-version · make test-gpu · make check · make bench · make bench-gpu · make bench-check
+# make demo · make test · make test-all · make test-oldest · make test-version · make test-gpu · make check · make bench · make bench-gpu · make bench-check · make dist · make docs
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 OLDEST := .venv-oldest
+DIST := dist
 
-.PHONY: demo test test-all test-oldest test-version test-gpu check format bench bench-gpu bench-check clean
+.PHONY: demo test test-all test-oldest test-version test-gpu check format bench bench-gpu bench-check dist docs clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
@@ -66,5 +67,17 @@ bench-gpu:
 bench-check: $(STAMP)
 	$(BIN)/python -m benchmarks.check
 
+# What an index takes: an sdist, and from it one wheel, whose name says which Linux it needs (auditwheel looks).
+dist: $(STAMP)
+	rm -rf $(DIST)
+	$(BIN)/python -m build --no-isolation --outdir $(DIST)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) $(DIST)/*-linux_*.whl
+	rm $(DIST)/*-linux_*.whl
+	$(BIN)/twine check --strict $(DIST)/*
+
+# The site, in site/: built and read without a network.
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv .venv-* demo build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* demo build site $(DIST) .mypy_cache .pytest_cache .ruff_cache

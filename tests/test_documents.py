@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
-
 from benchmarks.history import newest
 from benchmarks.tables import PAGES, filled
+from typer.testing import CliRunner
+
 from cosnorm_lab.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,6 +5,8 @@ import sys
 
 import grimp
 
+from cosnorm import installing
+
 PROGRAM = """
 import logging, os, sys
 import numpy, torch
@@ -55,7 +57,7 @@ def test_without_protobuf_caffe2_says_what_to_install():
     result = _import(program)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].endswith(
-        "cosnorm.caffe2 needs protobuf: pip install 'cosnorm[caffe2]'"
+        f"cosnorm.caffe2 needs protobuf: {installing.command('caffe2')}"
     )
 
 

@@ -10,8 +10,11 @@ def main() -> None:
     """Runs the command line; what the user can mend is printed as one line, with exit status 1 or 2."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
+        from cosnorm import installing  # and torch with it, which the command starts without
+
         sys.stderr.write(
-            f"The cosnorm command needs {', '.join(missing)}; install them with: pip install 'cosnorm[lab]'\n"
+            f"The cosnorm command needs {', '.join(missing)}; "
+            f"install them with: {installing.command('lab')}\n"
         )
         sys.exit(2)
     from cosnorm_lab.cli import app

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cosnorm import installing
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import Line, Run
@@ -24,7 +25,7 @@ class EventFiles:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise LabError("--tensorboard needs TensorBoard: pip install 'cosnorm[tensorboard]'") from None
+            raise LabError(f"--tensorboard needs TensorBoard: {installing.command('tensorboard')}") from None
         self.folder = folder
         self.new_writer: Any = SummaryWriter
         self.writers: dict[RunConfig, Any] = {}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cosnorm import installing
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import Run, read, record_path
@@ -46,7 +47,7 @@ def train_on_ray(
     try:
         import ray
     except ImportError:
-        raise LabError("--executor ray needs Ray: pip install 'cosnorm[ray]'") from None
+        raise LabError(f"--executor ray needs Ray: {installing.command('ray')}") from None
     cores, cards = threads or 1, int(device == "cuda")
     folder = out.resolve()
     data = dataclasses.replace(source, data_dir=source.data_dir and source.data_dir.resolve())

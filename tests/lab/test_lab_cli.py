@@ -7,6 +7,7 @@ import torch
 from lab_data import write_files
 from typer.testing import CliRunner
 
+from cosnorm import installing
 from cosnorm_lab import __main__, data
 from cosnorm_lab.cli import app, parse_rates
 from cosnorm_lab.errors import LabError
@@ -212,7 +213,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
         __main__.main()
     assert exit_.value.code == 2
     assert (
-        "needs typer, lightning_fabric; install them with: pip install 'cosnorm[lab]'"
+        f"needs typer, lightning_fabric; install them with: {installing.command('lab')}"
         in capsys.readouterr().err
     )
 
@@ -352,4 +353,4 @@ def test_tensorboard_that_is_not_there(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     status, _, err = call("run", "mnist-table1", "--epochs", 1, "--tensorboard", *small(tmp_path))
     assert status == 1
-    assert "pip install 'cosnorm[tensorboard]'" in err
+    assert installing.command("tensorboard") in err

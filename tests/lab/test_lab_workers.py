@@ -1,6 +1,7 @@
 """Runs side by side: the same records as one after the other, whatever trains them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from lab_data import write_files
 
+from cosnorm import installing
 from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.records import read, read_all, record_path
@@ -214,7 +216,7 @@ def test_without_ray_it_says_what_to_install(source, tmp_path, monkeypatch):
     from cosnorm_lab.on_ray import train_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(LabError, match=r"pip install 'cosnorm\[ray\]'"):
+    with pytest.raises(LabError, match=re.escape(installing.command("ray"))):
         train_on_ray([config(0.1)], source, tmp_path)
 
 

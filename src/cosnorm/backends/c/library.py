@@ -6,9 +6,12 @@ The library is compiled when the package is installed, where there is a C compil
 
 import ctypes
 import functools
-import importlib.machinery
+import warnings
 from pathlib import Path
 from typing import Any
+
+from cosnorm import installing
+from cosnorm.backends.c import sources
 
 # for float32; the smallest are their reciprocals.
 LIMIT, COTANGENT_LIMIT = 2.0**30, 2.0**40
@@ -87,18 +90,31 @@ _WITHOUT_RESULT = ("center_rows", "finish_rows", "finish_fields", "clear_fields"
 
 @functools.cache
 def library() -> Any:
-    """The compiled passes, or None where they were not built or cannot be loaded."""
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_passes" + suffix)
-        if path.exists():
-            try:
-                # Its OpenMP functions are those that torch has loaded; without them this fails.
-                found = ctypes.CDLL(str(path))
-                for name, arguments in _SIGNATURES.items():
-                    function = getattr(found, f"cosnorm_{name}")
-                    function.argtypes = (*arguments, _INT)
-                    function.restype = None if name in _WITHOUT_RESULT else _INT
-            except (OSError, AttributeError):
-                return None
-            return found
-    return None
+    """The compiled passes, or None where they were not built; with a warning if they cannot be used."""
+    path = Path(__file__).with_name("_passes.so")
+    if not list(path.parent.glob("_passes.*")):  # those with another ending are of an older version
+        return None
+    try:
+        return _load(path)
+    except (OSError, AttributeError, ValueError) as error:
+        warnings.warn(
+            f"cosnorm computes with torch's operators, which is slower, for {path} cannot be used: {error}; "
+            f"mend it with: CC=gcc {installing.command()} --force-reinstall --no-deps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _load(path: Path) -> Any:
+    # Its OpenMP functions are those that torch has loaded; without them this fails.
+    found = ctypes.CDLL(str(path))
+    built = ctypes.c_uint32.in_dll(found, "cosnorm_sources").value
+    # An installed package has no sources: what it has was compiled with it.
+    if sources.FOLDER.exists() and built != sources.checksum():
+        raise ValueError(f"it was compiled from other sources than those in {sources.FOLDER}")
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(found, f"cosnorm_{name}")
+        function.argtypes = (*arguments, _INT)
+        function.restype = None if name in _WITHOUT_RESULT else _INT
+    return found

@@ -1,9 +1,11 @@
 """Caffe2's protobuf messages; `caffe2_pb2` is made from caffe2.proto."""
 
+from cosnorm import installing
+
 try:
     import google.protobuf  # noqa: F401
 except ImportError as error:
-    raise ImportError("cosnorm.caffe2 needs protobuf: pip install 'cosnorm[caffe2]'") from error
+    raise ImportError(f"cosnorm.caffe2 needs protobuf: {installing.command('caffe2')}") from error
 
 from cosnorm.caffe2.proto import caffe2_pb2
 

@@ -9,6 +9,9 @@
 
 #include <stdint.h>
 
+/* Which sources this is compiled from: library.py takes no other than those that it finds. */
+const uint32_t cosnorm_sources = COSNORM_SOURCES;
+
 /* Whether other processes want this thread's processor: for a quarter of a second it lost it more than 25
  * times a second (8 on a quiet machine, 60 to 130 beside one to six busy processes). */
 static int crowded(void) {
