@@ -57,7 +57,7 @@ def test_in_a_checkout_it_names_that(monkeypatch):
     monkeypatch.setattr(installing, "__file__", str(ROOT / "src/cosnorm/installing.py"))
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Installed(None))
     assert installing.command("lab") == f"pip install -e '{ROOT}[lab]'"
-    assert installing.command() == f"pip install -e {ROOT}"
+    assert installing.command(options="--no-deps") == f"pip install --no-deps -e {ROOT}"
 
 
 def test_where_nothing_was_written_down(elsewhere, monkeypatch):

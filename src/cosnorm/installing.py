@@ -8,27 +8,29 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 
-def command(extra: str = "") -> str:
+def command(extra: str = "", options: str = "") -> str:
     """`pip install …`, for a line of a message.
 
     Args:
         extra: the name of an extra in pyproject.toml; empty for the package alone.
+        options: of pip.
     """
     extras = f"[{extra}]" if extra else ""
+    install = f"pip install {options} " if options else "pip install "
     checkout = Path(__file__).parents[2]
     if (checkout / "pyproject.toml").exists():
-        return f"pip install -e {shlex.quote(f'{checkout}{extras}')}"
+        return f"{install}-e {shlex.quote(f'{checkout}{extras}')}"
     try:
         url = _origin()
     except metadata.PackageNotFoundError:  # files that no installer put there
-        return f"pip install 'CHECKOUT{extras}', where CHECKOUT is the folder of cosnorm's sources"
+        return f"{install}'CHECKOUT{extras}', where CHECKOUT is the folder of cosnorm's sources"
     if url is None:
         wanted = f"cosnorm{extras}"
     elif url.startswith("file:"):
         wanted = url2pathname(urlsplit(url).path) + extras
     else:
         wanted = f"cosnorm{extras} @ {url}"
-    return f"pip install {shlex.quote(wanted)}"
+    return f"{install}{shlex.quote(wanted)}"
 
 
 def _origin() -> str | None:

@@ -99,7 +99,7 @@ def library() -> Any:
     except (OSError, AttributeError, ValueError) as error:
         warnings.warn(
             f"cosnorm computes with torch's operators, which is slower, for {path} cannot be used: {error}; "
-            f"mend it with: CC=gcc {installing.command()} --force-reinstall --no-deps",
+            f"mend it with: CC=gcc {installing.command(options='--force-reinstall --no-deps')}",
             RuntimeWarning,
             stacklevel=2,
         )
