@@ -19,6 +19,7 @@ from cosnorm.operators.differentiate import (
     NO_GRADIENT,
     NO_SECOND,
     Backward,
+    constant,
     differentiating,
     refusing,
 )
@@ -40,6 +41,7 @@ def define(
     batch: Function | None = None,
     autocast: Function | None = None,
     formula: Function | None = None,
+    is_constant: bool = False,
 ) -> Any:
     """Register an operator `cosnorm::…` and return it.
 
@@ -59,11 +61,13 @@ def define(
             autocast, from the tensor, the type of device and the autocast dtype; None: as it is.
         formula: the first result in torch's own operators, from the arguments but `keep`, for programs that
             are to run without this library.
+        is_constant: the results have no gradient, because another operator has it for them; else an operator
+            without a `backward` refuses one.
     """
     name, arguments, results = _parts(schema)
     operator = _register(schema, compute, shapes, flops, batch)
     if backward is None:
-        kernel = refusing(operator, NO_GRADIENT)
+        kernel = constant(operator) if is_constant else refusing(operator, NO_GRADIENT)
     else:
         saved = [f"Tensor saved_{number}" for number in range(1, len(results))]
         inputs = ["Tensor cotangent", *arguments[:-1], *saved, "bool[] needs"]

@@ -68,6 +68,10 @@ def _below(operator: Any) -> Function:
     return below
 
 
+# One level of transforms has come by already; `torch.autograd.Function` would hand the call to all again.
+_OneLevel: Any = torch.autograd.function._SingleLevelFunction
+
+
 def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
     """Whether the dispatcher has nothing left to do but call `compute`: that saves a second way through it.
 
@@ -85,12 +89,9 @@ def _nobody_looks(arguments: tuple[Any, ...]) -> bool:
     )
 
 
-def _applying(function: type[torch.autograd.Function]) -> tuple[Function, Function]:
-    """`function.apply` at the Autograd key: where no transform is active, and where one may be.
-
-    One level of transforms has come by already; `Function.apply` itself would hand the call to all again.
-    """
-    apply = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+def _applying(function: Any) -> tuple[Function, Function]:
+    """`function.apply` at the Autograd key: where no transform is active, and where one may be."""
+    apply = function.apply
 
     def of_one_level(*arguments: Any) -> Any:
         with enable_single_level_autograd_function():
@@ -112,7 +113,7 @@ def differentiating(operator: Any, gradient: Any, backward: Backward) -> Functio
     nothing = (None,) * (len(given) - learns)
     forward_below, backward_below = _below(operator), _below(gradient)
 
-    class Differentiable(torch.autograd.Function):
+    class Differentiable(_OneLevel):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             results = forward_below(*arguments)
@@ -201,7 +202,7 @@ def refusing(operator: Any, message: str) -> Function:
     """The Autograd kernel of an operator that cannot be differentiated: it raises, and never gives zero."""
     below = _below(operator)
 
-    class Refusing(torch.autograd.Function):
+    class Refusing(_OneLevel):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             return below(*arguments)
@@ -220,6 +221,36 @@ def refusing(operator: Any, message: str) -> Function:
         if not _reverse_mode_alone():
             return apply_one_level(*arguments)
         return apply(*arguments) if torch.is_grad_enabled() else below(*arguments)
+
+    return kernel
+
+
+def constant(operator: Any) -> Function:
+    """The Autograd kernel of an operator whose results have no gradient, since another has it for them."""
+    below = _below(operator)
+
+    class Constant(_OneLevel):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            results = below(*arguments)
+            ctx.mark_non_differentiable(*results)
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            raise AssertionError("nothing is differentiable here")
+
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            return (None,) * len(operator._schema.returns)
+
+    _, apply_one_level = _applying(Constant)
+
+    def kernel(*arguments: Any) -> Any:
+        if not _reverse_mode_alone():
+            return apply_one_level(*arguments)
+        with torch.no_grad():
+            return below(*arguments)
 
     return kernel
 
