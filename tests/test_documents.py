@@ -1,6 +1,7 @@
 """What README, CONTRIBUTING and the pages of docs print: code runs; commands, options, files, names exist."""
 
 import ast
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -314,9 +315,22 @@ def test_figures_stand_in_a_table_of_records(name: str):
     assert "141.7" not in figures
 
 
+def test_what_the_readme_lets_expect_stands_in_records():
+    """Each figure of the three points is in a table of docs, or in the record of the memory."""
+    _, _, rest = README.partition("What to expect")
+    points = re.sub(r"\]\([^)]*\)", "]", rest.partition("Two commands")[0])
+    said = set(re.findall(r"(?<![\w.,×-])\d[\d,]*\.?\d+(?![\w×→-])", points))
+    tables = "\n".join(
+        re.findall(r"^\|.*", DOCUMENTS["docs/scales.md"] + DOCUMENTS["docs/speed.md"], re.MULTILINE)
+    )
+    record = json.loads((ROOT / "benchmarks/results/2026-11-21T025310.json").read_text(encoding="utf-8"))
+    steps = record["cases"]["nt-xent-2x8192x128"]
+    known = {f"{steps[name]['peak_mib']:,.0f}" for name in ("plain", "ours")}
+    known |= set(re.findall(r"\d[\d,]*\.?\d+", tables)) | {"10", "8,000", "0.05"}
+    assert {"52.6", "1.03", "2.45", "67", "3,098", "0.24"} <= said <= known, said - known
+
+
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])
 def test_lines_are_short(name: str):
-    if name == "docs/caffe2.md":
-        pytest.skip("its text is older than the rule")
     lines = [line for line in DOCUMENTS[name].splitlines() if not line.startswith("|")]
     assert max(map(len, lines)) <= 110, max(lines, key=len)
