@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tables`: the tables of README and docs/speed.md, and its chart, from the records.
+"""`python -m benchmarks.tables`: the tables of docs/speed.md, and its chart, from the records.
 
 A table stands between `<!-- speed:NAME -->` and `<!-- /speed:NAME -->`.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.history import newest, steps
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/speed.md")
+PAGES = ("docs/speed.md",)
 # The beginning of the names of the cases of each table, and the steps that it shows.
 LAYERS = ("cosine", "centered", "weight norm", "batch norm", "layer norm", "normalize + linear by hand")
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {

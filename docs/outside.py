@@ -25,3 +25,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for pattern, place in MOVED:
         markdown = re.sub(pattern, place, markdown)
     return markdown
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Leave out the script that the plugin `offline` would take from elsewhere: assets/worker.js does its work."""
+    return re.sub(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>', "", output)

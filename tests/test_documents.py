@@ -137,8 +137,11 @@ def test_the_program_of_the_page_on_processes_runs_on_two(tmp_path: Path):
     (block,) = CODE.findall(DOCUMENTS["docs/processes.md"])
     script = tmp_path / "train.py"
     script.write_text(f"{block}\nprint('weight', *everything.shape)\n", encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    found = subprocess.run([*command, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    # Without --standalone the processes wait for each other at a port that somebody else may have.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = subprocess.run(
+        [*command, script], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240
+    )
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("weight 100 16") == 2
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from report_records import config, every_method, write_record
 
-from cosnorm_lab.config import CONTRASTIVE_METHODS, HEADS, METHODS, HeadsConfig
+from cosnorm_lab.config import CONTRASTIVE_METHODS, DROP_IN_METHODS, HEADS, METHODS, HeadsConfig
 from cosnorm_lab.figures import embeddings, errors_by_epoch, make_pictures, pre_activations
 from cosnorm_lab.png import draw
 from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
@@ -34,8 +34,8 @@ def contains(image: numpy.ndarray, colour: str) -> bool:
 
 
 def test_every_method_has_a_colour_and_a_name_of_its_own():
-    assert set(COLOURS) == set(NAMES) == {*METHODS, *CONTRASTIVE_METHODS, *HEADS}
-    for methods in (METHODS, CONTRASTIVE_METHODS, HEADS):
+    assert set(COLOURS) == set(NAMES) == {*METHODS, *CONTRASTIVE_METHODS, *HEADS, *DROP_IN_METHODS}
+    for methods in (METHODS, CONTRASTIVE_METHODS, HEADS, DROP_IN_METHODS):
         assert len({COLOURS[method] for method in methods}) == len(methods)
 
 
