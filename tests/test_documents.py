@@ -1,9 +1,9 @@
 """What README, CONTRIBUTING and the pages of docs print: code runs; commands, options, files, names exist."""
 
 import ast
+import functools
 import json
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,17 +103,9 @@ def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.
     if "onnx" in DOCUMENTS[name]:
         pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     monkeypatch.chdir(tmp_path)  # what a block writes is not written into the repository
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # One process, as torchrun would start it.
-    for variable, value in (
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", port),
-        ("RANK", 0),
-        ("WORLD_SIZE", 1),
-    ):
-        monkeypatch.setenv(variable, str(value))
+    meeting = {"init_method": f"file://{tmp_path}/meeting", "rank": 0, "world_size": 1}
+    start = functools.partial(torch.distributed.init_process_group, **meeting)  # torchrun knows all this
+    monkeypatch.setattr(torch.distributed, "init_process_group", start)
     names = _run(name, DOCUMENTS[name])
     if name in LEFT_BEHIND:
         LEFT_BEHIND[name](names)
@@ -135,15 +127,19 @@ def test_the_program_of_the_page_on_processes_runs_on_two(tmp_path: Path):
     import sys
 
     (block,) = CODE.findall(DOCUMENTS["docs/processes.md"])
-    script = tmp_path / "train.py"
-    script.write_text(f"{block}\nprint('weight', *everything.shape)\n", encoding="utf-8")
-    # Without --standalone the processes wait for each other at a port that somebody else may have.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    found = subprocess.run(
-        [*command, script], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240
-    )
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("weight 100 16") == 2
+    block = block.replace('init_process_group("gloo")', 'init_process_group("gloo", **meeting)')
+    running = []
+    for rank in range(2):
+        meeting = {"init_method": f"file://{tmp_path}/meeting", "rank": rank, "world_size": 2}
+        program = f"{meeting = }\n{block}\nprint('weight', *everything.shape)\n"
+        command = [sys.executable, "-c", program]
+        running.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True))
+    try:
+        found = [one.communicate(timeout=120)[0] for one in running]
+    finally:
+        for one in running:
+            one.kill()
+    assert found == ["weight 100 16\n"] * 2
 
 
 # ---- names
