@@ -138,6 +138,12 @@ def test_heads_have_them(kind):
     assert sampled.weight.grad.isfinite().all()
 
 
+def test_a_head_says_what_is_wrong_with_its_weights():
+    for wrong, error in (([1.0] * 5, TypeError), (torch.ones(4), ValueError)):
+        with pytest.raises(error, match="NormFaceLoss: class_weights must"):
+            losses.NormFaceLoss(5, 3, class_weights=wrong)
+
+
 def test_center_losses_leave_ignored_labels_out():
     x, centers, labels, class_weights = batch()
     kept = labels >= 0

@@ -14,7 +14,7 @@ from cosnorm.convert.bypasses import switch_bypasses_off, switch_bypasses_on
 from cosnorm.convert.redundant import remove_norms
 from cosnorm.functional.checks import check_augment, check_flag
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
-from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear
+from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, SeparateCosineLinear
 from cosnorm.nn.linear import CosineLinear
 from cosnorm.nn.scale import Scale
 
@@ -159,7 +159,7 @@ def to_plain(module: nn.Module, *, inplace: bool = False) -> nn.Module:
                 if hasattr(layer, name):
                     delattr(layer, name)
             layer.__class__ = _PLAIN[type(layer)]
-    ours = (*_PLAIN, FoldedCosineLinear, FoldedCosineConv)
+    ours = (*_PLAIN, FoldedCosineLinear, FoldedCosineConv, SeparateCosineLinear)
     for layer in model.modules():
         if not any(isinstance(one, ours) for one in layer.modules()):
             switch_bypasses_on(layer)

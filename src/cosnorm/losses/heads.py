@@ -85,7 +85,7 @@ class CosineSoftmaxLoss(Grouped):
             self.own = share_of(num_classes, group)
         rows = (self.own.stop - self.own.start) * sub_centers
         self.weight = nn.Parameter(torch.empty(rows, embedding_size, device=device, dtype=dtype))
-        if class_weights is not None:
+        if isinstance(class_weights, Tensor):
             class_weights = class_weights.to(self.weight.device)
         check_counting(
             where, self.weight, num_classes, sub_centers, class_weights, label_smoothing, ignore_index
