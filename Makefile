@@ -1,11 +1,12 @@
-# make demo · make test · make test-all · make test-oldest · make test-version · make test-gpu · make check · make bench · make bench-gpu · make bench-check · make dist · make docs
+# make demo · test · test-all · test-oldest · test-version · test-gpu · check · format · docs · dist · bench · bench-gpu
+# make bench-check · clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 OLDEST := .venv-oldest
 DIST := dist
 
-.PHONY: demo test test-all test-oldest test-version test-gpu check format bench bench-gpu bench-check dist docs clean
+.PHONY: demo test test-all test-oldest test-version test-gpu check format docs bench bench-gpu bench-check dist clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
@@ -58,6 +59,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/: open site/index.html. Neither building nor reading it needs a network.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
@@ -74,10 +79,6 @@ dist: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --wheel-dir $(DIST) $(DIST)/*-linux_*.whl
 	rm $(DIST)/*-linux_*.whl
 	$(BIN)/twine check --strict $(DIST)/*
-
-# The site, in site/: built and read without a network.
-docs: $(STAMP)
-	$(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf .venv .venv-* demo build site $(DIST) .mypy_cache .pytest_cache .ruff_cache

@@ -112,6 +112,7 @@ def shown(docstring: str) -> str:
         docstring,
         flags=re.MULTILINE,
     )
+    text = text.replace("(*, ", r"(\*, ")  # a shape, and no emphasis
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
     return re.sub(
         r"^Source: (.*(?:\n[ \t]*\S.*)*)",

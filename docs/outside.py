@@ -25,13 +25,3 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for pattern, place in MOVED:
         markdown = re.sub(pattern, place, markdown)
     return markdown
-
-
-def on_post_page(output: str, **_: Any) -> str:
-    """Leave out the script that the plugin `offline` takes from elsewhere: assets/worker.js does its work."""
-    return re.sub(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>', "", output)
-
-
-def on_post_template(output_content: str, **_: Any) -> str:
-    """The same in pages that no Markdown is behind."""
-    return on_post_page(output_content)

@@ -483,9 +483,11 @@ def test_cosine_layers_that_were_there_before_count():
         torch.testing.assert_close(found.eval()(x), found.train()(x), rtol=1e-4, atol=1e-5)
 
 
-def test_the_way_back_leaves_folded_layers_and_what_they_need():
+@pytest.mark.parametrize("quantizable", [False, True])
+def test_the_way_back_leaves_folded_layers_and_what_they_need(quantizable: bool):
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
-    folded = fold(to_cosine(nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(8, 2))))
+    model = to_cosine(nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(8, 2)))
+    folded = fold(model, quantizable=quantizable)
     x = torch.randn(2, 5, 8)
     with torch.no_grad():
         assert torch.equal(to_plain(folded)(x), folded(x))

@@ -129,13 +129,14 @@ def test_what_cannot_be_folded_is_named():
         torch.testing.assert_close(fold(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
 
 
-def test_torchs_transformer_calls_folded_layers():
+@pytest.mark.parametrize("quantizable", [False, True])
+def test_torchs_transformer_calls_folded_layers(quantizable: bool):
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     model.linear1 = CosineLinear(8, 16, bias=True)
     x = torch.randn(2, 5, 8)
     expected = model.train()(x)
     with torch.no_grad():
-        torch.testing.assert_close(fold(model)(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(fold(model, quantizable=quantizable)(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_full_backward_hooks_go_along():
