@@ -64,9 +64,5 @@ def on_shards(where: str, compute: Callable[[Tensor, Tensor], Tensor], x: Any, w
     results, into_x, into_weight = zip(*placements, strict=True)
     found = compute(x.to_local(grad_placements=into_x), weight.to_local(grad_placements=into_weight))
     shape = torch.Size((*x.shape[:-1], weight.shape[0]))
-    stride = [1] * len(shape)
-    for place in range(last - 1, -1, -1):
-        stride[place] = stride[place + 1] * shape[place + 1]
-    return DTensor.from_local(
-        found.contiguous(), mesh, results, run_check=False, shape=shape, stride=tuple(stride)
-    )
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(found.contiguous(), mesh, results, run_check=False, shape=shape, stride=stride)
