@@ -9,7 +9,7 @@ import torch
 from cosnorm_lab import records
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.console import console
-from cosnorm_lab.data import load
+from cosnorm_lab.data import Dataset, load
 from cosnorm_lab.progress import show_progress
 from cosnorm_lab.recipes.digits import digits
 from cosnorm_lab.report import write_report
@@ -36,8 +36,8 @@ def run_demo(out: Path, *, epochs: int = 40) -> None:
     """
     configs = digits(epochs=epochs)
     folder = out / "runs"
-    _clear_if_finished(folder, configs)
     dataset = load("digits")
+    _clear_if_finished(folder, configs, dataset)
     with _one_thread(), show_progress(len(configs)) as progress:
         runs = [train(config, dataset, folder, progress=progress) for config in configs]
     report = out / "report.html"
@@ -47,9 +47,9 @@ def run_demo(out: Path, *, epochs: int = 40) -> None:
     output.print(f"Curves, tables and records: {report}", soft_wrap=True, markup=False)
 
 
-def _clear_if_finished(folder: Path, configs: list[RunConfig]) -> None:
+def _clear_if_finished(folder: Path, configs: list[RunConfig], dataset: Dataset) -> None:
     """Remove the demo's own records if all of them have ended; nothing else in the folder is touched."""
-    paths = [records.record_path(folder, config) for config in configs]
+    paths = [records.record_path(folder, config, dataset.described()) for config in configs]
     if all(path.exists() and records.read(path).status in records.FINAL for path in paths):
         for path in paths:
             path.unlink()

@@ -30,9 +30,9 @@ class EventFiles:
         self.new_writer: Any = SummaryWriter
         self.writers: dict[RunConfig, Any] = {}
 
-    def run_started(self, config: RunConfig, epochs_done: int) -> None:
+    def run_started(self, config: RunConfig, epochs_done: int, record: str) -> None:
         """Opens the run's file; what a killed program wrote of later epochs is struck out."""
-        place = self.folder / config.recipe / config.name()
+        place = self.folder / config.recipe / record
         self.writers[config] = self.new_writer(str(place), purge_step=epochs_done + 1)
 
     def epoch_finished(self, config: RunConfig, line: Line) -> None:
@@ -50,9 +50,9 @@ class EventFiles:
         """Closes the run's file; of a run that nothing was told of, writes the whole of it."""
         config = run.config
         if config not in self.writers:
-            if (self.folder / config.recipe / config.name()).exists():
+            if (self.folder / config.recipe / run.path.stem).exists():
                 return
-            self.run_started(config, 0)
+            self.run_started(config, 0, run.path.stem)
             for line in run.epochs:
                 self.epoch_finished(config, line)
         self.writers.pop(config).close()
@@ -64,10 +64,10 @@ class Several:
     def __init__(self, followers: Sequence[Progress]) -> None:
         self.followers = followers
 
-    def run_started(self, config: RunConfig, epochs_done: int) -> None:
+    def run_started(self, config: RunConfig, epochs_done: int, record: str) -> None:
         """A run begins."""
         for follower in self.followers:
-            follower.run_started(config, epochs_done)
+            follower.run_started(config, epochs_done, record)
 
     def epoch_finished(self, config: RunConfig, line: Line) -> None:
         """An epoch is on the disk."""

@@ -8,7 +8,7 @@ from typing import Any
 from cosnorm import installing
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.records import Run, read, record_path
+from cosnorm_lab.records import Run, read
 from cosnorm_lab.sources import Source
 from cosnorm_lab.train import Progress
 from cosnorm_lab.workers import describe
@@ -64,23 +64,27 @@ def train_on_ray(
         task: Any = ray.remote(num_cpus=cores, num_gpus=cards, max_retries=RETRIES)(train_one)
         waiting = {task.remote(config, data, folder, cores, device): config for config in configs}
         failures: dict[str, list[str]] = {}
+        runs: dict[RunConfig, Run] = {}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             config = waiting.pop(done)
-            if failure := _failure(ray, done):
+            path, failure = _outcome(ray, done)
+            if failure:
                 failures.setdefault(failure, []).append(config.name())
-            elif progress:
-                progress.run_finished(_record(folder, config))
+                continue
+            runs[config] = _record(path, config)
+            if progress:
+                progress.run_finished(runs[config])
     finally:
         if started:
             ray.shutdown()
     if failures:
         raise LabError(describe(failures))
-    return [_record(folder, config) for config in configs]
+    return [runs[config] for config in configs]
 
 
-def train_one(config: RunConfig, source: Source, out: Path, threads: int, device: str) -> str:
-    """One run, on the machine that Ray chose: what is wrong with it, or nothing."""
+def train_one(config: RunConfig, source: Source, out: Path, threads: int, device: str) -> tuple[str, str]:
+    """One run, on the machine that Ray chose: its record's file, and what is wrong with it, or nothing."""
     import torch
 
     from cosnorm_lab.fabric import make_fabric
@@ -90,21 +94,22 @@ def train_one(config: RunConfig, source: Source, out: Path, threads: int, device
     torch.set_num_threads(threads)
     keep_freed_memory()
     try:
-        train(config, source.load(), out, fabric=make_fabric(device, precision=config.precision))
+        run = train(config, source.load(), out, fabric=make_fabric(device, precision=config.precision))
     except LabError as error:
-        return str(error)
-    return ""
+        return "", str(error)
+    return str(run.path), ""
 
 
-def _failure(ray: Any, done: object) -> str:
+def _outcome(ray: Any, done: object) -> tuple[str, str]:
     try:
-        return str(ray.get(done))
+        path, failure = ray.get(done)
+        return str(path), str(failure)
     except Exception as error:  # whatever was raised there, and what Ray itself raises
-        return f"{type(error).__name__}: {error}"
+        return "", f"{type(error).__name__}: {error}"
 
 
-def _record(folder: Path, config: RunConfig) -> Run:
-    path = record_path(folder, config)
+def _record(file: str, config: RunConfig) -> Run:
+    path = Path(file)
     if not path.exists():
         raise LabError(
             f"Ray has run {config.name()}, but {path} is not seen here; --out must be a folder that all "

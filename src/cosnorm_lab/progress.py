@@ -19,7 +19,7 @@ class RunBars:
         self.started = 0
         self.tasks: dict[RunConfig, TaskID] = {}
 
-    def run_started(self, config: RunConfig, epochs_done: int) -> None:
+    def run_started(self, config: RunConfig, epochs_done: int, record: str) -> None:
         """Adds a bar."""
         self.started += 1
         # A bar of its own per run would fill the screen in a long comparison: finished ones become a line.

@@ -10,14 +10,15 @@ from cosnorm_lab.files import write_whole
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.rows import Row, goal_of, has_least, has_paper, make_rows
-from cosnorm_lab.series import group, is_search, setting
+from cosnorm_lab.series import by_data, group, is_search, setting
 
 
 def markdown_table(runs: Iterable[Run]) -> str:
     """The comparison as a Markdown table.
 
     Args:
-        runs: Runs of one recipe; those that search for a learning rate on held-back images are left out.
+        runs: Runs of one recipe on one data set; those that search for a learning rate on held-back images
+            are left out.
 
     Returns:
         The table, one line a method, without a newline at its end.
@@ -72,10 +73,14 @@ def update_readme(runs: Iterable[Run], path: Path) -> list[str]:
             raise LabError(
                 f"{path} must hold {begin} and, after it, {end}, each once; add them where the table goes"
             )
-        of_recipe = [run for run in runs if run.config.recipe == recipe]
+        several = by_data(run for run in runs if run.config.recipe == recipe)
         across = recipe in RECIPES and RECIPES[recipe].across
-        table = across_table(of_recipe) if across else markdown_table(of_recipe)
-        text = f"{before}{begin}\n{table}\n{end}{after}"
+        tables = [across_table(part) if across else markdown_table(part) for part in several]
+        if len(several) > 1:
+            named = zip(several, tables, strict=True)
+            tables = [f"**{_escape(part[0].data_name)}**\n\n{table}" for part, table in named]
+        together = "\n\n".join(tables)
+        text = f"{before}{begin}\n{together}\n{end}{after}"
         written.append(recipe)
     if not written:
         marks = " or ".join(f"<!-- {recipe} --> and <!-- /{recipe} -->" for recipe in recipes)

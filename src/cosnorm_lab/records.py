@@ -1,13 +1,18 @@
 """Run records: one JSON-lines file a run, append-only; everything that is shown is read from here.
 
+A record belongs to its configuration and to its data: the name of its file speaks of both, and runs of other
+data never stand in one series.
+
 The lines, by their "kind": one "start", then an "epoch" for each epoch, a "resume" wherever a run went on
 after it was stopped, and an "end". A last line without its newline is what a killed writer leaves: no reader
 sees it, and the next writer cuts it off.
 """
 
+import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +53,34 @@ class Run:
         return self.config.method
 
     @property
+    def data_key(self) -> str:
+        """Which data: see `data_key`."""
+        return data_key(self.start["data"])
+
+    @property
+    def data_name(self) -> str:
+        """The data in words: the data set's or the file's name, and how many samples, where that is noted."""
+        data = self.start["data"]
+        name = data.get("file") or data["name"]
+        if "train" not in data:
+            return str(name)
+        return f"{name} ({data['train']:,} training and {data['test']:,} test samples)"
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the errors over the last epochs are not below those of always the most frequent class.
+
+        "Below" is by more than 1.96 standard deviations of such a guess's errors on so many samples. Records
+        of older versions do not hold what guessing would give; of them nothing is said.
+        """
+        chance = self.start.get("chance")
+        if chance is None or not self.epochs:
+            return False
+        count = self.epochs[-1]["count"]
+        deviation = math.sqrt(chance * (1 - chance / count))
+        return last_epochs(self)[0] >= chance - 1.96 * deviation
+
+    @property
     def status(self) -> str:
         """One of "running", "completed", "diverged", "failed" and "interrupted"."""
         return "running" if self.end is None else str(self.end["status"])
@@ -58,9 +91,39 @@ class Run:
         return [line["errors"] for line in self.epochs]
 
 
-def record_path(out: str | os.PathLike[str], config: RunConfig) -> Path:
-    """Where the record of a configuration lies below the folder `out`."""
-    return Path(out) / config.recipe / f"{config.name()}.jsonl"
+def data_key(data: Mapping[str, Any]) -> str:
+    """Eight digits that tell data apart, from the checksums of what was read; "" for the official files.
+
+    Args:
+        data: "checksums" and "exact", as a start line's "data" has them.
+    """
+    if data["exact"]:
+        return ""
+    text = json.dumps(data["checksums"], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def record_path(out: str | os.PathLike[str], config: RunConfig, data: Mapping[str, Any]) -> Path:
+    """Where the record of a configuration on certain data lies below the folder `out`.
+
+    Args:
+        out: folder of records.
+        config: the run.
+        data: what the start line says of its data.
+    """
+    folder, key = Path(out) / config.recipe, data_key(data)
+    bare = folder / f"{config.name()}.jsonl"
+    if not key or _is_of(bare, key):  # names of older versions did not speak of the data
+        return bare
+    return folder / f"{config.name()}-{key}.jsonl"
+
+
+def _is_of(path: Path, key: str) -> bool:
+    """Whether a record is there, begun, and of certain data."""
+    try:
+        return complete_size(path.read_bytes()) > 0 and read(path).data_key == key
+    except FileNotFoundError:
+        return False
 
 
 def complete_size(data: bytes) -> int:
@@ -142,7 +205,10 @@ def read_all(places: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
         paths += sorted(place.rglob("*.jsonl")) if place.is_dir() else [place]
     if not paths:
         raise LabError(f"no record (*.jsonl) in {', '.join(map(str, places))}; `cosnorm run` writes them")
-    return [read(path) for path in dict.fromkeys(paths)]
+    once: dict[Path, Path] = {}
+    for path in paths:
+        once.setdefault(path.resolve(), path)
+    return [read(path) for path in once.values()]
 
 
 def last_epochs(run: Run) -> tuple[float, float, int]:

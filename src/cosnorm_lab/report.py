@@ -15,16 +15,17 @@ from cosnorm_lab.png import png
 from cosnorm_lab.recipes import FIGURES, RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.rows import Row, command, goal_of, has_least, has_paper, make_rows, planned_rows, status
-from cosnorm_lab.series import group, is_search, setting
+from cosnorm_lab.series import by_data, group, is_search, setting
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the report shows of one recipe.
+    """What the report shows of one recipe on one data set.
 
     Attributes:
         recipe: Its name.
         description: What it is about, where the recipe is known.
+        data: What it was trained on, and how many samples.
         columns: Names of the table's further columns.
         rows: The comparison.
         search: The runs whose errors are of held-back training images.
@@ -38,6 +39,7 @@ class Section:
 
     recipe: str
     description: str
+    data: str
     columns: list[str]
     rows: list[Row]
     search: list[Row]
@@ -67,12 +69,20 @@ def write_report(runs: list[Run], out: Path) -> None:
     recipes = {run.config.recipe for run in runs}
     # In the order of the registry, those that it does not know last.
     order = [*(name for name in RECIPES if name in recipes), *sorted(recipes - set(RECIPES))]
+    parts = [(recipe, by_data(run for run in runs if run.config.recipe == recipe)) for recipe in order]
     sections = [
         _section(
-            [run for run in runs if run.config.recipe == recipe],
-            out.stem if len(order) == 1 else f"{out.stem}-{recipe}",
+            part,
+            "-".join(
+                [
+                    out.stem,
+                    *[recipe] * (len(order) > 1),
+                    *[part[0].data_key or "official"] * (len(several) > 1),
+                ]
+            ),
         )
-        for recipe in order
+        for recipe, several in parts
+        for part in several
     ]
     for picture, name in (
         pair for section in sections for pair in section.pictures + section.search_pictures
@@ -106,6 +116,7 @@ def _section(runs: list[Run], stem: str) -> Section:
     return Section(
         recipe=name,
         description=recipe.description if recipe else "",
+        data=runs[0].data_name,
         columns=[setting(column) for column in columns(name)],
         rows=rows,
         search=make_rows(searched),

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from cosnorm_lab.config import RunConfig
+from cosnorm_lab.errors import LabError
 from cosnorm_lab.recipes import columns
 from cosnorm_lab.records import Run, last_epochs
 
@@ -230,16 +231,30 @@ def is_search(run: Run) -> bool:
 
 
 def group(runs: Iterable[Run]) -> list[Series]:
-    """Put runs that differ only by their seed together, in the order of the methods.
+    """Put runs of the same data that differ only by their seed together, in the order of the methods.
 
     Args:
-        runs: Runs of one recipe.
+        runs: Runs of one recipe on one data set, see `by_data`.
 
     Returns:
         The series.
+
+    Raises:
+        LabError: Two records are of the same run, or there are several data sets.
     """
+    runs = list(runs)
+    several = by_data(runs)
+    if len(several) > 1:
+        names = ", ".join(f"{one[0].data_name}: {one[0].path}" for one in several)
+        raise LabError(f"expected runs of one data set, got {len(several)} ({names}); take each for itself")
+    seen: dict[RunConfig, Run] = {}
     together: dict[RunConfig, list[Run]] = {}
     for run in runs:
+        if (other := seen.setdefault(run.config, run)) is not run:
+            raise LabError(
+                f"two records of the same run: {other.path} and {run.path}; "
+                "leave one of them out, or remove it"
+            )
         together.setdefault(dataclasses.replace(run.config, seed=0), []).append(run)
     order = list(COLOURS)
     settings = sorted(
@@ -259,6 +274,14 @@ def group(runs: Iterable[Run]) -> list[Series]:
         name = _label(config, siblings, without=("learning_rate", *columns(config.recipe)))
         series.append(Series(tuple(members), label, name, dashes))
     return series
+
+
+def by_data(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs of the same data together, in the order in which the data come first."""
+    together: dict[str, list[Run]] = {}
+    for run in runs:
+        together.setdefault(run.data_key, []).append(run)
+    return list(together.values())
 
 
 def errors_range(drawn: Sequence[Series]) -> tuple[float, float]:

@@ -20,13 +20,14 @@ from cosnorm_lab.host import commit, host, versions
 from cosnorm_lab.records import FINAL, Line, Run, record_path
 from cosnorm_lab.runlog import RunLog
 from cosnorm_lab.tasks import Task, make_task
+from cosnorm_lab.tasks.batches import chance
 
 
 class Progress(Protocol):
     """What wants to know how a training goes on; called by the first process only."""
 
-    def run_started(self, config: RunConfig, epochs_done: int) -> None:
-        """A run begins, or goes on after `epochs_done` epochs."""
+    def run_started(self, config: RunConfig, epochs_done: int, record: str) -> None:
+        """A run begins, or goes on after `epochs_done` epochs; `record` is the name of its record."""
 
     def epoch_finished(self, config: RunConfig, line: Line) -> None:
         """An epoch is on the disk; `line` is its line of the record."""
@@ -52,7 +53,7 @@ def train(
     Args:
         config: the run.
         dataset: the data it names.
-        out: folder of records; the record is `out`/recipe/name.jsonl.
+        out: folder of records; the record is `out`/recipe/name.jsonl, see `records.record_path`.
         fabric: devices and precision, see `cosnorm_lab.fabric.make_fabric`; by default one CPU process.
         progress: is told of each epoch.
         keep_checkpoint: leave the last checkpoint (name.ckpt, beside the record) when the run has ended.
@@ -65,7 +66,8 @@ def train(
     log: RunLog | None = None
     final = False
     if fabric.is_global_zero:
-        log = RunLog(record_path(out, config), _start_line(config, dataset, fabric))
+        start = _start_line(config, dataset, fabric)
+        log = RunLog(record_path(out, config, start["data"]), start)
         final = log.run.status in FINAL
     try:
         if not fabric.broadcast(final):
@@ -96,7 +98,7 @@ def _train(
     task = make_task(config, dataset, fabric)
     done, before = _resume(task, fabric, log)
     if log and progress:
-        progress.run_started(config, done)
+        progress.run_started(config, done, log.path.stem)
     began = time.perf_counter()
     for epoch in range(done + 1, config.epochs + 1):
         epoch_began = time.perf_counter()
@@ -193,12 +195,8 @@ def _start_line(config: RunConfig, dataset: Dataset, fabric: Fabric) -> Line:
         "dirty": dirty,
         "versions": versions(),
         "host": host(fabric.device, fabric.world_size),
-        "data": {
-            "name": dataset.name,
-            "checksums": dataset.checksums,
-            "exact": dataset.exact,
-            **({"drawn": True} if dataset.drawn else {}),
-        },
+        "data": dataset.described(),
+        "chance": chance(config, dataset),
         "started": _now(),
     }
 

@@ -137,8 +137,8 @@ class _Reporter:
     def __init__(self, events: Any) -> None:
         self.events = events
 
-    def run_started(self, config: RunConfig, epochs_done: int) -> None:
-        self.events.put(("run_started", (config, epochs_done)))
+    def run_started(self, config: RunConfig, epochs_done: int, record: str) -> None:
+        self.events.put(("run_started", (config, epochs_done, record)))
 
     def epoch_finished(self, config: RunConfig, line: Line) -> None:
         self.events.put(("epoch_finished", (config, line)))

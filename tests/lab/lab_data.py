@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cosnorm_lab.config import RunConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.catalog import MNIST
 
@@ -55,3 +56,10 @@ def write_files(
         else:
             (folder / name).write_bytes(data)
     return folder
+
+
+def record_of(out: Path, config: RunConfig) -> Path:
+    """The one record of a configuration, whatever its data; before it is there a file that is not."""
+    found = list((out / config.recipe).glob(f"{config.name()}*.jsonl"))
+    assert len(found) <= 1, found
+    return found[0] if found else out / config.recipe / f"{config.name()}.jsonl"

@@ -36,9 +36,11 @@ def write_record(
     message: str = "",
     errors: Sequence[int] | None = None,
     extra: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Run:
     """Write the record of a made-up run and read it back; status None leaves out the end line."""
-    path = record_path(folder, settings)
+    data = {"name": settings.dataset, "checksums": {}, "exact": True, **(data or {})}
+    path = record_path(folder, settings, data)
     path.parent.mkdir(parents=True, exist_ok=True)
     _, last, width = SHAPES.get(settings.method, SHAPES["cosine"])
     if errors is None:
@@ -57,7 +59,7 @@ def write_record(
             "dirty": False,
             "versions": {"python": "3.13.0", "torch": "2.13.0", "numpy": "2.4.0", "cosnorm": "0.1.0"},
             "host": {"cpu": "Some CPU", "cores": 2, "threads": 2, "device": "cpu", "processes": 1},
-            "data": {"name": settings.dataset, "checksums": {}, "exact": True},
+            "data": data,
             "started": "2026-01-01T00:00:00+00:00",
         }
     ]

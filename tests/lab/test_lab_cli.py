@@ -295,11 +295,11 @@ def test_event_files_go_on_where_the_run_does(tmp_path):
 
     run = write_record(tmp_path / "records", config(epochs=4), errors=[9, 8, 7, 6])
     killed = EventFiles(tmp_path)
-    killed.run_started(run.config, 0)
+    killed.run_started(run.config, 0, run.path.stem)
     for line in run.epochs[:3]:
         killed.epoch_finished(run.config, {**line, "errors": 99} if line["epoch"] == 3 else line)
     going_on = EventFiles(tmp_path)
-    going_on.run_started(run.config, 2)  # the third epoch never reached the record
+    going_on.run_started(run.config, 2, run.path.stem)  # the third epoch never reached the record
     for line in run.epochs[2:]:
         going_on.epoch_finished(run.config, line)
     going_on.run_finished(run)

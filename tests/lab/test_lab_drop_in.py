@@ -77,7 +77,7 @@ def test_it_learns_and_counts(name: str, tmp_path, one_thread):
 def made_run(method: str, seed: int, **last) -> Run:
     run = dataclasses.replace(config("cnn", method), seed=seed)
     return Run(
-        start={"config": run.to_dict()},
+        start={"config": run.to_dict(), "data": {"name": "cifar10", "checksums": {}, "exact": True}},
         epochs=[{"epoch": 1, "errors": 90, "count": 100, "test_loss": 2.0}, {"epoch": 2, **last}],
         end={"status": "completed"},
     )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab_data import write_files
+from lab_data import record_of, write_files
 from train_small import BATCH_STATISTICS, configuration
 
 from cosnorm_lab import checkpoint as checkpoints
 from cosnorm_lab.config import METHODS
-from cosnorm_lab.records import read, record_path
+from cosnorm_lab.records import read
 from cosnorm_lab.tasks.batches import batches
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]  # one worker has the fixture
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable:
         subprocess.run(program, check=True, timeout=300, capture_output=True)
 
     def of(method: str, processes: int):
-        path = record_path(folder / str(processes), configuration(method))
+        path = record_of(folder / str(processes), configuration(method))
         return read(path), checkpoints.load(path.with_suffix(".ckpt"))
 
     return of

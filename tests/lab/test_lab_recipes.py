@@ -5,12 +5,13 @@ import time
 
 import pytest
 import torch
+from lab_data import record_of
 from small_recipes import forks, small_data, small_runs, train_small
 from test_lab_train import weights_of, without_times
 
 from cosnorm_lab.readme import markdown_table
 from cosnorm_lab.recipes import RECIPES
-from cosnorm_lab.records import read, record_path
+from cosnorm_lab.records import read
 from cosnorm_lab.report import write_report
 from cosnorm_lab.train import train
 
@@ -68,12 +69,13 @@ def test_killed_again_and_again(recipe, tmp_path, one_thread):
     undisturbed.join(120)
     assert undisturbed.exitcode == 0
     moments = random.Random(recipe)
-    path = record_path(tmp_path / "killed", config)
     kills = 0
     for kill in range(20 if recipe == "mnist-table1" else 5):
         process = begin(tmp_path / "killed")
+        path = record_of(tmp_path / "killed", config)
         while process.is_alive() and (not path.exists() or path.read_bytes().count(b"\n") < 2 * kill):
             time.sleep(0.001)
+            path = record_of(tmp_path / "killed", config)
         time.sleep(moments.uniform(0, 0.02))  # anywhere within an epoch, or in the next ones
         process.kill()
         process.join()
@@ -84,7 +86,7 @@ def test_killed_again_and_again(recipe, tmp_path, one_thread):
     last = begin(tmp_path / "killed")
     last.join(120)
     assert last.exitcode == 0
-    one, other = (read(record_path(tmp_path / name, config)) for name in ("undisturbed", "killed"))
+    one, other = (read(record_of(tmp_path / name, config)) for name in ("undisturbed", "killed"))
     assert other.status == "completed"
     assert without_times(one.epochs) == without_times(other.epochs)
     weights, again = (weights_of(tmp_path / name, config) for name in ("undisturbed", "killed"))

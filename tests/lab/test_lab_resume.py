@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lab_data import record_of
 from small_recipes import forks, small_runs, train_small
 from test_lab_train import weights_of, without_times
 
-from cosnorm_lab.records import read, record_path
+from cosnorm_lab.records import read
 
 EPOCHS = 6
 
@@ -79,12 +80,12 @@ def _run(target, *arguments):
 def test_killed_inside_a_write(undisturbed, tmp_path, moment, count):
     config, expected = undisturbed
     assert _run(die_at, moment, count, config, tmp_path) == 9
-    path = record_path(tmp_path, config)
+    path = record_of(tmp_path, config)
     assert len(read(path).epochs) == count - 1
     assert _run(train_small, config, tmp_path) == 0
     run = read(path)
     assert run.status == "completed"
-    assert without_times(run.epochs) == without_times(read(record_path(expected, config)).epochs)
+    assert without_times(run.epochs) == without_times(read(record_of(expected, config)).epochs)
     weights, again = weights_of(expected, config), weights_of(tmp_path, config)
     assert weights.keys() == again.keys()
     assert all(torch.equal(weights[name], again[name]) for name in weights)

@@ -4,13 +4,14 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from lab_data import record_of
 
 from cosnorm_lab import checkpoint as checkpoints
 from cosnorm_lab.config import METHODS, MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.fabric import make_fabric
 from cosnorm_lab.models import mlp
-from cosnorm_lab.records import read, record_path
+from cosnorm_lab.records import read
 from cosnorm_lab.tasks.batches import batches
 from cosnorm_lab.train import train
 
@@ -34,7 +35,7 @@ class Heard:
         self.said = []
         self.stop_at = stop_at
 
-    def run_started(self, config, epochs_done):
+    def run_started(self, config, epochs_done, record):
         self.said.append(("started", epochs_done))
 
     def epoch_finished(self, config, line):
@@ -51,7 +52,7 @@ def without_times(lines):
 
 
 def weights_of(out, config):
-    return checkpoints.load(record_path(out, config).with_suffix(".ckpt")).model
+    return checkpoints.load(record_of(out, config).with_suffix(".ckpt")).model
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,14 +70,17 @@ def test_the_record(small_dataset, tmp_path):
     heard = Heard()
     run = train(CONFIG, small_dataset, tmp_path, progress=heard)
     assert heard.said == [("started", 0), ("epoch", 1), ("epoch", 2), ("epoch", 3), ("finished", "completed")]
-    assert run == read(tmp_path / "test" / f"{CONFIG.name()}.jsonl")
-    assert [path.name for path in (tmp_path / "test").iterdir()] == [f"{CONFIG.name()}.jsonl"]
+    name = f"{CONFIG.name()}-{run.data_key}.jsonl"
+    assert run == read(tmp_path / "test" / name)
+    assert [path.name for path in (tmp_path / "test").iterdir()] == [name]
     start = run.start
     assert (start["kind"], start["format"], start["recipe"], run.config) == ("start", 1, "test", CONFIG)
     assert set(start["versions"]) == {"python", "torch", "numpy", "cosnorm"}
     assert set(start["host"]) == {"cpu", "cores", "threads", "device", "processes"}
     assert (start["host"]["device"], start["host"]["processes"]) == ("cpu", 1)
-    assert start["data"] == {"name": "mnist", "checksums": small_dataset.checksums, "exact": False}
+    assert start["data"] == {
+        "name": "mnist", "checksums": small_dataset.checksums, "exact": False, "train": 64, "test": 32,
+    }  # fmt: skip
     assert {"commit", "dirty", "started"} <= set(start)
     for number, line in enumerate(run.epochs, start=1):
         assert set(line) == {
@@ -160,7 +164,7 @@ def test_interrupted_and_gone_on_is_the_same_bit_for_bit(method, small_dataset, 
     for epoch in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             train(config, small_dataset, tmp_path / "parts", progress=Heard(stop_at=epoch))
-        assert read(record_path(tmp_path / "parts", config)).status == "running"
+        assert read(record_of(tmp_path / "parts", config)).status == "running"
     heard = Heard()
     parts = train(config, small_dataset, tmp_path / "parts", progress=heard, keep_checkpoint=True)
     assert heard.said == [("started", 2), ("epoch", 3), ("finished", "completed")]
@@ -209,7 +213,7 @@ def test_a_failure_is_noted_and_can_be_gone_on_from(small_dataset, tmp_path):
 
     with pytest.raises(RuntimeError, match="fell asleep"):
         train(CONFIG, small_dataset, tmp_path, progress=Breaks())
-    failed = read(record_path(tmp_path, CONFIG))
+    failed = read(record_of(tmp_path, CONFIG))
     assert (failed.status, failed.end["message"]) == ("failed", "RuntimeError: the device fell asleep")
     assert failed.end["seconds"] > 0
     heard = Heard()
@@ -230,7 +234,7 @@ def test_full_disk_leaves_a_run_that_can_go_on(small_dataset, tmp_path, monkeypa
     with pytest.raises(LabError, match=r"No space left on device.*stays valid; make room"):
         train(CONFIG, small_dataset, tmp_path, progress=Full())
     monkeypatch.setattr(os, "fsync", real)
-    path = record_path(tmp_path, CONFIG)
+    path = record_of(tmp_path, CONFIG)
     assert len(read(path).epochs) == 1
     assert not path.with_name(f"{path.stem}.ckpt.partial").exists()
     assert train(CONFIG, small_dataset, tmp_path).status == "completed"

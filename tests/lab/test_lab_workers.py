@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from lab_data import write_files
+from lab_data import record_of, write_files
 
 from cosnorm import installing
 from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.records import read, read_all, record_path
+from cosnorm_lab.records import read, read_all
 from cosnorm_lab.sources import Source
 from cosnorm_lab.train import train
 from cosnorm_lab.workers import available_cores, core_shares, train_side_by_side
@@ -34,7 +34,7 @@ class Heard:
     def __init__(self):
         self.events = []
 
-    def run_started(self, config, epochs_done):
+    def run_started(self, config, epochs_done, record):
         self.events.append(("started", config, epochs_done))
 
     def epoch_finished(self, config, line):
@@ -55,7 +55,7 @@ def test_the_same_records_as_one_after_the_other(source, tmp_path, one_thread):
     assert [run.config for run in runs] == configs
     for one in configs:
         alone = train(one, source.load(), tmp_path / "alone")
-        assert outcome(read(record_path(tmp_path / "out", one))) == outcome(alone)
+        assert outcome(read(record_of(tmp_path / "out", one))) == outcome(alone)
         mine = [event for event in heard.events if event[1] == one]
         assert [(event[0], event[2]) for event in mine] == [
             ("started", 0), ("epoch", 1), ("epoch", 2), ("finished", 2),
@@ -68,7 +68,7 @@ def test_a_run_that_fails_stops_no_other(source, tmp_path):
     configs = [config(0.1, validation=64), config(0.2)]
     with pytest.raises(LabError, match=r"seed0-\w+: validation must leave images to train on"):
         train_side_by_side(configs, source, tmp_path / "out", workers=1)
-    assert read(record_path(tmp_path / "out", configs[1])).status == "completed"
+    assert read(record_of(tmp_path / "out", configs[1])).status == "completed"
 
 
 class Broken(Source):
@@ -208,7 +208,7 @@ def test_ray_trains_the_same(source, tmp_path, one_thread, monkeypatch):
     assert not ray.is_initialized()
     for one in configs[:2]:
         alone = train(one, source.load(), tmp_path / "alone")
-        assert outcome(read(record_path(tmp_path / "out", one))) == outcome(alone)
+        assert outcome(read(record_of(tmp_path / "out", one))) == outcome(alone)
     assert sorted(event[0] for event in heard.events) == ["finished", "finished"]
 
 

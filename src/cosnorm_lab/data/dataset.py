@@ -25,6 +25,7 @@ class Dataset:
         exact: whether the checksums are the official ones.
         classes: names of the classes, where they have any.
         drawn: whether the pictures were drawn by the laboratory, as a stand-in; the record says so.
+        file: name of the file or folder of a user's own data.
     """
 
     name: str
@@ -37,6 +38,18 @@ class Dataset:
     exact: bool
     classes: tuple[str, ...] = ()
     drawn: bool = False
+    file: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """What a record's start line says of its data."""
+        described: dict[str, Any] = {
+            "name": self.name,
+            "checksums": self.checksums,
+            "exact": self.exact,
+            "train": len(self.train_labels),
+            "test": len(self.test_labels),
+        }
+        return {**described, **{name: value for name in ("drawn", "file") if (value := getattr(self, name))}}
 
 
 def default_folder(dataset: str) -> Path:

@@ -28,6 +28,12 @@ def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[An
     return tuple(tensor.to(device) for tensor in tensors)
 
 
+def chance(config: RunConfig, dataset: Dataset) -> int:
+    """Errors of who always answers with the class that is most frequent in training."""
+    _, labels, _, test_labels = split(config, dataset, torch.device("cpu"))
+    return int((test_labels != labels.mode().values).count_nonzero())
+
+
 def batches(config: RunConfig, count: int, epoch: int, fabric: Fabric) -> Iterator[tuple[Tensor, int]]:
     """An epoch's batches: the indices this process takes of each, and the size of the whole batch.
 
