@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """"ahead" or "behind" if supported, else "level"; without a test the side, and that there is none."""
+        """ "ahead" or "behind" if supported, else "level"; without a test the side, and that there is none."""
         side = "ahead" if self.mean < 0 else "behind"
         if self.p is None:
             return f"{side}, no test" if self.mean else "level, no test"
@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def said(self) -> str:
-        """p and the test; of what is not supported, which side the mean is on."""
+        """P and the test; of what is not supported, which side the mean is on."""
         if self.p is None:
             return self.how
         if self.supported or not self.mean:

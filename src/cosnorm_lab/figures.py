@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cosnorm_lab.charts import Axis, Chart, Cloud, Line
-from cosnorm_lab.recipes import published
+from cosnorm_lab.papers import paper_of
 from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
 from cosnorm_lab.series import (
     FOLLOWS,
@@ -165,7 +165,7 @@ def against(name: str, all_series: Sequence[Series], *, least: bool = False) -> 
         first = family[0]
         places = [float(getattr(one.config, name)) for one in family]
         ours = [one.least_errors() if least else one.mean_errors() for one in family]
-        claims = [published(one.config) for one in family]
+        claims = [paper_of(one) for one in family]
         papers = [claim.least if least else claim.mean for claim in claims]
         for caption, colour, dashes, errors in (
             (first.method_name, first.colour, "", ours),

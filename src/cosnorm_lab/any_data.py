@@ -1,0 +1,105 @@
+"""Which method is best on data of any kind, at which rate, and what of it the records support."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from cosnorm_lab.claims import OURS, Claim
+from cosnorm_lab.differences import share_interval
+from cosnorm_lab.headlines import Headline, beside_rivals, setting_of
+from cosnorm_lab.series import Series
+
+NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations
+
+
+def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
+    """Which method has the fewest errors, in each setting that several methods were trained in.
+
+    Its rival is the best of the other kind, with cosines or without; where there is one kind, of the others.
+
+    Args:
+        series: Those of one recipe on one data set.
+        place: The anchor of their section.
+    """
+    settings: dict[tuple[object, ...], list[Series]] = {}
+    for one in series:
+        if one.completed:
+            settings.setdefault(setting_of(one.config), []).append(one)
+    found = []
+    for number, members in enumerate(settings.values(), start=1):
+        members.sort(key=_errors)
+        best = members[0]
+        others = [one for one in members if one.method != best.method]
+        across = [one for one in others if (one.method in OURS) != (best.method in OURS)]
+        rivals: dict[str, Series] = {}
+        for one in across or others:
+            rivals.setdefault(one.method, one)
+        if not rivals:
+            continue
+        claim = Claim(
+            name=f"{place}-best" + (f"-{number}" if len(settings) > 1 else ""),
+            recipe=best.config.recipe,
+            label=best.runs[0].data_name.partition(" (")[0],
+            text=_text(best, members, settings),
+            ours={"method": best.method},
+            top=best.config.kind in NORMALIZED,
+        )
+        head = beside_rivals(claim, place, best, list(rivals.values()))
+        further = (*head.further, *_further(best, next(iter(rivals.values())), members))
+        found.append(dataclasses.replace(head, further=further))
+    return found
+
+
+def _errors(series: Series) -> float:
+    return series.mean_errors() or 0.0
+
+
+def _text(best: Series, members: Sequence[Series], settings: dict[tuple[object, ...], list[Series]]) -> str:
+    rate = f"{best.method_name} (lr {best.config.learning_rate:g})"
+    if all(run.at_chance for one in members for run in one.completed):
+        return f"no method is better than always guessing the most frequent class; fewest errors: {rate}"
+    where = ""
+    if len(settings) > 1:
+        mine = dict(_pairs(best))
+        others = [dict(_pairs(group[0])) for group in settings.values()]
+        differing = [name for name, value in mine.items() if any(one.get(name) != value for one in others)]
+        where = " with " + ", ".join(f"{name.replace('_', ' ')} {mine[name]}" for name in differing)
+    return f"{rate} has the fewest errors{where}"
+
+
+def _pairs(series: Series) -> list[tuple[str, str]]:
+    return [(str(name), str(value)) for name, value in (pair for pair in setting_of(series.config))]  # type: ignore[misc]
+
+
+def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str]:
+    """Which rates, what the finite test set leaves open, who only guesses, and how the layers ended."""
+    count = best.completed[0].epochs[-1]["count"]
+    low, high = (100 * share for share in share_interval(_errors(best), count))
+    said = [
+        f"The rival’s learning rate is {rival.config.learning_rate:g}.",
+        f"{count:,} test samples alone leave {low:.3g} to {high:.3g} % open for {best.method_name} "
+        "(95 %, one trained network).",
+    ]
+    guessing = [one.label for one in members if all(run.at_chance for run in one.completed)]
+    if guessing:
+        said.append(f"At chance: {', '.join(guessing)}.")
+    rates = {
+        one.method: {other.config.learning_rate for other in members if other.method == one.method}
+        for one in members
+    }
+    if any(len(found) > 1 for found in rates.values()):
+        said.append(
+            "Rates were compared on the very test samples that the figures are of, which flatters the best; "
+            "`--validation N` chooses beforehand."
+        )
+    layers = [_layer(one) for one in (best, rival)]
+    if all(layers):
+        said.append(f"First layer after the last epoch: {'; '.join(layers)}.")
+    return said
+
+
+def _layer(series: Series) -> str:
+    found = series.completed[0].epochs[-1].get("layers")
+    if not found:
+        return ""
+    length, rate = found[0]["weight_norm"], found[0]["effective_learning_rate"]
+    return f"{series.method_name} |w| {length:.3g}, effective learning rate lr/|w|² {rate:.3g}"
