@@ -8,6 +8,7 @@ from cosnorm_lab.differences import share_interval
 from cosnorm_lab.headlines import Headline, beside_rivals, setting_of
 from cosnorm_lab.series import Series
 
+Settings = dict[tuple[tuple[str, str], ...], list[Series]]
 NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations
 
 
@@ -20,7 +21,7 @@ def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
         series: Those of one recipe on one data set.
         place: The anchor of their section.
     """
-    settings: dict[tuple[object, ...], list[Series]] = {}
+    settings: Settings = {}
     for one in series:
         if one.completed:
             settings.setdefault(setting_of(one.config), []).append(one)
@@ -53,21 +54,17 @@ def _errors(series: Series) -> float:
     return series.mean_errors() or 0.0
 
 
-def _text(best: Series, members: Sequence[Series], settings: dict[tuple[object, ...], list[Series]]) -> str:
+def _text(best: Series, members: Sequence[Series], settings: Settings) -> str:
     rate = f"{best.method_name} (lr {best.config.learning_rate:g})"
     if all(run.at_chance for one in members for run in one.completed):
         return f"no method is better than always guessing the most frequent class; fewest errors: {rate}"
     where = ""
     if len(settings) > 1:
-        mine = dict(_pairs(best))
-        others = [dict(_pairs(group[0])) for group in settings.values()]
+        mine = dict(setting_of(best.config))
+        others = [dict(setting_of(group[0].config)) for group in settings.values()]
         differing = [name for name, value in mine.items() if any(one.get(name) != value for one in others)]
         where = " with " + ", ".join(f"{name.replace('_', ' ')} {mine[name]}" for name in differing)
     return f"{rate} has the fewest errors{where}"
-
-
-def _pairs(series: Series) -> list[tuple[str, str]]:
-    return [(str(name), str(value)) for name, value in (pair for pair in setting_of(series.config))]  # type: ignore[misc]
 
 
 def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str]:

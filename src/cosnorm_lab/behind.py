@@ -46,9 +46,7 @@ class Behind:
             f"{where}: {self.other.name} {self.other.text}, {self.ours.name} {self.ours.text} "
             f"{self.ours.quantity.what.replace('{count}', f'{self.ours.count:,}')} ({self.difference.said})"
         )
-        return (
-            line if self.centered is None else f"{line}; centered cosine is not behind, {self.centered.text}"
-        )
+        return line if self.centered is None else f"{line}; centered cosine is not: {self.centered.text}"
 
 
 def where_behind(series: Sequence[Series], anchor: str) -> list[Behind]:

@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def word(self) -> str:
-        """ "ahead" or "behind" if supported, else "level"; without a test the side, and that there is none."""
+        """Verdict: "ahead" or "behind" if supported, else "level"; without a test, the side and that."""
         side = "ahead" if self.mean < 0 else "behind"
         if self.p is None:
             return f"{side}, no test" if self.mean else "level, no test"

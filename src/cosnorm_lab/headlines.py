@@ -148,7 +148,7 @@ def longest(series: Iterable[Series]) -> Series | None:
     return max(done, key=lambda one: (training(one.config), len(one.completed), -(one.mean_errors() or 0.0)))
 
 
-def setting_of(config: RunConfig) -> tuple[object, ...]:
+def setting_of(config: RunConfig) -> tuple[tuple[str, str], ...]:
     """What a configuration shares with its rivals: everything but the method and what belongs to it."""
     left = (*OF_METHOD, *(("batch_size",) if config.kind == "contrastive" else ()))
     return tuple((name, str(value)) for name, value in config.to_dict().items() if name not in left)
