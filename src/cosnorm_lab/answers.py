@@ -12,6 +12,8 @@ from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import Run
 from cosnorm_lab.series import Series, by_data, group, is_search
 
+FAIR = {claim.recipe for claim in CLAIMS if claim.fair}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -64,6 +66,13 @@ class Answers:
         return [one for one in self.top if not one.claim.fair]
 
     @property
+    def grouped(self) -> list[tuple[str, list[Headline]]]:
+        """Those that stand first under their headings."""
+        if self.any_data:
+            return [("Which method, at which rate", self.top)]
+        return [("In a fair comparison", self.fair), ("At the paper’s own settings", self.others)]
+
+    @property
     def any_data(self) -> bool:
         """Whether no claim of the paper or of ours is among them: data of any kind alone."""
         names = {claim.name for claim in CLAIMS}
@@ -71,8 +80,9 @@ class Answers:
 
     @property
     def lost(self) -> list[Behind]:
-        """Where cosine is behind and a test supports it, or there is none."""
-        return [one for one in self.behind if one.decided]
+        """Where cosine is behind: first where a test supports it, then where there is none."""
+        found = [one for one in self.behind if one.decided]
+        return sorted(found, key=lambda one: not one.difference.supported)
 
     @property
     def summary(self) -> list[str]:
@@ -96,7 +106,7 @@ class Answers:
 
 
 def parts_of(runs: Iterable[Run]) -> list[Part]:
-    """Runs by recipe and data, in the order of the registry, recipes that it does not know last.
+    """Runs by recipe and data: fair comparisons first, else in the order of the registry.
 
     Raises:
         LabError: Two records are of the same run.
@@ -104,7 +114,8 @@ def parts_of(runs: Iterable[Run]) -> list[Part]:
     by_recipe: dict[str, list[Run]] = {}
     for run in runs:
         by_recipe.setdefault(run.config.recipe, []).append(run)
-    order = [*(name for name in RECIPES if name in by_recipe), *sorted(set(by_recipe) - set(RECIPES))]
+    known = sorted((name for name in RECIPES if name in by_recipe), key=lambda name: name not in FAIR)
+    order = [*known, *sorted(set(by_recipe) - set(RECIPES))]
     found = []
     for recipe in order:
         several = by_data(by_recipe[recipe])
@@ -134,6 +145,16 @@ def answers(parts: Sequence[Part]) -> Answers:
     return Answers(
         tuple(found), tuple(one for part in parts for one in where_behind(part.series, part.anchor))
     )
+
+
+def title(found: Answers) -> str:
+    """The question that a page answers."""
+    if not found.headlines:
+        return "Normalizations compared"
+    if not found.any_data:
+        return "Does cosine normalization work, and when?"
+    labels = dict.fromkeys(one.claim.label for one in found.headlines)
+    return f"Which method has the fewest errors on {', '.join(labels)}?"
 
 
 _IN_WORDS = {

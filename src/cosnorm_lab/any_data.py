@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cosnorm_lab.claims import OURS, Claim
 from cosnorm_lab.differences import share_interval
 from cosnorm_lab.headlines import Headline, beside_rivals, setting_of
-from cosnorm_lab.series import Series
+from cosnorm_lab.series import Series, setting
 
 Settings = dict[tuple[tuple[str, str], ...], list[Series]]
 NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations
@@ -40,13 +40,14 @@ def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
             name=f"{place}-best" + (f"-{number}" if len(settings) > 1 else ""),
             recipe=best.config.recipe,
             label=best.runs[0].data_name.partition(" (")[0],
-            text=_text(best, members, settings),
+            text="",
             ours={"method": best.method},
             top=best.config.kind in NORMALIZED,
         )
-        head = beside_rivals(claim, place, best, list(rivals.values()))
+        head = beside_rivals(claim, place, best, list(rivals.values()), rates=True)
+        claim = dataclasses.replace(claim, text=_text(best, members, head, list(settings.values())))
         further = (*head.further, *_further(best, next(iter(rivals.values())), members))
-        found.append(dataclasses.replace(head, further=further))
+        found.append(dataclasses.replace(head, claim=claim, further=further))
     return found
 
 
@@ -54,39 +55,39 @@ def _errors(series: Series) -> float:
     return series.mean_errors() or 0.0
 
 
-def _text(best: Series, members: Sequence[Series], settings: Settings) -> str:
-    rate = f"{best.method_name} (lr {best.config.learning_rate:g})"
+def _text(
+    best: Series, members: Sequence[Series], head: Headline, settings: Sequence[Sequence[Series]]
+) -> str:
+    name = best.method_name
     if all(run.at_chance for one in members for run in one.completed):
-        return f"no method is better than always guessing the most frequent class; fewest errors: {rate}"
-    where = ""
-    if len(settings) > 1:
-        mine = dict(setting_of(best.config))
-        others = [dict(setting_of(group[0].config)) for group in settings.values()]
-        differing = [name for name, value in mine.items() if any(one.get(name) != value for one in others)]
-        where = " with " + ", ".join(f"{name.replace('_', ' ')} {mine[name]}" for name in differing)
-    return f"{rate} has the fewest errors{where}"
+        return f"no method is better than always guessing the most frequent class; {name} comes nearest"
+    mean = "" if head.order is not None and head.order.supported else " in the mean"
+    rivals = [one for one in settings if len({other.method for other in one}) > 1]
+    mine = dict(setting_of(best.config))
+    others = [dict(setting_of(one[0].config)) for one in rivals]
+    differing = [name for name, value in mine.items() if any(one.get(name) != value for one in others)]
+    where = ", ".join(f"{setting(name)} {mine[name]}" for name in differing)
+    return f"{name} has the fewest errors{mean}" + (f", {where}" if where else "")
 
 
 def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str]:
-    """Which rates, what the finite test set leaves open, who only guesses, and how the layers ended."""
+    """What the finite test set leaves open, who only guesses, how the rates were found, and the layers."""
     count = best.completed[0].epochs[-1]["count"]
     low, high = (100 * share for share in share_interval(_errors(best), count))
     said = [
-        f"The rival’s learning rate is {rival.config.learning_rate:g}.",
         f"{count:,} test samples alone leave {low:.3g} to {high:.3g} % open for {best.method_name} "
-        "(95 %, one trained network).",
+        "(95 %, one trained network)."
     ]
     guessing = [one.label for one in members if all(run.at_chance for run in one.completed)]
     if guessing:
         said.append(f"At chance: {', '.join(guessing)}.")
-    rates = {
-        one.method: {other.config.learning_rate for other in members if other.method == one.method}
-        for one in members
-    }
-    if any(len(found) > 1 for found in rates.values()):
+    if best.config.kind not in NORMALIZED:
+        return said
+    rates = {(one.method, one.config.learning_rate) for one in members}
+    if len(rates) > len({method for method, _ in rates}):
         said.append(
             "Rates were compared on the very test samples that the figures are of, which flatters the best; "
-            "`--validation N` chooses beforehand."
+            "--validation N chooses beforehand."
         )
     layers = [_layer(one) for one in (best, rival)]
     if all(layers):

@@ -39,11 +39,15 @@ class Behind:
         return self.difference.p is None or self.difference.supported
 
     @property
+    def where(self) -> str:
+        """The experiment and the setting."""
+        return f"{self.label} ({self.setting})" if self.setting else self.label
+
+    @property
     def text(self) -> str:
-        """In a line."""
-        where = f"{self.label} ({self.setting})" if self.setting else self.label
+        """The figures."""
         line = (
-            f"{where}: {self.other.name} {self.other.text}, {self.ours.name} {self.ours.text} "
+            f"{self.other.name} {self.other.text}, {self.ours.name} {self.ours.text} "
             f"{self.ours.quantity.what.replace('{count}', f'{self.ours.count:,}')} ({self.difference.said})"
         )
         return line if self.centered is None else f"{line}; centered cosine is not: {self.centered.text}"

@@ -165,7 +165,9 @@ def rivals_of(mine: Series, series: Iterable[Series]) -> list[Series]:
     return list(found.values())
 
 
-def beside_rivals(claim: Claim, place: str, mine: Series, rivals: Sequence[Series]) -> Headline:
+def beside_rivals(
+    claim: Claim, place: str, mine: Series, rivals: Sequence[Series], *, rates: bool = False
+) -> Headline:
     """A series beside the best of others, and beside the paper's figure.
 
     Args:
@@ -173,11 +175,18 @@ def beside_rivals(claim: Claim, place: str, mine: Series, rivals: Sequence[Serie
         place: The anchor of its section.
         mine: A completed series.
         rivals: Others.
+        rates: Whether the names say the learning rates.
     """
     same_method = any(one.method == mine.method for one in rivals)
-    ours = figure(mine, claim.quantity, mine.label if same_method else None)
+
+    def named(one: Series) -> str:
+        if rates:
+            return f"{one.method_name} (lr {one.config.learning_rate:g})"
+        return one.label if same_method else one.method_name
+
+    ours = figure(mine, claim.quantity, named(mine))
     assert ours is not None
-    others = [figure(one, claim.quantity, one.label if same_method else None) for one in rivals]
+    others = [figure(one, claim.quantity, named(one)) for one in rivals]
     head = _ordered(claim, place, ours, [one for one in others if one is not None])
     claimed = paper_of(mine)
     paper = {"errors": claimed.mean, "least": claimed.least}.get(claim.quantity)

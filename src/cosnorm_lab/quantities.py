@@ -93,9 +93,9 @@ class Figure:
         """The mean and its interval in percent of the test samples; "" of what is no number of errors."""
         if not self.quantity.percent:
             return ""
-        share = 100 / self.count
-        interval = "" if self.half is None else f" ± {share * self.half:.2g}"
-        return f"{share * self.mean:.3g} %{interval}"
+        share, digits = 100 / self.count, 2 if self.count >= 1000 else 1
+        interval = "" if self.half is None else f" ± {share * self.half:.{digits}f}"
+        return f"{share * self.mean:.{digits}f}{interval} %"
 
 
 def figure(series: Series, quantity: str, name: str | None = None) -> Figure | None:

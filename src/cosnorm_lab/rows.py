@@ -40,8 +40,8 @@ class Row:
         paper_mean: The paper's figure for the method, where the recipe has one.
         paper_variance: The same.
         paper_least: The same.
-        verdict: How ours compares with the paper's; "at chance" where the runs only guess.
-        note: What explains the row: why ours differs, where that is known, the test, how failed runs ended.
+        verdict: How ours compares with the paper's, and p; "at chance" where the runs only guess.
+        note: What explains the row: why ours differs, where that is known, how failed runs ended.
         percent: The mean and its interval in percent of the test samples.
         goal: When the runs came down to the recipe's goal, where it has one.
         paper_goal: The same in the paper.
@@ -202,7 +202,7 @@ def _row(series: Series) -> Row:
         paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
-        verdict=AT_CHANCE if at_chance(series) else verdict(series),
+        verdict=AT_CHANCE if at_chance(series) else _judged(series),
         note=_note(series),
         percent=numbers.percent if (numbers := figure(series, "errors")) else NOTHING,
         goal=NOTHING if reached is None else f"{counted} {reached * scale:,.0f}",
@@ -219,6 +219,15 @@ def verdict(series: Series) -> str:
     return NOTHING if paper is None or ours is None else beside_paper(ours.mean, paper)
 
 
+def _judged(series: Series) -> str:
+    quantity, paper = claimed(series)
+    word, ours = verdict(series), figure(series, quantity)
+    if paper is None or ours is None:
+        return word
+    beside = compare_with(ours.values, paper)
+    return word if beside.p is None else f"{word} ({p_value(beside.p)})"
+
+
 def claimed(series: Series) -> tuple[str, float | None]:
     """Which of its quantities the paper prints of such runs, and the figure: the mean, else the least."""
     claim = paper_of(series)
@@ -232,13 +241,8 @@ def at_chance(series: Series) -> bool:
 
 def _note(series: Series) -> str:
     parts = []
-    quantity, paper = claimed(series)
-    if paper is not None and (ours := figure(series, quantity)):
-        beside = compare_with(ours.values, paper)
-        if beside_paper(ours.mean, paper) != "reproduced" and (why := paper_of(series).note):
-            parts.append(why)
-        if beside.p is not None:
-            parts.append(f"beside the paper’s figure {p_value(beside.p)} ({beside.how})")
+    if verdict(series) not in ("reproduced", NOTHING) and (why := paper_of(series).note):
+        parts.append(why)
     if at_chance(series):
         parts.append("not below the errors of always guessing the most frequent class")
     if series.runs and len(series.completed) < len(series.runs):

@@ -113,10 +113,22 @@ def make_section(part: Part, headlines: Sequence[Headline], stem: str) -> Sectio
         search=_comparison(part.recipe, search_rows, []) if searched else None,
         layers=_layers(series),
         rows=[*rows, *search_rows],
-        pictures=named(make_pictures(recipe.figures if recipe else FIGURES, series)),
+        pictures=named(_pictures(recipe.figures if recipe else FIGURES, series, rows)),
         search_pictures=named(make_pictures({"by learning_rate": None}, searched)),
         of_paper=has_paper(rows + planned) or has_least(rows + planned),
     )
+
+
+def _pictures(
+    figures: Mapping[str, int | None], series: Sequence[Series], rows: Sequence[Row]
+) -> list[Picture]:
+    """Figures over time show the rows that matter, those against a setting show all."""
+    kept = [row.series for row in that_matter(rows)[0]]
+    return [
+        picture
+        for name, number in figures.items()
+        for picture in make_pictures({name: number}, kept if name in FIGURES else series)
+    ]
 
 
 def that_matter(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -168,19 +180,28 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     paper, least, goal = has_paper(every), has_least(every), goal_of(every)
     beside = beside_best([row.series for row in rows])
     tested = any(difference and difference.p is not None for _, difference in beside.values())
-    headings = ["method", *map(setting, columns(recipe)), "learning rate", "seeds", "errors", "%", "variance"]
+    varied = paper or not least  # the paper has a variance beside its means, not beside its least errors
+    headings = ["method", *map(setting, columns(recipe)), "learning rate", "seeds", "errors", "%"]
+    headings += ["variance"] if varied else []
     headings += ["paper’s errors", "paper’s variance"] if paper else []
-    headings += ["least", *["paper’s least"] * least]
+    headings += ["least", "paper’s least"] if least else []
     headings += [f"down to {goal:,}", "paper’s"] if goal else []
     headings += ["beside the best"] if tested else []
     judged = any(row.verdict != NOTHING for row in every)
-    headings += ["verdict"] if judged or paper or least else []
+    headings += ["beside the paper"] if judged or paper or least else []
 
     def made(row: Row) -> TableRow:
-        cells = [row.series.name, *row.settings, row.learning_rate, row.seeds, row.mean, row.percent]
+        cells = [
+            row.series.name,
+            *row.settings,
+            row.learning_rate,
+            row.seeds,
+            row.mean,
+            row.percent.removesuffix(" %"),
+        ]
         cells.append(row.variance)
         cells += [row.paper_mean, row.paper_variance] if paper else []
-        cells += [row.least, *[row.paper_least] * least]
+        cells += [row.least, row.paper_least] if least else []
         cells += [row.goal, row.paper_goal] if goal else []
         cells += [_beside(row.series, beside)] if tested else []
         cells += [row.verdict] if judged or paper or least else []
