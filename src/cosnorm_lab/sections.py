@@ -191,15 +191,9 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     headings += ["beside the paper"] if judged or paper or least else []
 
     def made(row: Row) -> TableRow:
-        cells = [
-            row.series.name,
-            *row.settings,
-            row.learning_rate,
-            row.seeds,
-            row.mean,
-            row.percent.removesuffix(" %"),
-        ]
-        cells.append(row.variance)
+        cells = [row.series.name, *row.settings, row.learning_rate, row.seeds, row.mean]
+        cells.append(row.percent.removesuffix(" %"))
+        cells += [row.variance] if varied else []
         cells += [row.paper_mean, row.paper_variance] if paper else []
         cells += [row.least, row.paper_least] if least else []
         cells += [row.goal, row.paper_goal] if goal else []
