@@ -79,6 +79,18 @@ class Section:
     search_pictures: Sequence[tuple[Picture, str]]
     of_paper: bool
 
+    @property
+    def plain(self) -> list[tuple[Picture, str]]:
+        """The figures of one chart that stand open."""
+        return [pair for pair in self.pictures if not pair[0].panels and pair not in self.over_time]
+
+    @property
+    def over_time(self) -> list[tuple[Picture, str]]:
+        """Errors against epoch, where another figure says what the recipe is about."""
+        return [
+            pair for pair in self.pictures[1:] if pair[0].name == "errors" and not self.pictures[0][0].panels
+        ]
+
 
 def make_section(part: Part, headlines: Sequence[Headline], stem: str) -> Section:
     """The section of a part.
