@@ -90,8 +90,8 @@ class Answers:
         if self.any_data:
             return []
         said = [
-            _counted("In a fair comparison", self.fair),
-            _counted("At the paper’s own settings", self.others),
+            _counted("fair comparison", "", self.fair),
+            _counted("comparison", " at the paper’s own settings", self.others),
         ]
         papers = [one for one in self.others if one.paper is not None or one.word == NOT_RUN]
         words = [one.paper_word or one.word for one in papers]
@@ -167,7 +167,7 @@ _IN_WORDS = {
 }
 
 
-def _counted(where: str, headlines: Sequence[Headline]) -> str:
+def _counted(what: str, where: str, headlines: Sequence[Headline]) -> str:
     """How many comparisons cosine is ahead in, and which."""
     compared = [one for one in headlines if one.order is not None and one.claim.between_methods]
     if not compared:
@@ -179,4 +179,5 @@ def _counted(where: str, headlines: Sequence[Headline]) -> str:
         labels = [label for found, label in words if found == word]
         if labels:
             listed.append(f"{in_words} in {len(labels)} ({'; '.join(labels)})")
-    return f"{where} cosine is {', '.join(listed)}."
+    number = f"{len(compared)} {what}s" if len(compared) > 1 else f"one {what}"
+    return f"In {number}{where} cosine is {', '.join(listed)}."

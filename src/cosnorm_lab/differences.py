@@ -39,12 +39,17 @@ class Difference:
         return side if self.supported else "level"
 
     @property
+    def tested(self) -> str:
+        """P and the test, whatever they support."""
+        return self.how if self.p is None else f"{p_value(self.p)}, {self.how}"
+
+    @property
     def said(self) -> str:
         """P and the test; of what is not supported, which side the mean is on."""
         if self.p is None:
             return self.how
         if self.supported or not self.mean:
-            return f"{p_value(self.p)}, {self.how}"
+            return self.tested
         side = "ahead" if self.mean < 0 else "behind"
         return f"{side} in the mean, {p_value(self.p)}: not supported; {self.how}"
 

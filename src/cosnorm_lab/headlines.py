@@ -71,9 +71,9 @@ class Headline:
         if self.ours is None:
             return NOT_RUN
         shown = [self.ours] if self.other is None else [self.ours, self.other]
-        return ", ".join(
-            f"{one.name} {one.text}" + (f" ({one.percent})" if one.percent else "") for one in shown
-        )
+        colon = ":" if any("," in one.name for one in shown) else ""
+        separator = "; " if colon else ", "
+        return separator.join(f"{one.name}{colon} {one.whole}" for one in shown)
 
     @property
     def counted(self) -> str:
@@ -88,15 +88,29 @@ class Headline:
         return "" if self.order is None else self.order.said
 
     @property
+    def sentence(self) -> str:
+        """The verdict with all that supports it."""
+        text = f"{self.claim.text[:1].upper()}{self.claim.text[1:]}"
+        if self.ours is None:
+            return f"{text}: {NOT_RUN}."
+        because = f" ({self.said})" if self.said else ""
+        parts = (
+            f"{text}: {self.word}{because}. {self.sides} {self.counted}.",
+            self.said_of_paper,
+            *self.further,
+        )
+        return " ".join(part for part in parts if part)
+
+    @property
     def said_of_paper(self) -> str:
         """The paper's figure beside ours, in a sentence; "" where there is none."""
         if self.ours is None or self.paper is None or self.beside is None:
             return ""
-        test = self.beside.how if self.beside.p is None else f"{p_value(self.beside.p)}, {self.beside.how}"
         how = {"better": "is better than", "reproduced": "reproduces"}.get(
             self.paper_word, "does not reproduce"
         )
-        return f"{self.ours.text} {how} the paper’s {self.ours.quantity.written(self.paper)} ({test})."
+        printed = self.ours.quantity.written(self.paper)
+        return f"{self.ours.text} {how} the paper’s {printed} ({self.beside.tested})."
 
 
 def beside_paper(ours: float, paper: float) -> str:

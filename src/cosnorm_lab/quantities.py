@@ -89,6 +89,11 @@ class Figure:
         return self.quantity.written(self.mean, self.half)
 
     @property
+    def whole(self) -> str:
+        """The text, and the percentage behind it where there is one."""
+        return f"{self.text} ({self.percent})" if self.percent else self.text
+
+    @property
     def percent(self) -> str:
         """The mean and its interval in percent of the test samples; "" of what is no number of errors."""
         if not self.quantity.percent:

@@ -234,14 +234,15 @@ def _layers(series: Sequence[Series]) -> Table | None:
     if not names:
         return None
     headings = ["method", "learning rate", "after epoch"]
-    headings += [f"{name}: {what}" for name in names for what in ("|w|", "lr/|w|²")]
+    headings += [f"{name}: |w|, lr/|w|²" for name in names]
     rows = []
     for one, line in last:
         found = {layer["name"]: layer for layer in line["layers"]}
         numbers = [
-            f"{found[name][key]:.3g}" if name in found else NOTHING
+            f"{found[name]['weight_norm']:.3g}, {found[name]['effective_learning_rate']:.3g}"
+            if name in found
+            else NOTHING
             for name in names
-            for key in ("weight_norm", "effective_learning_rate")
         ]
         cells = [one.label, f"{one.config.learning_rate:g}", str(line["epoch"]), *numbers]
         rows.append(TableRow(cells, one.colour))
