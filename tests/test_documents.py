@@ -293,7 +293,9 @@ SETTINGS = {
     "0.03",
     "0.05",
     "0.002",
+    "1,000",
     "10,000",
+    "255",
     "1e-4",
     "784-1000-1000-10",
     "1702.05870",
@@ -301,7 +303,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", ["docs/paper.md", "docs/scales.md"])
+@pytest.mark.parametrize("name", ["docs/does-it-work.md", "docs/laboratory.md", "docs/scales.md"])
 def test_figures_stand_in_a_table_of_records(name: str):
     """What prose and hand-made tables say of runs is in a table that was written from records."""
     block = re.compile(r"^<!-- ([\w-]+) -->$.*?^<!-- /\1 -->$", re.DOTALL | re.MULTILINE)

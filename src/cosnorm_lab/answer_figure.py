@@ -15,6 +15,7 @@ CAPTION = (
     "the paper’s figure. Bars are 95 % intervals of the difference over seeds, each for itself; "
     "one seed has none."
 )
+LEGEND = {False: "cosine beside its best rival, 95 % interval", True: "cosine beside the paper’s figure"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def axis(headlines: Sequence[Headline]) -> Axis:
     low, high = max(min([*ends, -5.0]), -100.0), min(max([*ends, 5.0]), 100.0)
     room = 0.03 * (high - low)
     ticks = [(value, label(value)) for value in linear_ticks(low, high, 6)]
-    return Axis("percent more errors", low - room, high + room, ticks)
+    return Axis("percent more errors (right) or fewer (left)", low - room, high + room, ticks)
 
 
 def answer_picture(headlines: Sequence[Headline]) -> Picture | None:
@@ -74,11 +75,12 @@ def answer_picture(headlines: Sequence[Headline]) -> Picture | None:
     last = len(drawn) - 1
     y = Axis("", -0.6, last + 0.6, [(last - place, one.claim.label) for place, one in enumerate(drawn)])
     lines = [Line("", "#999999", [0.0, 0.0], [y.low, y.high], ["", ""], width=1.0)]
+    names = dict(LEGEND)
     for place, one in enumerate(drawn):
         for mark in marks(one):
             height = last - place - (0.22 if mark.of_paper else 0.0)
             ends = [min(max(end, x.low), x.high) for end in (mark.low, mark.high)]
+            name = names.pop(mark.of_paper, "")  # the first of each kind stands in the legend
             lines.append(Line("", mark.colour, ends, [height] * 2, ["", ""]))
-            lines.append(Line("", mark.colour, [mark.middle], [height], [""], dots=True))
-    caption = CAPTION.replace("● cosine", "cosine (orange)").replace("○ beside", "(grey) beside")
-    return Picture("answer", "does it work, and when", caption, [Chart("", x, y, lines)])
+            lines.append(Line(name, mark.colour, [mark.middle], [height], [""], dots=True))
+    return Picture("answer", "does it work, and when", CAPTION, [Chart("", x, y, lines)], legend=True)

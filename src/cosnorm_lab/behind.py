@@ -47,7 +47,7 @@ class Behind:
     def text(self) -> str:
         """The figures."""
         line = (
-            f"{self.other.name} {self.other.text}, {self.ours.name} {self.ours.text} "
+            f"{self.other.name} {self.other.text}; {self.ours.name} {self.ours.text} "
             f"{self.ours.quantity.what.replace('{count}', f'{self.ours.count:,}')} ({self.difference.said})"
         )
         return line if self.centered is None else f"{line}; centered cosine is not: {self.centered.text}"

@@ -71,9 +71,7 @@ class Headline:
         if self.ours is None:
             return NOT_RUN
         shown = [self.ours] if self.other is None else [self.ours, self.other]
-        colon = ":" if any("," in one.name for one in shown) else ""
-        separator = "; " if colon else ", "
-        return separator.join(f"{one.name}{colon} {one.whole}" for one in shown)
+        return ("; " if any("," in one.name for one in shown) else ", ").join(one.named for one in shown)
 
     @property
     def counted(self) -> str:
@@ -94,11 +92,8 @@ class Headline:
         if self.ours is None:
             return f"{text}: {NOT_RUN}."
         because = f" ({self.said})" if self.said else ""
-        parts = (
-            f"{text}: {self.word}{because}. {self.sides} {self.counted}.",
-            self.said_of_paper,
-            *self.further,
-        )
+        figures = f"{self.sides} {self.counted}."
+        parts = (f"{text}: {self.word}{because}.", figures, self.said_of_paper, *self.further)
         return " ".join(part for part in parts if part)
 
     @property

@@ -94,6 +94,11 @@ class Figure:
         return f"{self.text} ({self.percent})" if self.percent else self.text
 
     @property
+    def named(self) -> str:
+        """The same behind the name."""
+        return f"{self.name}{':' if ',' in self.name else ''} {self.whole}"
+
+    @property
     def percent(self) -> str:
         """The mean and its interval in percent of the test samples; "" of what is no number of errors."""
         if not self.quantity.percent:

@@ -46,12 +46,7 @@ def _table(headlines: Sequence[Headline], page: str, linked: bool) -> str:
 def _cells(one: Headline) -> list[str]:
     if one.ours is None:
         return [NOTHING, NOTHING, NOT_RUN, NOTHING, NOTHING]
-    sides = [
-        NOTHING
-        if side is None
-        else f"{side.name} {side.text}" + (f" ({side.percent})" if side.percent else "")
-        for side in (one.ours, one.other)
-    ]
+    sides = [NOTHING if side is None else side.named for side in (one.ours, one.other)]
     paper = NOTHING
     if one.paper is not None and one.beside is not None:
         paper = f"{one.ours.quantity.written(one.paper)}: {one.paper_word} ({one.beside.tested})"
