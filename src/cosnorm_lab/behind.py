@@ -62,9 +62,9 @@ def where_behind(series: Sequence[Series], anchor: str) -> list[Behind]:
     quantity = claim.quantity if claim else "errors"
     label = claim.label.partition(",")[0] if claim else series[0].runs[0].data_name.partition(" (")[0]
     found = []
-    for mine in series:
+    for mine in _best_of_each_setting(series):
         ours = figure(mine, quantity)
-        if ours is None or mine.method not in ("cosine", "converted", "converted-all"):
+        if ours is None:
             continue
         if mine.method == "cosine":
             rivals = rivals_of(mine, series)
@@ -88,6 +88,18 @@ def where_behind(series: Sequence[Series], anchor: str) -> list[Behind]:
                 )
             )
     return found
+
+
+def _best_of_each_setting(series: Sequence[Series]) -> list[Series]:
+    """Series with cosines, the paper's or a conversion's; of several learning rates of the first the best."""
+    found: dict[tuple[object, ...], Series] = {}
+    for one in series:
+        if one.completed and one.method in ("cosine", "converted", "converted-all"):
+            rate = None if one.method == "cosine" else one.config.learning_rate
+            best = found.setdefault((one.method, rate, setting_of(one.config)), one)
+            if (one.mean_errors() or 0.0) < (best.mean_errors() or 0.0):
+                found[one.method, rate, setting_of(one.config)] = one
+    return list(found.values())
 
 
 def _centered(mine: Series, series: Sequence[Series], quantity: str) -> Figure | None:

@@ -217,7 +217,9 @@ def _ordered(claim: Claim, place: str, ours: Figure, others: Sequence[Figure]) -
     order = every[best.name]
     further: tuple[str, ...] = ()
     if len(others) > 1 and order.p is not None:
-        how = f"{order.how}; {p_value(order.p)} before Holm’s correction for {len(ps)} rivals"
+        how = order.how
+        if corrected[best.name] > order.p:
+            how += f"; {p_value(order.p)} before Holm’s correction for {len(ps)} rivals"
         order = dataclasses.replace(order, p=corrected[best.name], how=how)
         further = (_tally({name: dataclasses.replace(every[name], p=p) for name, p in corrected.items()}),)
     return Headline(claim, place, ours, best, order, order.p, further=further)

@@ -51,7 +51,7 @@ def draw(picture: Picture) -> Figure:
         panels[0].set_xlabel(first.x.title)
         panels[0].set_ylabel(first.y.title)
     if picture.legend:
-        _legend(figure, panels[0], [line.caption for line in first.lines])
+        _legend(figure, panels[0], [line.caption for line in first.lines if line.caption])
     return figure
 
 

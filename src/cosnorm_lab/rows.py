@@ -280,7 +280,7 @@ def _common_status(series: Series) -> str:
     if not series.runs:
         return NOT_RUN
     if len(series.completed) == len(series.runs):
-        return "completed"
+        return f"completed, {AT_CHANCE}" if at_chance(series) else "completed"
     others = [run for run in series.runs if run not in series.completed]
     if len(series.runs) == 1:
         return status(others[0])
