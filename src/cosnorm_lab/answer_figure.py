@@ -11,11 +11,11 @@ from cosnorm_lab.scales import label, linear_ticks
 
 RIVAL, PAPER = "#D55E00", "#595959"
 CAPTION = (
-    "How many percent more (right) or fewer (left) errors, or loss: ● cosine beside its best rival, ○ beside "
+    "How many percent more (right) or fewer (left) errors, or loss: ● ours beside the best rival, ○ beside "
     "the paper’s figure. Bars are 95 % intervals of the difference over seeds, each for itself; "
     "one seed has none."
 )
-LEGEND = {False: "cosine beside its best rival, 95 % interval", True: "cosine beside the paper’s figure"}
+LEGEND = {False: "ours beside the best rival, 95 % interval", True: "ours beside the paper’s figure"}
 
 
 @dataclass(frozen=True)

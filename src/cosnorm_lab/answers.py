@@ -67,10 +67,18 @@ class Answers:
 
     @property
     def grouped(self) -> list[tuple[str, list[Headline]]]:
-        """Those that stand first under their headings."""
+        """Those that stand first and were run, under their headings."""
         if self.any_data:
             return [("Which method, at which rate", self.top)]
-        return [("In a fair comparison", self.fair), ("At the paper’s own settings", self.others)]
+        groups = (("In a fair comparison", self.fair), ("At the paper’s own settings", self.others))
+        return [(heading, [one for one in found if one.ours is not None]) for heading, found in groups]
+
+    @property
+    def not_run(self) -> str:
+        """Those that would stand first and were not run, in a sentence; "" if there are none."""
+        missing = [one for one in self.top if one.ours is None]
+        named = "; ".join(f"{one.claim.label} (cosnorm run {one.claim.recipe})" for one in missing)
+        return f"Not run: {named}." if named else ""
 
     @property
     def any_data(self) -> bool:

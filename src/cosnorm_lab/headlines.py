@@ -221,7 +221,10 @@ def _ordered(claim: Claim, place: str, ours: Figure, others: Sequence[Figure]) -
         if corrected[best.name] > order.p:
             how += f"; {p_value(order.p)} before Holm’s correction for {len(ps)} rivals"
         order = dataclasses.replace(order, p=corrected[best.name], how=how)
-        further = (_tally({name: dataclasses.replace(every[name], p=p) for name, p in corrected.items()}),)
+        if len(ps) > 1:
+            further = (
+                _tally({name: dataclasses.replace(every[name], p=p) for name, p in corrected.items()}),
+            )
     return Headline(claim, place, ours, best, order, order.p, further=further)
 
 
@@ -232,7 +235,7 @@ def _tally(every: Mapping[str, Difference]) -> str:
         if names:
             preposition = {"ahead": "ahead of", "level": "level with", "behind": "behind"}[word]
             parts.append(f"{preposition} {', '.join(names)}")
-    return f"Of {len(every)} rivals it is {'; '.join(parts)}."
+    return f"Of {len(every)} rivals with several seeds it is {'; '.join(parts)}."
 
 
 def _growth(series: Sequence[Series]) -> str:

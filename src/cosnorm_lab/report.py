@@ -61,6 +61,7 @@ def write_report(runs: list[Run], out: Path) -> None:
             axis=None if picture is None else axis(found.top),
             caption=CAPTION,
             answer_file=None if picture is None else drawn[-1][1],
+            not_run=found.not_run,
             lost=found.lost,
             undecided=len(found.behind) - len(found.lost),
             sections=sections,

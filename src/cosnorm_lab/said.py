@@ -29,6 +29,8 @@ def headlines_block(found: Answers, page: str = "", *, linked: bool = True) -> s
     for heading, headlines in found.grouped:
         if headlines:
             parts += [f"**{heading}**", _table(headlines, page, linked)]
+    if found.not_run:
+        parts.append(_filled(escaped(found.not_run)))
     return "\n\n".join(parts) or "No method has a rival yet."
 
 
@@ -58,10 +60,8 @@ def behind_block(found: Answers) -> str:
     items = [f"* {one.difference.word}: {escaped(f'{one.where}: {one.text}')}" for one in found.lost]
     more = len(found.behind) - len(found.lost)
     if more:
-        items.append(
-            f"* {more} more {'setting has' if more == 1 else 'settings have'} a method that is ahead of "
-            "cosine in the mean, not supported by a test."
-        )
+        number = f"{more}{' more' if found.lost else ''} {'setting has' if more == 1 else 'settings have'}"
+        items.append(f"* {number} a method that is ahead of cosine in the mean, not supported by a test.")
     return "\n".join(_filled(item, "  ") for item in items) or "Nowhere in these records."
 
 

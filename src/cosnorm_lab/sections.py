@@ -63,7 +63,7 @@ class Section:
         rows: All rows of the comparison and of the search.
         pictures: The figures, each with the name of its PNG file beside the report.
         search_pictures: Those of the search.
-        of_paper: Whether figures of the paper stand in it.
+        other: Whether the runs are of other files than the paper's, so that it does not speak of them.
     """
 
     recipe: str
@@ -77,7 +77,7 @@ class Section:
     rows: Sequence[Row]
     pictures: Sequence[tuple[Picture, str]]
     search_pictures: Sequence[tuple[Picture, str]]
-    of_paper: bool
+    other: bool
 
     @property
     def plain(self) -> list[tuple[Picture, str]]:
@@ -127,7 +127,7 @@ def make_section(part: Part, headlines: Sequence[Headline], stem: str) -> Sectio
         rows=[*rows, *search_rows],
         pictures=named(_pictures(recipe.figures if recipe else FIGURES, series, rows)),
         search_pictures=named(make_pictures({"by learning_rate": None}, searched)),
-        of_paper=has_paper(rows + planned) or has_least(rows + planned),
+        other=other_files(part.runs),
     )
 
 
@@ -200,7 +200,7 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     headings += [f"down to {goal:,}", "paper’s"] if goal else []
     headings += ["beside the best"] if tested else []
     judged = any(row.verdict != NOTHING for row in every)
-    headings += ["beside the paper"] if judged or paper or least else []
+    headings += ["beside the paper" if paper or least else "verdict"] if judged or paper or least else []
 
     def made(row: Row) -> TableRow:
         cells = [row.series.name, *row.settings, row.learning_rate, row.seeds, row.mean]
