@@ -197,7 +197,7 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     headings += ["variance"] if varied else []
     headings += ["paper’s errors", "paper’s variance"] if paper else []
     headings += ["least", "paper’s least"] if least else []
-    headings += [f"down to {goal:,}", "paper’s"] if goal else []
+    headings += [f"down to {goal:,}", "in the paper"] if goal else []
     headings += ["beside the best"] if tested else []
     judged = any(row.verdict != NOTHING for row in every)
     headings += ["beside the paper" if paper or least else "verdict"] if judged or paper or least else []

@@ -334,7 +334,7 @@ def test_steps_and_when_the_goal_was_reached(tmp_path):
     ]
     text = page(runs, tmp_path / "report.html")
     rows = {row["method"]: row for row in cells(text, "Test errors")}
-    shown = ("least", "paper’s least", "down to 3,510", "paper’s")
+    shown = ("least", "paper’s least", "down to 3,510", "in the paper")
     found = {method: [row[name] for name in shown] for method, row in rows.items()}
     assert found["cosine"] == ["3000 (step 750)", "2700", "step 500", "step 2,000"]
     assert found["baseline"] == ["4000 (step 1,000)", "3510", "–", "step 66,000"]
