@@ -8,10 +8,11 @@ from typing import Any
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import METHODS
 from cosnorm_lab.recipes import RECIPES, Recipe, columns, published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import NAMES, Series, unit
+from cosnorm_lab.series import Series, unit
 
 NOTHING = "–"
 NOT_RUN = "not run"
@@ -233,7 +234,10 @@ def planned_rows(recipe: str, present: Sequence[Series]) -> list[Row]:
         for config in RECIPES[recipe].configs()
         if place(config) not in here and published(config) != Published()
     ]
-    return make_rows([Series((), NAMES[one.method], NAMES[one.method], "", planned=one) for one in missing])
+    titles = [METHODS[config.method].title for config in missing]
+    return make_rows(
+        [Series((), title, title, "", planned=one) for one, title in zip(missing, titles, strict=True)]
+    )
 
 
 def shown(value: object) -> str:

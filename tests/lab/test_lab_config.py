@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cosnorm_lab.cli import parse_fields, parse_rates
-from cosnorm_lab.config import METHODS, HeadsConfig, MLPConfig, RunConfig
+from cosnorm_lab.config import HeadsConfig, MLPConfig, RunConfig
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.recipes import RECIPES, find, mnist, published
 from cosnorm_lab.recipes.digits import digits
 from cosnorm_lab.recipes.heads import heads_mnist
@@ -111,7 +112,7 @@ def test_committed_records_have_the_names_of_their_configurations():
 
 def test_table1_is_the_papers():
     configs = {config.method: config for config in table1()}
-    assert tuple(configs) == METHODS
+    assert tuple(configs) == tuple(NORMALIZATIONS)
     rates = {"baseline": 0.1, "cosine": 10, "batch": 5, "weight": 5, "max": 1}
     assert {method: configs[method].learning_rate for method in rates} == rates
     assert mnist.PAPER_TABLE1 == {

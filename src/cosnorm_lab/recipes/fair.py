@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cosnorm_lab.config import METHODS, MLPConfig, RunConfig
+from cosnorm_lab.config import MLPConfig, RunConfig
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.recipes.comparison import comparison
 from cosnorm_lab.records import Run, last_epochs
 
@@ -44,7 +45,7 @@ def search(
     configs = comparison(
         MLPConfig,
         {**BASE, "epochs": min(epochs, SEARCH_EPOCHS), "validation": HELD_BACK},
-        dict.fromkeys(METHODS, GRID[0]),
+        dict.fromkeys(NORMALIZATIONS, GRID[0]),
         methods=methods,
         variants=lambda method: [{"learning_rate": rate} for rate in GRID],
         learning_rates=learning_rates,

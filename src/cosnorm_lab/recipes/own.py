@@ -5,14 +5,14 @@ from typing import Any
 
 from cosnorm_lab.config import CNNConfig, MLPConfig, RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, mnist
+from cosnorm_lab.methods import rates
 from cosnorm_lab.recipes.comparison import comparison
 
 NAME = "own"
 # By network: what the runs have in common, and the learning rates, those of the paper's networks.
 NETWORKS: Mapping[str, tuple[type[RunConfig], Mapping[str, Any], Mapping[str, float]]] = {
-    "mlp": (MLPConfig, {"hidden": (256,)}, mnist.LEARNING_RATES),
-    "cnn": (CNNConfig, {"crop": 0}, {**cifar.LEARNING_RATES, "max": 0.01, "mean-only": 0.01}),
+    "mlp": (MLPConfig, {"hidden": (256,)}, rates("mnist")),
+    "cnn": (CNNConfig, {"crop": 0}, rates("cifar", "cnn")),
 }
 
 
