@@ -1,5 +1,6 @@
 """Where a program finds its data and writes its records: what a worker is told besides the runs."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,9 @@ class Source:
     dataset: str
     data_dir: Path | None = None
     allow_checksum_mismatch: bool = False
+    label: str = ""
+    group_by: str = ""
+    size: int = 0
 
     def load(self) -> Dataset:
         """The data set; a process reads it once.
@@ -26,4 +30,5 @@ class Source:
 
 @lru_cache(maxsize=1)
 def _load(source: Source) -> Dataset:
-    return load(source.dataset, source.data_dir, allow_checksum_mismatch=source.allow_checksum_mismatch)
+    options = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
+    return load(options.pop("dataset"), options.pop("data_dir"), **options)

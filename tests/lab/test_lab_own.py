@@ -79,20 +79,31 @@ def test_idx_files_of_any_content(tmp_path):
     ("arrays", "message"),
     [
         ({"x": np.ones((3, 2))}, "holds x; expected x and y"),
-        ({}, "holds none of the arrays"),
+        ({}, "holds no array"),
+        (
+            {"x": np.ones((3, 2)), "X_train": np.ones((3, 2)), "y": np.ones(3)},
+            "holds x and X_train, which say",
+        ),
+        ({"x": np.ones((3, 2)), "y": np.ones(3), "groups": np.ones(2)}, r"expected groups of shape \(3,\)"),
+        ({"x": np.ones((9, 2)), "y": np.linspace(0, 1, 9)}, "9 different values.*Is that the right"),
+        ({"x": np.ones((9, 2)), "y": np.array([0, np.nan] + [1] * 7)}, r"y\[1\] is nan"),
+        ({"x": np.ones((9, 2)), "y": np.ones((9, 2))}, r"expected y of shape .*got \(9, 2\)"),
         ({"x": np.ones((3, 2)), "y": np.ones(4)}, r"got \(3, 2\) and \(4,\)"),
-        ({"x": np.ones(3), "y": np.ones(3)}, r"expected x of shape \(N, …\)"),
+        ({"x": np.ones(3), "y": np.ones(3)}, r"expected x and y of shapes \(N, …\)"),
         ({"x": np.ones((3, 2)), "y": np.ones(3), "x_test": np.ones((1, 2))}, "expected x and y"),
-        ({"x": np.full((9, 2), np.nan), "y": np.arange(9)}, "x must hold finite numbers"),
-        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x must hold finite numbers, got <U1"),
+        (
+            {"x": np.where(np.arange(18) > 6, np.nan, 1.0).reshape(9, 2), "y": np.arange(9)},
+            r"x\[3, 1\] is nan, and 10 more; fill",
+        ),
+        ({"x": np.full((9, 2), -np.inf), "y": np.arange(9)}, r"x\[0, 0\] is -inf"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x must hold numbers, got <U1"),
         ({"x": np.ones((10, 2)), "y": np.zeros(10)}, "one class only"),
-        ({"x": np.ones((10, 2)), "y": np.arange(10)}, "cannot be split into training and test samples"),
+        ({"x": np.ones((10, 2)), "y": np.arange(10) > 8}, "cannot be split into training and test samples"),
         (
             {"x": np.ones((4, 2)), "y": np.arange(4), "x_test": np.ones((4, 3)), "y_test": np.arange(4)},
             "x and x_test must agree",
         ),
     ],
-    ids=range(10),
 )
 def test_wrong_arrays(tmp_path, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
@@ -112,7 +123,7 @@ def test_a_line_that_is_not_svmlight_is_named(tmp_path, line, text):
 
 
 def test_missing_and_broken_files(tmp_path):
-    with pytest.raises(LabError, match=r"is not there; name an .npz file"):
+    with pytest.raises(LabError, match=r"is not there; name, by --data-dir, an .npz"):
         load("own", tmp_path / "none")
     with pytest.raises(LabError, match="own data need --data-dir"):
         load("own")
