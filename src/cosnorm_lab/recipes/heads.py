@@ -28,7 +28,8 @@ def heads_mnist(
     """Seven losses over an embedding of three dimensions, which the report draws.
 
     With `embedding_size=2` the losses without a linear layer do badly: on a circle classes cannot pass each
-    other, and ten of them lie so close that s = 10 does not tell them apart (LOG.md has the figures).
+    other, and ten of them lie so close that s = 10 does not tell them apart (figures:
+    docs/log/2026-11-21-heads-on-digits.md).
 
     Args:
         methods: losses, of `cosnorm_lab.methods.HEADS`; by default all.

@@ -22,8 +22,8 @@ PAPER_TABLE1: Mapping[str, tuple[float, float]] = {
 }
 
 NOTES_TABLE1: Mapping[str, str] = {
-    "weight": "why is not known: neither initial weights nor learning rate explain it (LOG)",
-    "max": "with hidden biases; without them 155 in epochs 31 to 40, so that the paper's had none (LOG)",
+    "weight": "why is not known: neither initial weights nor learning rate explain it (docs/log)",
+    "max": "with hidden biases; without them 155 in epochs 31 to 40, so that the paper's had none (docs/log)",
 }
 
 # The paper's "0.1 variance" at its word, with the same figures beside it.
