@@ -123,6 +123,8 @@ class MLPConfig(RunConfig):
         input_dropout: share of the input that dropout sets to zero.
         dropout: share of each hidden layer's outputs that dropout sets to zero.
         factors: what the test input is multiplied by after the last epoch, to count the errors once more.
+        standardize: whether samples that are no pixels get mean 0 and deviation 1, see
+            `cosnorm_lab.tasks.batches.standardized`.
     """
 
     kind = "mlp"
@@ -136,6 +138,7 @@ class MLPConfig(RunConfig):
     input_dropout: float = 0.0
     dropout: float = 0.0
     factors: tuple[float, ...] = ()
+    standardize: bool = False
 
     @property
     def layers(self) -> int:
@@ -178,6 +181,7 @@ class CNNConfig(RunConfig):
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
         max_norm: radius of the ball of max normalization.
+        standardize: as of an MLP.
     """
 
     kind = "cnn"
@@ -193,6 +197,7 @@ class CNNConfig(RunConfig):
     init_std: float = 0.05
     augment: float = 1e-4
     max_norm: float = 2.0
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

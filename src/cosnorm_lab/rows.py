@@ -96,8 +96,11 @@ def command(config: RunConfig, seeds: int) -> str | None:
     recipe = RECIPES.get(config.recipe)
     if recipe is None:
         return None
-    if recipe.then and not config.validation:
-        return _second_stage(recipe, config, seeds)
+    found = _one_stage(recipe, config, seeds)
+    return _second_stage(recipe, config, seeds) if found is None and recipe.then else found
+
+
+def _one_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
         variants, network = _usual(recipe, config)
@@ -120,10 +123,11 @@ def command(config: RunConfig, seeds: int) -> str | None:
     if config not in made:
         return None
     options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
-    if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
+    searching = recipe.fit is not None  # by default: a rate that is given stands for the search
+    if config.learning_rate != usual["learning_rate"] or len(variants) > 1 or searching:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
     options += [_option(name, value) for name, value in {**network, **named}.items()]
-    if seeds > 1:
+    if seeds > 1 or searching:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
 
@@ -139,6 +143,8 @@ def _usual(recipe: Recipe, config: RunConfig) -> tuple[list[dict[str, Any]], dic
 
 def _second_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
     """The command of a run whose learning rate a search has chosen; the search comes with it."""
+    if config.validation:
+        return None
     search = recipe.configs([config.method], epochs=config.epochs)
     first = search[0]
     if config.learning_rate not in [one.learning_rate for one in search]:

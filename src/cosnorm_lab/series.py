@@ -88,6 +88,28 @@ class Series:
         return METHODS[self.method].colour
 
     @property
+    def name_with_settings(self) -> str:
+        """The name, and the values of the recipe's columns."""
+        settings = (_setting(name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        return ", ".join([self.name, *settings])
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether some run came to its end and none is better than guessing, see `Run.at_chance`."""
+        return bool(self.completed) and all(run.at_chance for run in self.completed)
+
+    @property
+    def status(self) -> str:
+        """How the runs ended, in a word or two."""
+        if self.at_chance:
+            return "at chance"
+        if len(self.completed) == len(self.runs):
+            return COMPLETED
+        others = dict.fromkeys(run.status for run in self.runs if run.status != COMPLETED)
+        done = f"{len(self.completed)} of {len(self.runs)} completed, " if self.completed else ""
+        return f"{done}{' and '.join(others)}"
+
+    @property
     def caption(self) -> str:
         """The label, and how the runs ended where none was completed."""
         return self.label if self.completed else f"{self.label} ({self.runs[-1].status})"

@@ -2,8 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cosnorm_lab.data import Dataset, load
 
@@ -20,15 +21,18 @@ class Source:
     size: int = 0
 
     def load(self) -> Dataset:
-        """The data set; a process reads it once.
+        """The data set; a process reads it once for each `Source`.
 
         Raises:
             LabError: unknown name; a file is missing, damaged, or not the official one.
         """
-        return _load(self)
+        return self._loaded
 
+    @cached_property
+    def _loaded(self) -> Dataset:
+        options = self.__getstate__()
+        return load(options.pop("dataset"), options.pop("data_dir"), **options)
 
-@lru_cache(maxsize=1)
-def _load(source: Source) -> Dataset:
-    options = {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
-    return load(options.pop("dataset"), options.pop("data_dir"), **options)
+    def __getstate__(self) -> dict[str, Any]:
+        # What goes to another process is the name of the data, not the data.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

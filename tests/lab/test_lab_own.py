@@ -11,6 +11,7 @@ from test_lab_cli import call  # noqa: F401  (a fixture)
 
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes.search import GRID, best_run
 from cosnorm_lab.records import read_all
 
 
@@ -154,17 +155,28 @@ def test_the_comparison_on_own_data(call, tmp_path: Path, form):  # noqa: F811
         "batch_size=10",
         "--device",
         "cpu",
+        "--workers",
+        "1",
+        "--seeds",
+        "2",
     ]
     status, _, err = call("run", "own", *options, "--data-dir", path)
     assert status == 0, err
     runs = read_all("runs")
-    assert [run.status for run in runs] == ["completed"] * 2
-    assert runs[0].config.hidden == (8,)
+    final = [run for run in runs if not run.config.validation]
+    assert [run.status for run in final] == ["completed"] * 4
+    assert final[0].config.hidden == (8,)
+    for run in final:
+        tried = [one for one in runs if one.config.validation and one.method == run.method]
+        assert {one.config.validation for one in tried} == {8}
+        assert len(tried) >= len(GRID)
+        assert run.config.learning_rate == best_run(tried).config.learning_rate
     assert call("report", "runs", "-o", "report.html")[0] == 0
     assert "<h2>own</h2>" in Path("report.html").read_text()
 
 
 CNN = [
+    *("--lr", "paper", "--seeds", 1),
     *("--set", "network=cnn", "--set", "filters=4-4", "--set", "hidden=8"),
     *("--set", "steps=3", "--epochs", "2"),
 ]
@@ -200,7 +212,7 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
     np.savez(tmp_path / "rows.npz", x=x.reshape(len(x), -1), y=y)
     for name in ("bytes", "numbers", "rows"):
         where = ("--data-dir", tmp_path / f"{name}.npz", "--out", name)
-        options = ("--methods", "baseline", "--epochs", 2, "--threads", 1)
+        options = ("--methods", "baseline", "--epochs", 2, "--threads", 1, "--lr", "paper", "--seeds", 1)
         assert call("run", "own", *options, *where)[0] == 0
     losses = [[line["loss"] for line in read_all(name)[0].epochs] for name in ("bytes", "numbers", "rows")]
     assert losses[0] == pytest.approx(losses[1])
@@ -210,7 +222,7 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
 def test_both_networks_stand_in_one_report(call, tmp_path):  # noqa: F811
     x, y = pictures()
     np.savez(tmp_path / "data.npz", x=x, y=y)
-    for network in ((), CNN[:-2]):
+    for network in (("--lr", "paper", "--seeds", 1), CNN[:-2]):
         options = ("--methods", "baseline", "--epochs", "2", "--data-dir", tmp_path / "data.npz")
         assert call("run", "own", *network, *options)[0] == 0
     assert call("report", "runs")[0] == 0
@@ -234,7 +246,7 @@ def test_both_networks_stand_in_one_report(call, tmp_path):  # noqa: F811
 )
 def test_what_the_cnn_cannot_take(call, tmp_path, x, options, message):  # noqa: F811
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(20) % 2)
-    network = () if any("network" in option for option in options) else CNN
+    network = ("--lr", "paper") if any("network" in option for option in options) else CNN
     arguments = ("--methods", "cosine", *network, *options, "--data-dir", tmp_path / "data.npz")
     status, _, err = call("run", "own", *arguments)
     assert status == 1

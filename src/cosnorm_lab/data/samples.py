@@ -234,7 +234,7 @@ def _drawn(part: Part, file: str) -> tuple[Part, Part]:
 
 
 def _ordered(part: Part) -> tuple[Part, int]:
-    """Training samples in a random order, those that a search should hold back last; and how many these are."""
+    """Training samples in a random order, those that a search should hold back last, and their number."""
     random = np.random.default_rng(0)
     try:
         kept, held_back = _split(*part[1:])
