@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "own"
 PAPER = "paper"
+CNN_SEEDS = 3  # its runs take minutes
 SEEDS, EPOCHS, STEPS = 5, 20, 2000  # STEPS: passes over few samples are more, until there are so many steps
 MOST_EPOCHS = 200
 SEARCH_SHARE, LEAST_SEARCH = 4, 5  # a search trains for a quarter of the epochs, at least so many
@@ -27,15 +28,16 @@ NETWORKS: Mapping[str, tuple[type[RunConfig], Mapping[str, Any], Mapping[str, fl
 
 
 def fit(dataset: "Dataset", network: str = "mlp", **_: Any) -> dict[str, Any]:
-    """Arguments of `own` that follow from the data: epochs, and how many samples a search holds back.
+    """Arguments of `own` that follow from the data: epochs, seeds, and what a search holds back.
 
     Args:
         dataset: the data.
         network: as of `own`.
     """
-    steps = math.ceil(STEPS * MLPConfig.batch_size / len(dataset.train_labels))
-    epochs = EPOCHS if network == "cnn" else min(max(EPOCHS, steps), MOST_EPOCHS)
-    return {"epochs": epochs, "held_back": dataset.held_back}
+    if network == "cnn":
+        return {"epochs": EPOCHS, "seeds": CNN_SEEDS, "held_back": dataset.held_back}
+    passes = math.ceil(STEPS * MLPConfig.batch_size / len(dataset.train_labels))
+    return {"epochs": min(max(EPOCHS, passes), MOST_EPOCHS), "held_back": dataset.held_back}
 
 
 def own(
