@@ -1,6 +1,7 @@
 """What README, CONTRIBUTING and the pages of docs print: code runs; commands, options, files, names exist."""
 
 import ast
+import datetime
 import functools
 import json
 import re
@@ -330,6 +331,41 @@ def test_what_the_readme_lets_expect_stands_in_records():
     known = {f"{steps[name]['peak_mib']:,.0f}" for name in ("plain", "ours")}
     known |= set(re.findall(r"\d[\d,]*\.?\d+", tables)) | {"10", "8,000", "0.05"}
     assert {"52.6", "1.03", "2.13", "67", "3,098", "0.24"} <= said <= known, said - known
+
+
+# ---- the log
+
+LOG = {name.rpartition("/")[2]: text for name, text in DOCUMENTS.items() if name.startswith("docs/log/")}
+OF_THE_INDEX = re.compile(r"\| ([\d-]+(?: to \d\d-\d\d)?) \| \[([^]]+)\]\(([^)]+)\) \| [^|]+ \|")
+
+
+def _lines_of_the_index(text: str) -> list[tuple[str, str, str]]:
+    """Days, title and page of each line."""
+    _, _, lines = text.partition("|---|---|---|\n")
+    found = [OF_THE_INDEX.fullmatch(line) for line in lines.splitlines()]
+    assert all(found), lines.splitlines()[found.index(None)]
+    return [line.groups() for line in found]
+
+
+def test_every_page_of_the_log_is_in_its_index_and_has_its_date():
+    lines = _lines_of_the_index(LOG["index.md"])
+    assert sorted(page for _, _, page in lines) == sorted(set(LOG) - {"index.md"})
+    assert [days[:10] for days, _, _ in lines] == sorted((days[:10] for days, _, _ in lines), reverse=True)
+    for days, title, page in lines:
+        assert datetime.date.fromisoformat(days[:10])
+        assert re.fullmatch(rf"{days[:10]}(-[a-z0-9]+)+\.md", page)
+        assert LOG[page].startswith(f"# {title}\n\n{days} · [log](index.md)\n\n"), page
+        dated = re.findall(r"^## (\d{4}-\d\d-\d\d)$", LOG[page], flags=re.MULTILINE) or [days[:10]]
+        assert dated == sorted(set(dated)), page
+        assert days == (dated[0] if len(dated) == 1 else f"{dated[0]} to {dated[-1][5:]}"), page
+        assert LOG[page].count("\n") <= 150, page
+
+
+def test_a_line_of_the_index_that_is_no_line_is_seen():
+    head = "| date | subject | decision |\n|---|---|---|\n"
+    assert _lines_of_the_index(f"{head}| 2026-01-02 | [A](a.md) | b |\n") == [("2026-01-02", "A", "a.md")]
+    with pytest.raises(AssertionError, match="no link"):
+        _lines_of_the_index(f"{head}| 2026-01-02 | no link | b |\n")
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name.startswith("docs/")])

@@ -19,7 +19,7 @@ HOME = "https://example.invalid/tree/"
     ("text", "whole", "plain"),
     [
         ("see [a page](docs/a.md#part), too", f"see [a page]({HOME}docs/a.md#part), too", "see a page, too"),
-        ("[`Code`](LOG.md) [b](c)", f"[`Code`]({HOME}LOG.md) [b]({HOME}c)", "`Code` b"),
+        ("[`Code`](a.md) [b](c)", f"[`Code`]({HOME}a.md) [b]({HOME}c)", "`Code` b"),
         ("[there](https://x.invalid)", "[there](https://x.invalid)", "[there](https://x.invalid)"),
         ("[below](#below)", "[below](#below)", "[below](#below)"),
         (

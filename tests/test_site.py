@@ -101,7 +101,7 @@ def test_every_page_is_there(site: Path):
     sources = (ROOT / "docs").glob("**/*.md")
     pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in sources}
     assert pages <= {page.relative_to(site) for page in site.rglob("*.html")}
-    assert (site / "log.html").exists()
+    assert (site / "log" / "index.html").exists()
 
 
 @pytest.mark.slow

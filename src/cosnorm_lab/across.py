@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from cosnorm_lab.differences import compare, p_value
+from cosnorm_lab.methods import METHODS
 from cosnorm_lab.quantities import figure
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.rows import NOT_RUN, shown
-from cosnorm_lab.series import NAMES, Series, group, interval_of, setting
+from cosnorm_lab.series import Series, group, interval_of, setting
 
 
 def across_table(runs: Sequence[Run]) -> str:
@@ -37,9 +38,9 @@ def across_rows(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     for series in group(runs):
         place = tuple(getattr(series.config, name) for name in names)
         rows.setdefault(place, {})[series.method] = series
-    methods = [method for method in NAMES if any(method in row for row in rows.values())]
+    methods = [method for method in METHODS if any(method in row for row in rows.values())]
     beside = {"converted", "norm"} <= set(methods)
-    headings = [*map(setting, names), *(NAMES[method] for method in methods), "seeds"]
+    headings = [*map(setting, names), *(METHODS[method].title for method in methods), "seeds"]
     headings += ["converted beside the norm"] * beside
     lines = []
     for place in sorted(rows, key=lambda one: tuple(-v if isinstance(v, int) else v for v in one)):

@@ -149,7 +149,8 @@ def answers(parts: Sequence[Part]) -> Answers:
         found += [answer(claim, part.series, part.anchor) for part in mine] or [Headline(claim, "")]
     for part in parts:
         if not part.claimed:
-            found += of_any_data(part.series, part.anchor)
+            searched = any(map(is_search, part.runs))
+            found += of_any_data(part.series, part.anchor, searched=searched)
     return Answers(
         tuple(found), tuple(one for part in parts for one in where_behind(part.series, part.anchor))
     )

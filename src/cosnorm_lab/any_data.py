@@ -12,7 +12,7 @@ Settings = dict[tuple[tuple[str, str], ...], list[Series]]
 NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations
 
 
-def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
+def of_any_data(series: Sequence[Series], place: str, *, searched: bool = False) -> list[Headline]:
     """Which method has the fewest errors, in each setting that several methods were trained in.
 
     Its rival is the best of the other kind, with cosines or without; where there is one kind, of the others.
@@ -20,6 +20,7 @@ def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
     Args:
         series: Those of one recipe on one data set.
         place: The anchor of their section.
+        searched: Whether learning rates were searched for on held-back samples.
     """
     settings: Settings = {}
     for one in series:
@@ -46,7 +47,7 @@ def of_any_data(series: Sequence[Series], place: str) -> list[Headline]:
         )
         head = beside_rivals(claim, place, best, list(rivals.values()), rates=True)
         claim = dataclasses.replace(claim, text=_text(best, members, head, list(settings.values())))
-        further = (*head.further, *_further(best, next(iter(rivals.values())), members))
+        further = (*head.further, *_further(best, next(iter(rivals.values())), members, searched))
         found.append(dataclasses.replace(head, claim=claim, further=further))
     return found
 
@@ -59,7 +60,7 @@ def _text(
     best: Series, members: Sequence[Series], head: Headline, settings: Sequence[Sequence[Series]]
 ) -> str:
     name = best.method_name
-    if all(run.at_chance for one in members for run in one.completed):
+    if all(one.at_chance for one in members):
         return f"no method is better than always guessing the most frequent class; {name} comes nearest"
     mean = "" if head.order is not None and head.order.supported else " in the mean"
     rivals = [one for one in settings if len({other.method for other in one}) > 1]
@@ -70,7 +71,7 @@ def _text(
     return f"{name} has the fewest errors{mean}" + (f", {where}" if where else "")
 
 
-def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str]:
+def _further(best: Series, rival: Series, members: Sequence[Series], searched: bool) -> list[str]:
     """What the finite test set leaves open, who only guesses, how the rates were found, and the layers."""
     count = best.completed[0].epochs[-1]["count"]
     low, high = (100 * share for share in share_interval(_errors(best), count))
@@ -78,7 +79,7 @@ def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str
         f"{count:,} test samples alone leave {low:.3g} to {high:.3g} % open for {best.method_name} "
         "(95 %, one trained network)."
     ]
-    guessing = [one.label for one in members if all(run.at_chance for run in one.completed)]
+    guessing = [one.label for one in members if one.at_chance]
     if guessing:
         said.append(f"At chance: {', '.join(guessing)}.")
     if best.config.kind not in NORMALIZED:
@@ -87,8 +88,10 @@ def _further(best: Series, rival: Series, members: Sequence[Series]) -> list[str
     if len(rates) > len({method for method, _ in rates}):
         said.append(
             "Rates were compared on the very test samples that the figures are of, which flatters the best; "
-            "--validation N chooses beforehand."
+            "a search on held-back samples chooses beforehand."
         )
+    elif searched:
+        said.append("Learning rates were chosen on held-back training samples.")
     layers = [_layer(one) for one in (best, rival)]
     if all(layers):
         said.append(f"First layer after the last epoch: {'; '.join(layers)}.")

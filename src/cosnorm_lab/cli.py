@@ -1,19 +1,18 @@
 """The command line: list, fetch, run, report, demo, bench."""
 
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cosnorm_lab import caffe2_commands
+from cosnorm_lab import caffe2_commands, recipes
 from cosnorm_lab.errors import LabError
-
-ALIASES = {"lr": "learning_rate"}
+from cosnorm_lab.methods import CONTRASTIVE, CONVERSIONS, HEADS, NORMALIZATIONS
+from cosnorm_lab.options import parse_fields, parse_rates
+from cosnorm_lab.recipes import RECIPES
+from cosnorm_lab.recipes.comparison import check_types
 
 app = typer.Typer(
     name="cosnorm",
@@ -30,6 +29,23 @@ app = typer.Typer(
 )
 
 app.add_typer(caffe2_commands.app, name="caffe2")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cosnorm {version('cosnorm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of no command."""
 
 
 @app.command("list")
@@ -58,9 +74,15 @@ def fetch(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="Recipe, such as mnist-table1 (see `cosnorm list`).")],
+    recipe: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}; see `cosnorm list`.")],
     methods: Annotated[
-        str | None, typer.Option(help="Methods, separated by commas; by default all.", metavar="A,B,…")
+        str | None,
+        typer.Option(
+            help=f"Separated by commas, by default all of the recipe's: {', '.join(NORMALIZATIONS)}; "
+            f"of contrastive training {', '.join(CONTRASTIVE)}; of heads {', '.join(HEADS)}; "
+            f"of conversions {', '.join(CONVERSIONS)}.",
+            metavar="A,B,…",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs; by default the recipe's.", min=1)] = None,
     seeds: Annotated[
@@ -68,7 +90,10 @@ def run(
     ] = None,
     lr: Annotated[
         list[str] | None,
-        typer.Option(help="Learning rate of one method; repeatable.", metavar="METHOD=VALUE"),
+        typer.Option(
+            help="Learning rate of one method, repeatable; 0.1 alone: of all; paper: the paper's, no search.",
+            metavar="METHOD=VALUE",
+        ),
     ] = None,
     validation: Annotated[
         int | None, typer.Option(help="Hold back so many training images and count errors on them.", min=0)
@@ -93,7 +118,7 @@ def run(
         int | None,
         typer.Option(
             help="Runs trained side by side, each in a process pinned to its share of the cores; by default "
-            "1, for a sweep all cores.",
+            "1, for sweeps and searches all cores.",
             min=1,
         ),
     ] = None,
@@ -109,7 +134,35 @@ def run(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; with 1, runs repeat bit for bit.", min=1)
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data files, gzipped or not.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the data files, gzipped or not; own data: file or folder."),
+    ] = None,
+    label: Annotated[
+        str,
+        typer.Option(help="Column of the classes, of an own table.", metavar="COLUMN", show_default=False),
+    ] = "",
+    group_by: Annotated[
+        str,
+        typer.Option(
+            help="What stays together in training or test: a regular expression on file names, or a column.",
+            metavar="REGEX",
+            show_default=False,
+        ),
+    ] = "",
+    image_size: Annotated[
+        int,
+        typer.Option(
+            help="Sides that own pictures get; 0: see the docs.", min=0, metavar="N", show_default=False
+        ),
+    ] = 0,
+    standardize: Annotated[
+        bool | None,
+        typer.Option(
+            "--standardize/--no-standardize",
+            help="Mean 0, deviation 1 of features that are no pixels; of own data by default.",
+        ),
+    ] = None,
     allow_checksum_mismatch: Annotated[
         bool, typer.Option("--allow-checksum-mismatch", help="Accept other files than the official ones.")
     ] = False,
@@ -130,17 +183,20 @@ def run(
 
     - `cosnorm run mnist-table1 --methods cosine --sweep lr=1,3,10,30 --validation 10000`
 
+    - `cosnorm run own --data-dir letters.csv`
+
     Given again, the same command goes on from the last finished epoch; a finished run is not trained again.
     """
-    from cosnorm_lab import recipes
-    from cosnorm_lab.config import RunConfig
-    from cosnorm_lab.execute import Machine, executing
-    from cosnorm_lab.records import Run
-    from cosnorm_lab.sources import Source
-    from cosnorm_lab.tables import print_results
-
     chosen = recipes.find(recipe)
-    given = {"epochs": epochs, "seeds": seeds, "validation": validation, "precision": precision}
+    rates, every_rate = parse_rates(lr or [])
+    given = {
+        "epochs": epochs,
+        "seeds": seeds,
+        "validation": validation,
+        "precision": precision,
+        "standardize": standardize,
+        "learning_rate": every_rate,
+    }
     fields = (
         parse_fields(set_ or []),
         parse_fields(sweep or [], "--sweep"),
@@ -151,103 +207,38 @@ def run(
         raise LabError(
             f"given twice: {', '.join(twice)}; name each once, by --set, --sweep or its own option"
         )
+    for part in fields:
+        check_types(type(chosen.configs()[0]), part)
     arguments: dict[str, Any] = {
         "methods": None if methods is None else [name.strip() for name in methods.split(",")],
-        "learning_rates": parse_rates(lr or []),
+        "learning_rates": rates if chosen.fit or isinstance(rates, dict) else None,
         **{name: value for part in fields for name, value in part.items()},
     }
-    configs = chosen.configs(**arguments)
+    configs = chosen.configs(**arguments)  # what is wrong with them is said before anything heavy is imported
+    names = sorted({config.dataset for config in configs})
+    if len(names) > 1:
+        raise LabError(f"one call runs one data set, got {', '.join(names)}")
+
+    from cosnorm_lab.execute import Machine
+    from cosnorm_lab.running import run_recipe
+    from cosnorm_lab.sources import Source
+
     machine = Machine(
         executor=executor,
-        workers=workers if workers is not None or sweep else 1,
+        workers=workers if workers is not None or sweep or chosen.then else 1,
         threads=threads,
         device=device,
         devices=devices,
         num_nodes=num_nodes,
     )
-    names = sorted({config.dataset for config in configs})
-    if len(names) > 1:
-        raise LabError(f"one call runs one data set, got {', '.join(names)}")
-    source = Source(names[0], data_dir, allow_checksum_mismatch)
+    source = Source(names[0], data_dir, allow_checksum_mismatch, label, group_by, image_size)
     try:
-        with executing(machine, source, out, configs[0].precision) as (execute, is_first):
-
-            def stage(configs: list[RunConfig]) -> list[Run]:
-                with _following(len(configs), is_first, out if tensorboard else None) as progress:
-                    runs = execute(configs, progress)
-                if is_first:
-                    print_results(runs)
-                return runs
-
-            runs = stage(configs)
-            if chosen.then:
-                stage(chosen.then(runs, **arguments))
+        run_recipe(
+            chosen, arguments, machine, source, out, swept=bool(sweep), curves=out if tensorboard else None
+        )
     except KeyboardInterrupt:
         typer.echo("Stopped. The same command goes on from the last finished epoch.", err=True)
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def _following(runs: int, is_first: bool, curves: Path | None) -> Iterator[Any]:
-    """What is told how the runs go on: the progress bar, and event files below the folder `curves`."""
-    from cosnorm_lab.progress import show_progress
-
-    with show_progress(runs, quiet=not is_first) as progress:
-        if curves is None or not is_first:
-            yield progress
-        else:
-            from cosnorm_lab.event_files import EventFiles, Several
-
-            yield Several([progress, EventFiles(curves / "tensorboard")])
-
-
-def parse_rates(options: list[str]) -> dict[str, float]:
-    """["cosine=10"] → {"cosine": 10.0}.
-
-    Raises:
-        LabError: an option is not METHOD=VALUE.
-    """
-    rates = {}
-    for option in options:
-        method, _, value = option.partition("=")
-        try:
-            rates[method.strip()] = float(value)
-        except ValueError:
-            raise LabError(
-                f"--lr expects METHOD=VALUE with a number, such as cosine=10; got {option!r}"
-            ) from None
-    return rates
-
-
-def parse_fields(options: list[str], option_name: str = "--set") -> dict[str, Any]:
-    """["temperature=0.2", "batch_size=256,1024"] → {"temperature": 0.2, "batch_size": [256, 1024]}.
-
-    Several values are separated by commas; "1000-1000" is a tuple, as the layers of `hidden` are.
-
-    Raises:
-        LabError: an option is not FIELD=VALUE; the message calls it `option_name`.
-    """
-    fields = {}
-    for option in options:
-        name, separator, text = option.partition("=")
-        if not separator or not name.strip() or not text.strip():
-            raise LabError(f"{option_name} expects FIELD=VALUE, such as temperature=0.2; got {option!r}")
-        values = [_parse_value(part.strip()) for part in text.split(",")]
-        fields[ALIASES.get(name.strip(), name.strip())] = values if len(values) > 1 else values[0]
-    return fields
-
-
-def _parse_value(text: str) -> Any:
-    if text in ("true", "false"):
-        return text == "true"
-    if re.fullmatch(r"\d+(-\d+)+", text):
-        return tuple(map(int, text.split("-")))
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 @app.command()

@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-METHODS = ("baseline", "cosine", "centered", "batch", "layer", "weight", "max", "mean-only")
-WITH_HIDDEN_BIAS = ("baseline", "max")
-CONTRASTIVE_METHODS = ("nt-xent", "decoupled", "untrained")
-HEADS = ("softmax", "center", "island", "normface", "am-softmax", "arcface", "cosine-distance")
-DROP_IN_METHODS = ("plain", "norm", "converted", "converted-norm", "converted-all")
-WITH_SCALE = ("normface", "am-softmax", "arcface", "cosine-distance")
-WITH_MARGIN = ("am-softmax", "arcface", "cosine-distance")
+from cosnorm_lab import methods as registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +113,22 @@ class MLPConfig(RunConfig):
     """A fully connected network that classifies, trained by plain gradient descent.
 
     Attributes:
-        method: how the hidden layers are normalized, one of `METHODS`.
+        method: how the hidden layers are normalized, one of `methods.NORMALIZATIONS`.
         hidden: number of units of each hidden layer.
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
         max_norm: radius of the ball of max normalization.
-        hidden_bias: whether the hidden layers learn a bias. It can be False for `WITH_HIDDEN_BIAS` only: the
-            other methods have none, or one that their normalization brings.
+        hidden_bias: whether the hidden layers learn a bias. It can be False for those methods only that
+            take it: the others have none, or one that their normalization brings.
         input_dropout: share of the input that dropout sets to zero.
         dropout: share of each hidden layer's outputs that dropout sets to zero.
         factors: what the test input is multiplied by after the last epoch, to count the errors once more.
+        standardize: whether samples that are no pixels get mean 0 and deviation 1, see
+            `cosnorm_lab.tasks.batches.standardized`.
     """
 
     kind = "mlp"
-    methods = METHODS
+    methods = tuple(registry.NORMALIZATIONS)
 
     hidden: tuple[int, ...]
     init_std: float = 0.1
@@ -142,6 +138,7 @@ class MLPConfig(RunConfig):
     input_dropout: float = 0.0
     dropout: float = 0.0
     factors: tuple[float, ...] = ()
+    standardize: bool = False
 
     @property
     def layers(self) -> int:
@@ -159,9 +156,10 @@ class MLPConfig(RunConfig):
             raise ValueError(f"hidden must name at least one layer of at least one unit; got {self.hidden}")
         self._positive("init_std", "max_norm")
         self._not_negative("augment")
-        if not self.hidden_bias and self.method not in WITH_HIDDEN_BIAS:
+        if not self.hidden_bias and self.method not in registry.taking("hidden_bias"):
+            known = " and ".join(registry.taking("hidden_bias"))
             raise ValueError(
-                f"hidden layers without bias are an option of {' and '.join(WITH_HIDDEN_BIAS)} only, "
+                f"hidden layers without bias are an option of {known} only, "
                 f"got {self.method}: name those methods alone"
             )
 
@@ -173,7 +171,7 @@ class CNNConfig(RunConfig):
     An "epoch" of its record is a number of steps, not a pass over the images: `steps`.
 
     Attributes:
-        method: how convolutions and hidden layers are normalized, one of `METHODS`.
+        method: how convolutions and hidden layers are normalized, one of `methods.NORMALIZATIONS`.
         steps: steps between two evaluations.
         filters: number of 5×5 filters of each convolution.
         hidden: number of units of each fully connected layer after them.
@@ -183,10 +181,11 @@ class CNNConfig(RunConfig):
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers (the paper's w₀ = x₀).
         max_norm: radius of the ball of max normalization.
+        standardize: as of an MLP.
     """
 
     kind = "cnn"
-    methods = METHODS
+    methods = tuple(registry.NORMALIZATIONS)
 
     batch_size: int = 128
     steps: int = 250
@@ -198,6 +197,7 @@ class CNNConfig(RunConfig):
     init_std: float = 0.05
     augment: float = 1e-4
     max_norm: float = 2.0
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,14 +216,14 @@ class ContrastiveConfig(RunConfig):
     """Contrastive training of an encoder without labels; its errors are those of a linear probe.
 
     Attributes:
-        method: the loss, one of `CONTRASTIVE_METHODS`; "untrained" leaves the encoder as it began.
+        method: the loss, one of `methods.CONTRASTIVE`; "untrained" leaves the encoder as it began.
         learning_rate: of Adam.
         temperature: of the loss.
         embedding_size: outputs of the projection that the loss sees; the probe sees what comes before it.
     """
 
     kind = "contrastive"
-    methods = CONTRASTIVE_METHODS
+    methods = tuple(registry.CONTRASTIVE)
 
     batch_size: int = 256
     temperature: float = 0.2
@@ -239,7 +239,7 @@ class HeadsConfig(RunConfig):
     """A convolutional network with a small embedding, trained by a loss over class weights or centers.
 
     Attributes:
-        method: the loss, one of `HEADS`.
+        method: the loss, one of `methods.HEADS`.
         learning_rate: of Adam.
         network: "small-cnn" or "mini-xception".
         embedding_size: D; embeddings of 2 and 3 dimensions are drawn in the report.
@@ -250,7 +250,7 @@ class HeadsConfig(RunConfig):
     """
 
     kind = "heads"
-    methods = HEADS
+    methods = tuple(registry.HEADS)
 
     network: str = "small-cnn"
     embedding_size: int = 3
@@ -265,10 +265,11 @@ class HeadsConfig(RunConfig):
             raise ValueError(f"network must be small-cnn or mini-xception; got {self.network!r}")
         self._positive("embedding_size")
         self._not_negative("scale", "margin", "center_weight", "island_weight")
-        for name, methods in (("scale", WITH_SCALE), ("margin", WITH_MARGIN)):
-            if getattr(self, name) and self.method not in methods:
-                raise ValueError(f"{name} is an option of {', '.join(methods)} only, got {self.method}")
-        if self.method in WITH_SCALE and not self.scale:
+        for name in ("scale", "margin"):
+            known = registry.taking(name)
+            if getattr(self, name) and self.method not in known:
+                raise ValueError(f"{name} is an option of {', '.join(known)} only, got {self.method}")
+        if self.method in registry.taking("scale") and not self.scale:
             raise ValueError(f"scale must be positive for {self.method}; got {self.scale}")
 
 
@@ -293,7 +294,7 @@ class DropInConfig(RunConfig):
     """
 
     kind = "drop-in"
-    methods = DROP_IN_METHODS
+    methods = tuple(registry.CONVERSIONS)
 
     network: str
     optimizer: str

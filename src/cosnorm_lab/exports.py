@@ -15,7 +15,7 @@ from cosnorm_lab.quantities import figure
 from cosnorm_lab.readme import table_of
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import at_chance, claimed, verdict
+from cosnorm_lab.rows import claimed, verdict
 from cosnorm_lab.said import behind_block, escaped, headlines_block, said_block
 from cosnorm_lab.sections import beside_best
 from cosnorm_lab.series import Series, group, is_search
@@ -107,7 +107,7 @@ def _line(one: Series, series: Sequence[Series], best: Series | None) -> dict[st
         "percent": _number(share * ours.mean),
         "percent_interval": _number(None if ours.half is None else share * ours.half),
         "least": _number(statistics.fmean(min(run.errors) for run in one.completed)),
-        "at_chance": int(at_chance(one)),
+        "at_chance": int(one.at_chance),
     }
     quantity, claim = claimed(one)
     if claim is not None and (judged := figure(one, quantity)):

@@ -8,7 +8,17 @@ from cosnorm_lab.errors import LabError
 
 
 def resolved(device: str) -> str:
-    """The accelerator that "auto" stands for on this machine; any other name as it is."""
+    """The accelerator that "auto" stands for on this machine; any other name as it is.
+
+    Raises:
+        LabError: torch sees no such accelerator.
+    """
+    there = {"cuda": torch.cuda.is_available, "gpu": torch.cuda.is_available}
+    there["mps"] = torch.backends.mps.is_available
+    if device in there and not there[device]():
+        raise LabError(
+            f"cannot use --device {device}: torch {torch.__version__} sees no such device; leave it out"
+        )
     if device != "auto":
         return "cuda" if device == "gpu" and torch.cuda.is_available() else device
     if torch.cuda.is_available():
@@ -35,6 +45,7 @@ def make_fabric(
     Raises:
         LabError: the machine has no such device, or Fabric knows no such name.
     """
+    device = resolved(device)
     torch.backends.cudnn.allow_tf32 = not precision.startswith("32")
     torch.backends.cudnn.benchmark = True  # the sizes of a run never change
     strategy = "ddp" if devices * num_nodes > 1 else "auto"

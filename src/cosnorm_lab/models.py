@@ -1,15 +1,14 @@
 """The paper's networks, fully connected and convolutional; the normalization is an argument."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import cosnorm.nn
-from cosnorm_lab.config import METHODS
-from cosnorm_lab.sparse_linear import SparseLinear, SparseWeightNorm
+from cosnorm_lab.layers import plain
+from cosnorm_lab.methods import NORMALIZATIONS, Method
+from cosnorm_lab.sparse_linear import SparseLinear
 
 
 class MLP(nn.Module):
@@ -91,8 +90,8 @@ def mlp(
 
     Args:
         sizes: number of features, units of each hidden layer, number of classes.
-        method: one of `cosnorm_lab.config.METHODS`. "max" is the baseline's network: the projection follows
-            each step of the optimizer (`cosnorm.nn.MaxNorm`).
+        method: one of `cosnorm_lab.methods.NORMALIZATIONS`; a constraint, such as max normalization's, is
+            none of the network's.
         init_std: standard deviation of the initial weights.
         augment: the constant extra component of the cosine layers.
         hidden_bias: whether the hidden layers of "baseline" and "max" learn a bias.
@@ -103,16 +102,18 @@ def mlp(
     Raises:
         ValueError: unknown method, or fewer than three sizes.
     """
-    _check(method)
+    build = _method(method).make
     if len(sizes) < 3:
         raise ValueError(f"sizes must be (features, hidden, ..., classes), at least three; got {sizes}")
     generator = torch.Generator().manual_seed(seed)
     linear = SparseLinear if sparse else nn.Linear
     hidden = [
-        _layer(method, _normal((fan_out, fan_in), init_std, generator), augment, hidden_bias, linear)
+        build(
+            _normal((fan_out, fan_in), init_std, generator), augment=augment, bias=hidden_bias, linear=linear
+        )
         for fan_in, fan_out in pairwise(sizes[:-1])
     ]
-    output = _plain(_normal((sizes[-1], sizes[-2]), init_std, generator))
+    output = plain(_normal((sizes[-1], sizes[-2]), init_std, generator))
     assert isinstance(output, nn.Linear)
     network = MLP(hidden, output, dropout)
     if sparse:
@@ -151,83 +152,30 @@ def cnn(
     Raises:
         ValueError: unknown method.
     """
-    _check(method)
+    build = _method(method).make
     generator = torch.Generator().manual_seed(seed)
     channels, height, width = image
     layers: list[nn.Module] = []
     for fan_out in filters:
         weight = _normal((fan_out, channels, 5, 5), init_std, generator)
-        layers.append(_layer(method, weight, augment, True))
+        layers.append(build(weight, augment=augment))
         channels, height, width = fan_out, -(-height // 2), -(-width // 2)
     for fan_in, fan_out in pairwise((channels * height * width, *hidden)):
-        layers.append(_layer(method, _normal((fan_out, fan_in), init_std, generator), augment, True))
-    output = _plain(_normal((classes, hidden[-1]), init_std, generator))
+        layers.append(build(_normal((fan_out, fan_in), init_std, generator), augment=augment))
+    output = plain(_normal((classes, hidden[-1]), init_std, generator))
     assert isinstance(output, nn.Linear)
     network = CNN(layers, output, len(filters))
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _check(method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
 
 
 def _normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
     return torch.empty(shape).normal_(0.0, std, generator=generator)
 
 
-def _plain(weight: Tensor, bias: bool = True, linear: type[nn.Linear] = nn.Linear) -> nn.Linear | nn.Conv2d:
-    """A linear layer (out, in) or a convolution (out, in, height, width) that keeps the size."""
-    fan_out, fan_in, *kernel = weight.shape
-    layer: nn.Linear | nn.Conv2d
-    if kernel:
-        layer = nn.Conv2d(fan_in, fan_out, (kernel[0], kernel[1]), padding=kernel[0] // 2, bias=bias)
-    else:
-        layer = linear(fan_in, fan_out, bias=bias)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if layer.bias is not None:
-            layer.bias.zero_()
-    return layer
-
-
-def _layer(
-    method: str, weight: Tensor, augment: float, bias: bool, linear: type[nn.Linear] = nn.Linear
-) -> nn.Module:
-    """One hidden layer or convolution up to the ReLU; `linear` makes those that are not cosines."""
-    fan_out, fan_in, *kernel = weight.shape
-    match method:
-        case "cosine" | "centered":
-            options: dict[str, Any] = {"centered": method == "centered", "augment": augment}
-            layer = (
-                cosnorm.nn.CosineConv2d(fan_in, fan_out, kernel[0], padding=kernel[0] // 2, **options)
-                if kernel
-                else cosnorm.nn.CosineLinear(fan_in, fan_out, **options)
-            )
-            with torch.no_grad():
-                layer.weight.copy_(weight)
-            return layer
-        case "batch":
-            norm = nn.BatchNorm2d(fan_out) if kernel else nn.BatchNorm1d(fan_out)
-            return nn.Sequential(_plain(weight, False, linear), norm)
-        case "layer":
-            return nn.Sequential(
-                _plain(weight, False, linear), nn.GroupNorm(1, fan_out) if kernel else nn.LayerNorm(fan_out)
-            )
-        case "mean-only":
-            mean_only = cosnorm.nn.MeanOnlyBatchNorm2d if kernel else cosnorm.nn.MeanOnlyBatchNorm1d
-            return nn.Sequential(_plain(weight, False, linear), mean_only(fan_out))
-        case "weight":
-            if linear is SparseLinear:
-                return _plain(weight, False, SparseWeightNorm)
-            plain = _plain(weight, False, linear)
-            nn.utils.parametrizations.weight_norm(plain)
-            gain = plain.get_parameter("parametrizations.weight.original0")  # the paper fixes g = 1
-            gain.data.fill_(1.0)
-            gain.requires_grad_(False)
-            return plain
-        case _:
-            return _plain(weight, bias, linear)
+def _method(name: str) -> Method:
+    if name not in NORMALIZATIONS:
+        raise ValueError(f"method must be one of {', '.join(NORMALIZATIONS)}; got {name!r}")
+    return NORMALIZATIONS[name]
 
 
 def trained_weights(model: MLP | CNN) -> dict[str, Tensor]:

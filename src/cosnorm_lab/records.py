@@ -8,6 +8,7 @@ after it was stopped, and an "end". A last line without its newline is what a ki
 sees it, and the next writer cuts it off.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -124,6 +125,19 @@ def _is_of(path: Path, key: str) -> bool:
         return complete_size(path.read_bytes()) > 0 and read(path).data_key == key
     except FileNotFoundError:
         return False
+
+
+def of_other_data(folder: Path, data: Mapping[str, Any]) -> list[str]:
+    """What records of a folder call their data, where these are others than `data`; not of broken ones."""
+    others = []
+    for path in folder.glob("*.jsonl"):
+        with path.open("rb") as file:
+            line = file.readline()
+        with contextlib.suppress(LabError, KeyError):
+            found = _parse(path, 1, line)["data"]
+            if data_key(found) != data_key(data):
+                others.append(str(found.get("file") or found["name"]))
+    return others
 
 
 def complete_size(data: bytes) -> int:

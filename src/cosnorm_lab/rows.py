@@ -10,12 +10,13 @@ from cosnorm_lab.config import RunConfig
 from cosnorm_lab.differences import compare_with, p_value
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.headlines import beside_paper
+from cosnorm_lab.methods import METHODS
 from cosnorm_lab.papers import paper_of
 from cosnorm_lab.quantities import figure
 from cosnorm_lab.recipes import RECIPES, Recipe, columns, published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import NAMES, Series, unit
+from cosnorm_lab.series import Series, unit
 
 NOTHING = "–"
 NOT_RUN = "not run"
@@ -103,8 +104,11 @@ def command(config: RunConfig, seeds: int) -> str | None:
     recipe = RECIPES.get(config.recipe)
     if recipe is None:
         return None
-    if recipe.then and not config.validation:
-        return _second_stage(recipe, config, seeds)
+    found = _one_stage(recipe, config, seeds)
+    return _second_stage(recipe, config, seeds) if found is None and recipe.then else found
+
+
+def _one_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     try:
         variants, network = _usual(recipe, config)
@@ -127,10 +131,11 @@ def command(config: RunConfig, seeds: int) -> str | None:
     if config not in made:
         return None
     options = [f"--methods {config.method}", f"--epochs {config.epochs}"]
-    if config.learning_rate != usual["learning_rate"] or len(variants) > 1:
+    searching = recipe.fit is not None  # by default: a rate that is given stands for the search
+    if config.learning_rate != usual["learning_rate"] or len(variants) > 1 or searching:
         options.append(f"--lr {config.method}={config.learning_rate:g}")
     options += [_option(name, value) for name, value in {**network, **named}.items()]
-    if seeds > 1:
+    if seeds > 1 or searching:
         options.append(f"--seeds {seeds}")
     return f"cosnorm run {config.recipe} {' '.join(options)}"
 
@@ -146,6 +151,8 @@ def _usual(recipe: Recipe, config: RunConfig) -> tuple[list[dict[str, Any]], dic
 
 def _second_stage(recipe: Recipe, config: RunConfig, seeds: int) -> str | None:
     """The command of a run whose learning rate a search has chosen; the search comes with it."""
+    if config.validation:
+        return None
     search = recipe.configs([config.method], epochs=config.epochs)
     first = search[0]
     if config.learning_rate not in [one.learning_rate for one in search]:
@@ -202,7 +209,7 @@ def _row(series: Series) -> Row:
         paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
-        verdict=AT_CHANCE if at_chance(series) else _judged(series),
+        verdict=AT_CHANCE if series.at_chance else _judged(series),
         note=_note(series),
         percent=numbers.percent if (numbers := figure(series, "errors")) else NOTHING,
         goal=NOTHING if reached is None else f"{counted} {reached * scale:,.0f}",
@@ -234,16 +241,11 @@ def claimed(series: Series) -> tuple[str, float | None]:
     return ("errors", claim.mean) if claim.mean is not None else ("least", claim.least)
 
 
-def at_chance(series: Series) -> bool:
-    """Whether no completed run is better than always guessing the most frequent class."""
-    return bool(series.completed) and all(run.at_chance for run in series.completed)
-
-
 def _note(series: Series) -> str:
     parts = []
     if verdict(series) not in ("reproduced", NOTHING) and (why := paper_of(series).note):
         parts.append(why)
-    if at_chance(series):
+    if series.at_chance:
         parts.append("not below the errors of always guessing the most frequent class")
     if series.runs and len(series.completed) < len(series.runs):
         parts.append(_common_status(series))
@@ -264,7 +266,10 @@ def planned_rows(recipe: str, present: Sequence[Series]) -> list[Row]:
         for config in RECIPES[recipe].configs()
         if place(config) not in here and published(config) != Published()
     ]
-    return make_rows([Series((), NAMES[one.method], NAMES[one.method], "", planned=one) for one in missing])
+    titles = [METHODS[config.method].title for config in missing]
+    return make_rows(
+        [Series((), title, title, "", planned=one) for one, title in zip(missing, titles, strict=True)]
+    )
 
 
 def shown(value: object) -> str:
@@ -280,7 +285,7 @@ def _common_status(series: Series) -> str:
     if not series.runs:
         return NOT_RUN
     if len(series.completed) == len(series.runs):
-        return f"completed, {AT_CHANCE}" if at_chance(series) else "completed"
+        return f"completed, {AT_CHANCE}" if series.at_chance else "completed"
     others = [run for run in series.runs if run not in series.completed]
     if len(series.runs) == 1:
         return status(others[0])

@@ -10,60 +10,10 @@ from typing import NamedTuple
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import METHODS
 from cosnorm_lab.recipes import columns
 from cosnorm_lab.records import Run, last_epochs
 
-# Okabe and Ito's colours, with grey for their yellow, which cannot be read on white.
-COLOURS = {
-    "baseline": "#000000",
-    "cosine": "#D55E00",
-    "centered": "#E69F00",
-    "batch": "#0072B2",
-    "layer": "#56B4E9",
-    "weight": "#009E73",
-    "max": "#CC79A7",
-    "mean-only": "#808080",
-    "nt-xent": "#D55E00",
-    "decoupled": "#0072B2",
-    "untrained": "#808080",
-    "softmax": "#000000",
-    "center": "#56B4E9",
-    "island": "#0072B2",
-    "normface": "#009E73",
-    "am-softmax": "#D55E00",
-    "arcface": "#E69F00",
-    "cosine-distance": "#CC79A7",
-    "plain": "#000000",
-    "norm": "#0072B2",
-    "converted": "#E69F00",
-    "converted-norm": "#56B4E9",
-    "converted-all": "#D55E00",
-}
-NAMES = {
-    "baseline": "baseline",
-    "cosine": "cosine",
-    "centered": "centered cosine",
-    "batch": "batch norm",
-    "layer": "layer norm",
-    "weight": "weight norm",
-    "max": "max norm",
-    "mean-only": "mean-only batch norm",
-    "nt-xent": "NT-Xent",
-    "decoupled": "decoupled NT-Xent",
-    "untrained": "untrained encoder",
-    "softmax": "softmax",
-    "center": "center loss",
-    "island": "island loss",
-    "normface": "NormFace",
-    "am-softmax": "AM-Softmax",
-    "arcface": "ArcFace",
-    "cosine-distance": "cosine distance loss",
-    "plain": "plain",
-    "norm": "batch or layer norm",
-    "converted": "converted",
-    "converted-norm": "converted, norms kept",
-    "converted-all": "converted, attention too",
-}
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 COMPLETED = "completed"
@@ -130,12 +80,34 @@ class Series:
     @property
     def method_name(self) -> str:
         """The normalization or loss, as tables name it."""
-        return NAMES[self.method]
+        return METHODS[self.method].title
 
     @property
     def colour(self) -> str:
         """The method's own colour, the same in every figure."""
-        return COLOURS[self.method]
+        return METHODS[self.method].colour
+
+    @property
+    def name_with_settings(self) -> str:
+        """The name, and the values of the recipe's columns."""
+        settings = (_setting(name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        return ", ".join([self.name, *settings])
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether some run came to its end and none is better than guessing, see `Run.at_chance`."""
+        return bool(self.completed) and all(run.at_chance for run in self.completed)
+
+    @property
+    def status(self) -> str:
+        """How the runs ended, in a word or two."""
+        if self.at_chance:
+            return "at chance"
+        if len(self.completed) == len(self.runs):
+            return COMPLETED
+        others = dict.fromkeys(run.status for run in self.runs if run.status != COMPLETED)
+        done = f"{len(self.completed)} of {len(self.runs)} completed, " if self.completed else ""
+        return f"{done}{' and '.join(others)}"
 
     @property
     def caption(self) -> str:
@@ -256,7 +228,7 @@ def group(runs: Iterable[Run]) -> list[Series]:
                 "leave one of them out, or remove it"
             )
         together.setdefault(dataclasses.replace(run.config, seed=0), []).append(run)
-    order = list(COLOURS)
+    order = list(METHODS)
     settings = sorted(
         together,
         key=lambda config: (
@@ -332,7 +304,8 @@ def _label(config: RunConfig, siblings: list[RunConfig], without: tuple[str, ...
     names = [of_property.get(name, name) for name in config.to_dict()]
     mine = {name: getattr(config, name) for name in dict.fromkeys(names) if name not in without}
     differing = [name for name in mine if any(getattr(other, name) != mine[name] for other in siblings)]
-    return ", ".join([NAMES[config.method], *kind, *(_setting(name, mine[name]) for name in differing)])
+    title = METHODS[config.method].title
+    return ", ".join([title, *kind, *(_setting(name, mine[name]) for name in differing)])
 
 
 def setting(name: str) -> str:

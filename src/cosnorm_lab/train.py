@@ -20,7 +20,7 @@ from cosnorm_lab.host import commit, host, versions
 from cosnorm_lab.records import FINAL, Line, Run, record_path
 from cosnorm_lab.runlog import RunLog
 from cosnorm_lab.tasks import Task, make_task
-from cosnorm_lab.tasks.batches import chance
+from cosnorm_lab.tasks.batches import chance, standardizes
 
 
 class Progress(Protocol):
@@ -196,6 +196,7 @@ def _start_line(config: RunConfig, dataset: Dataset, fabric: Fabric) -> Line:
         "versions": versions(),
         "host": host(fabric.device, fabric.world_size),
         "data": dataset.described(),
+        **({"standardized": True} if standardizes(config, dataset) else {}),
         "chance": chance(config, dataset),
         "started": _now(),
     }

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cosnorm_lab.config import METHODS, MLPConfig, RunConfig
+from cosnorm_lab.config import MLPConfig, RunConfig
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.records import Run, read, record_path
 
 # Rate, errors at the end, width of the neuron's band: about what the real runs give.
@@ -92,4 +93,4 @@ def write_record(
 
 
 def every_method(folder: Path, **changes: Any) -> list[Run]:
-    return [write_record(folder, config(method, **changes)) for method in METHODS]
+    return [write_record(folder, config(method, **changes)) for method in NORMALIZATIONS]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from report_records import config, every_method, write_record
 
+from cosnorm_lab.methods import METHODS
 from cosnorm_lab.report import write_report
-from cosnorm_lab.series import NAMES
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
@@ -122,7 +122,7 @@ def test_hovering_shows_the_recorded_errors(opened, runs):
     shown = dict(row.text.rsplit(" ", 1) for row in all_of(opened, ".figure2 .values tr"))
     for method in ("baseline", "max", "layer"):
         (recorded,) = (run.errors[19] for run in runs if run.method == method)
-        assert shown[NAMES[method]] == str(recorded)
+        assert shown[METHODS[method].title] == str(recorded)
 
 
 def test_arrow_keys_do_what_the_pointer_does(opened):

@@ -7,8 +7,8 @@ from test_lab_cnn import config
 
 import cosnorm.nn
 import cosnorm_lab.tasks.cnn
-from cosnorm_lab.config import METHODS
 from cosnorm_lab.fabric import make_fabric
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import cnn
 from cosnorm_lab.tasks.captured import captured
 from cosnorm_lab.tasks.cnn import CNNTask
@@ -20,7 +20,7 @@ def test_on_a_cpu_it_is_the_step_itself():
     assert captured(step, torch.Generator(), make_fabric("cpu")) is step
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_off_a_cpu_no_method_looks_at_its_data(method):
     """A graph has no place for a decision by data; tensors of the device "meta" have none to look at."""
     network = cnn((3, 24, 24), (6, 8), (16, 12), 4, method).to("meta")
@@ -33,7 +33,7 @@ def test_off_a_cpu_no_method_looks_at_its_data(method):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_a_graph_trains_as_the_steps_do(method, colours, monkeypatch):
     fabric = make_fabric("cuda")
     losses = []

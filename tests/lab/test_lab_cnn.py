@@ -10,10 +10,11 @@ from test_lab_train import Heard, weights_of, without_times
 from torch import nn
 
 from cosnorm_lab.augmentation import middle
-from cosnorm_lab.config import METHODS, CNNConfig, MLPConfig
+from cosnorm_lab.config import CNNConfig, MLPConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.sparse import SparseRows
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import cnn, mlp, trained_weights
 from cosnorm_lab.sparse_linear import SparseLinear
 from cosnorm_lab.train import train
@@ -29,7 +30,7 @@ def config(method: str = "cosine", **changes) -> CNNConfig:
     return CNNConfig(method=method, **{**values, **small, **rate, **changes})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_learns(method, colours, tmp_path):
     run = train(config(method, epochs=6, init_std=0.1), colours, tmp_path)
     assert run.status == "completed"
@@ -135,7 +136,7 @@ def test_convolutions_are_followed_by_relu_and_pooling():
 
 def test_every_method_begins_with_the_same_weights():
     first = trained_weights(cnn((3, 24, 24), (4,), (5,), 3, "baseline", seed=3))
-    for method in METHODS:
+    for method in NORMALIZATIONS:
         found = trained_weights(cnn((3, 24, 24), (4,), (5,), 3, method, seed=3))
         assert all(torch.equal(found[name], first[name]) for name in first)
     other = trained_weights(cnn((3, 24, 24), (4,), (5,), 3, "baseline", seed=4))
@@ -143,7 +144,7 @@ def test_every_method_begins_with_the_same_weights():
 
 
 def test_normalizations_of_convolutions():
-    layers = {method: cnn((3, 24, 24), (4,), (5,), 3, method).hidden[0] for method in METHODS}
+    layers = {method: cnn((3, 24, 24), (4,), (5,), 3, method).hidden[0] for method in NORMALIZATIONS}
     assert isinstance(layers["batch"][1], nn.BatchNorm2d)
     assert isinstance(layers["layer"][1], nn.GroupNorm)
     assert layers["layer"][1].num_groups == 1
@@ -184,7 +185,7 @@ def sparse_set() -> tuple[Dataset, Dataset]:
     return Dataset("20news", *parts, **options), Dataset("20news", *dense_parts, **options)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_sparse_documents_train_as_dense_ones(method, tmp_path):
     sparse, dense = sparse_set()
     settings = MLPConfig(
@@ -226,7 +227,7 @@ def test_a_sparse_linear_layer(bias, by_feature):
 
 
 def test_the_first_weight_of_a_sparse_network_lies_feature_by_feature():
-    for method in METHODS:
+    for method in NORMALIZATIONS:
         plain, sparse = mlp((30, 16, 12, 4), method), mlp((30, 16, 12, 4), method, sparse=True)
         weight = trained_weights(sparse)["hidden1"]
         assert weight.t().is_contiguous()

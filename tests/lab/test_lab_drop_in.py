@@ -9,9 +9,10 @@ from torch import nn
 
 from cosnorm.nn import CosineConv2d, CosineLinear
 from cosnorm_lab.across import across_table
-from cosnorm_lab.config import DROP_IN_METHODS, DropInConfig
+from cosnorm_lab.config import DropInConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import CONVERSIONS
 from cosnorm_lab.recipes import drop_in
 from cosnorm_lab.records import Run
 from cosnorm_lab.tasks.drop_in import network
@@ -38,7 +39,7 @@ def config(name: str, method: str, **fields) -> DropInConfig:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_methods_begin_with_the_same_weights(name: str):
     inputs, outputs = ((8,), 7) if name == "gpt" else ((3, 16, 16), 10)
-    found = {method: network(config(name, method), inputs, outputs) for method in DROP_IN_METHODS}
+    found = {method: network(config(name, method), inputs, outputs) for method in CONVERSIONS}
     kinds = {method: [type(layer) for layer in model.modules()] for method, model in found.items()}
     cosine = (CosineConv2d, CosineLinear)
     for method, layers in kinds.items():
@@ -55,7 +56,7 @@ def test_all_methods_begin_with_the_same_weights(name: str):
         method: {name: one for name, one in model.state_dict().items() if one.ndim > 1}
         for method, model in found.items()
     }
-    for method in DROP_IN_METHODS:
+    for method in CONVERSIONS:
         assert weights[method].keys() == weights["plain"].keys()
         assert all(torch.equal(one, weights["plain"][name]) for name, one in weights[method].items())
 

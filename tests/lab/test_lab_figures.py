@@ -8,11 +8,12 @@ import pytest
 from matplotlib.figure import Figure
 from report_records import config, every_method, write_record
 
-from cosnorm_lab.config import CONTRASTIVE_METHODS, DROP_IN_METHODS, HEADS, METHODS, HeadsConfig
+from cosnorm_lab.config import HeadsConfig
 from cosnorm_lab.figures import embeddings, errors_by_epoch, make_pictures, pre_activations
+from cosnorm_lab.methods import METHODS, NORMALIZATIONS
 from cosnorm_lab.png import draw
 from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
-from cosnorm_lab.series import COLOURS, NAMES, group
+from cosnorm_lab.series import group
 
 
 def pixels(figure: Figure) -> numpy.ndarray:
@@ -33,24 +34,18 @@ def contains(image: numpy.ndarray, colour: str) -> bool:
     return bool((abs(image - wanted).max(axis=-1) <= 2).any())
 
 
-def test_every_method_has_a_colour_and_a_name_of_its_own():
-    assert set(COLOURS) == set(NAMES) == {*METHODS, *CONTRASTIVE_METHODS, *HEADS, *DROP_IN_METHODS}
-    for methods in (METHODS, CONTRASTIVE_METHODS, HEADS, DROP_IN_METHODS):
-        assert len({COLOURS[method] for method in methods}) == len(methods)
-
-
 def test_error_curves_draw_the_recorded_errors(tmp_path):
     runs = every_method(tmp_path, epochs=8)
     axes = drawn_of(errors_by_epoch, runs).axes[0]
     drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-    assert drawn == {NAMES[run.method]: run.errors for run in runs}
+    assert drawn == {METHODS[run.method].title: run.errors for run in runs}
     assert axes.get_ylabel() == "test errors among 10,000"
 
 
 @pytest.mark.parametrize("make", [errors_by_epoch, pre_activations])
 def test_every_method_can_be_seen(tmp_path, make):
     image = pixels(drawn_of(make, every_method(tmp_path, epochs=8)))
-    assert all(contains(image, COLOURS[method]) for method in METHODS)
+    assert all(contains(image, METHODS[method].colour) for method in NORMALIZATIONS)
     assert image.shape[1] >= 1600
 
 
@@ -93,7 +88,7 @@ def test_seeds_are_one_line_in_a_band(tmp_path):
 def test_pre_activations_draw_the_recorded_percentiles_on_shared_axes(tmp_path):
     runs = every_method(tmp_path, epochs=5)
     panels = [axes for axes in drawn_of(pre_activations, runs).axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == [NAMES[run.method] for run in runs]
+    assert [axes.get_title() for axes in panels] == [METHODS[run.method].title for run in runs]
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
     for axes, run in zip(panels, runs, strict=True):
         lines = [list(line.get_ydata()) for line in axes.lines][::-1]
@@ -167,7 +162,7 @@ def test_errors_against_a_field_are_the_last_epochs_of_completed_runs(tmp_path):
             assert len(axis.ticks) >= 2
             assert all(axis.low <= value <= axis.high for value, _ in axis.ticks)
     image = pixels(draw(by_scale))
-    assert contains(image, COLOURS["am-softmax"])
+    assert contains(image, METHODS["am-softmax"].colour)
     assert (by_scale.name, by_scale.heading) == ("by-scale", "test errors among 10,000, against scale")
     assert (by_margin.name, by_margin.heading) == (
         "figure9",
@@ -209,7 +204,7 @@ def test_errors_against_the_factor_of_the_input(tmp_path):
     (picture,) = make_pictures({"magnitude": None}, group(runs))
     (line,) = picture.charts[0].lines
     assert (line.xs, line.ys) == ([0.1, 1.0, 10.0], [850, 155, 550])
-    assert contains(pixels(draw(picture)), COLOURS["baseline"])
+    assert contains(pixels(draw(picture)), METHODS["baseline"].colour)
 
 
 def test_figures_leave_pyplot_alone(tmp_path):

@@ -7,16 +7,10 @@ import pytest
 import torch
 from test_lab_train import Heard, weights_of, without_times
 
-from cosnorm_lab.config import (
-    CONTRASTIVE_METHODS,
-    HEADS,
-    WITH_MARGIN,
-    WITH_SCALE,
-    ContrastiveConfig,
-    HeadsConfig,
-)
+from cosnorm_lab.config import ContrastiveConfig, HeadsConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.drawn_faces import load_drawn_faces
+from cosnorm_lab.methods import CONTRASTIVE, HEADS, taking
 from cosnorm_lab.networks import build
 from cosnorm_lab.probe import probe_errors
 from cosnorm_lab.train import train
@@ -55,12 +49,12 @@ def contrastive(method: str = "nt-xent", **changes) -> ContrastiveConfig:
 
 def heads(method: str, **changes) -> HeadsConfig:
     values = {"recipe": "test", "dataset": "faces", "learning_rate": 3e-3, "epochs": 3, "batch_size": 21}
-    scale = {"scale": 10.0} if method in WITH_SCALE else {}
-    margin = {"margin": 0.35} if method in WITH_MARGIN else {}
+    scale = {"scale": 10.0} if method in taking("scale") else {}
+    margin = {"margin": 0.35} if method in taking("margin") else {}
     return HeadsConfig(method=method, **{**values, **scale, **margin, **changes})
 
 
-@pytest.mark.parametrize("method", CONTRASTIVE_METHODS)
+@pytest.mark.parametrize("method", CONTRASTIVE)
 def test_contrastive_runs_record_probe_errors(method, shapes, tmp_path):
     run = train(contrastive(method), shapes, tmp_path)
     assert run.status == "completed"

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 import cosnorm.nn
-from cosnorm_lab.config import METHODS
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import mlp, trained_weights
 
 SIZES = (12, 9, 7, 4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_forward_and_backward(method):
     model = mlp(SIZES, method)
     out = model(torch.randn(5, 12))
@@ -22,7 +22,7 @@ def test_forward_and_backward(method):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_all_methods_begin_with_the_same_weights(method):
     expected = trained_weights(mlp(SIZES, "baseline", seed=3))
     found = trained_weights(mlp(SIZES, method, seed=3))
@@ -49,7 +49,7 @@ def test_the_weights_do_not_depend_on_torchs_own_seed():
 
 
 def test_the_layers_are_the_papers():
-    layers = {method: mlp(SIZES, method, augment=0.5).hidden[0] for method in METHODS}
+    layers = {method: mlp(SIZES, method, augment=0.5).hidden[0] for method in NORMALIZATIONS}
     for method, centered in (("cosine", False), ("centered", True)):
         layer = layers[method]
         assert isinstance(layer, cosnorm.nn.CosineLinear)
@@ -71,7 +71,7 @@ def test_hidden_layers_without_bias(method):
     assert model.output.bias is not None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_the_output_layer_is_plain(method):
     output = mlp(SIZES, method).output
     assert type(output) is nn.Linear

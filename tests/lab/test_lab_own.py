@@ -11,6 +11,7 @@ from test_lab_cli import call  # noqa: F401  (a fixture)
 
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes.search import GRID, best_run
 from cosnorm_lab.records import read_all
 
 
@@ -79,20 +80,31 @@ def test_idx_files_of_any_content(tmp_path):
     ("arrays", "message"),
     [
         ({"x": np.ones((3, 2))}, "holds x; expected x and y"),
-        ({}, "holds none of the arrays"),
+        ({}, "holds no array"),
+        (
+            {"x": np.ones((3, 2)), "X_train": np.ones((3, 2)), "y": np.ones(3)},
+            "holds x and X_train, which say",
+        ),
+        ({"x": np.ones((3, 2)), "y": np.ones(3), "groups": np.ones(2)}, r"expected groups of shape \(3,\)"),
+        ({"x": np.ones((9, 2)), "y": np.linspace(0, 1, 9)}, "9 different values.*Is that the right"),
+        ({"x": np.ones((9, 2)), "y": np.array([0, np.nan] + [1] * 7)}, r"y\[1\] is nan"),
+        ({"x": np.ones((9, 2)), "y": np.ones((9, 2))}, r"expected y of shape .*got \(9, 2\)"),
         ({"x": np.ones((3, 2)), "y": np.ones(4)}, r"got \(3, 2\) and \(4,\)"),
-        ({"x": np.ones(3), "y": np.ones(3)}, r"expected x of shape \(N, …\)"),
+        ({"x": np.ones(3), "y": np.ones(3)}, r"expected x and y of shapes \(N, …\)"),
         ({"x": np.ones((3, 2)), "y": np.ones(3), "x_test": np.ones((1, 2))}, "expected x and y"),
-        ({"x": np.full((9, 2), np.nan), "y": np.arange(9)}, "x must hold finite numbers"),
-        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x must hold finite numbers, got <U1"),
+        (
+            {"x": np.where(np.arange(18) > 6, np.nan, 1.0).reshape(9, 2), "y": np.arange(9)},
+            r"x\[3, 1\] is nan, and 10 more; fill",
+        ),
+        ({"x": np.full((9, 2), -np.inf), "y": np.arange(9)}, r"x\[0, 0\] is -inf"),
+        ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x must hold numbers, got <U1"),
         ({"x": np.ones((10, 2)), "y": np.zeros(10)}, "one class only"),
-        ({"x": np.ones((10, 2)), "y": np.arange(10)}, "cannot be split into training and test samples"),
+        ({"x": np.ones((10, 2)), "y": np.arange(10) > 8}, "cannot be split into training and test samples"),
         (
             {"x": np.ones((4, 2)), "y": np.arange(4), "x_test": np.ones((4, 3)), "y_test": np.arange(4)},
             "x and x_test must agree",
         ),
     ],
-    ids=range(10),
 )
 def test_wrong_arrays(tmp_path, arrays, message):
     np.savez(tmp_path / "data.npz", **arrays)
@@ -112,7 +124,7 @@ def test_a_line_that_is_not_svmlight_is_named(tmp_path, line, text):
 
 
 def test_missing_and_broken_files(tmp_path):
-    with pytest.raises(LabError, match=r"is not there; name an .npz file"):
+    with pytest.raises(LabError, match=r"is not there; name, by --data-dir, an .npz"):
         load("own", tmp_path / "none")
     with pytest.raises(LabError, match="own data need --data-dir"):
         load("own")
@@ -143,17 +155,28 @@ def test_the_comparison_on_own_data(call, tmp_path: Path, form):  # noqa: F811
         "batch_size=10",
         "--device",
         "cpu",
+        "--workers",
+        "1",
+        "--seeds",
+        "2",
     ]
     status, _, err = call("run", "own", *options, "--data-dir", path)
     assert status == 0, err
     runs = read_all("runs")
-    assert [run.status for run in runs] == ["completed"] * 2
-    assert runs[0].config.hidden == (8,)
+    final = [run for run in runs if not run.config.validation]
+    assert [run.status for run in final] == ["completed"] * 4
+    assert final[0].config.hidden == (8,)
+    for run in final:
+        tried = [one for one in runs if one.config.validation and one.method == run.method]
+        assert {one.config.validation for one in tried} == {8}
+        assert len(tried) >= len(GRID)
+        assert run.config.learning_rate == best_run(tried).config.learning_rate
     assert call("report", "runs", "-o", "report.html")[0] == 0
     assert "<h2>own</h2>" in Path("report.html").read_text()
 
 
 CNN = [
+    *("--lr", "paper", "--seeds", 1),
     *("--set", "network=cnn", "--set", "filters=4-4", "--set", "hidden=8"),
     *("--set", "steps=3", "--epochs", "2"),
 ]
@@ -189,7 +212,7 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
     np.savez(tmp_path / "rows.npz", x=x.reshape(len(x), -1), y=y)
     for name in ("bytes", "numbers", "rows"):
         where = ("--data-dir", tmp_path / f"{name}.npz", "--out", name)
-        options = ("--methods", "baseline", "--epochs", 2, "--threads", 1)
+        options = ("--methods", "baseline", "--epochs", 2, "--threads", 1, "--lr", "paper", "--seeds", 1)
         assert call("run", "own", *options, *where)[0] == 0
     losses = [[line["loss"] for line in read_all(name)[0].epochs] for name in ("bytes", "numbers", "rows")]
     assert losses[0] == pytest.approx(losses[1])
@@ -199,7 +222,7 @@ def test_bytes_of_pixels_are_scaled_for_an_mlp(call, tmp_path):  # noqa: F811
 def test_both_networks_stand_in_one_report(call, tmp_path):  # noqa: F811
     x, y = pictures()
     np.savez(tmp_path / "data.npz", x=x, y=y)
-    for network in ((), CNN[:-2]):
+    for network in (("--lr", "paper", "--seeds", 1), CNN[:-2]):
         options = ("--methods", "baseline", "--epochs", "2", "--data-dir", tmp_path / "data.npz")
         assert call("run", "own", *network, *options)[0] == 0
     assert call("report", "runs")[0] == 0
@@ -223,7 +246,7 @@ def test_both_networks_stand_in_one_report(call, tmp_path):  # noqa: F811
 )
 def test_what_the_cnn_cannot_take(call, tmp_path, x, options, message):  # noqa: F811
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(20) % 2)
-    network = () if any("network" in option for option in options) else CNN
+    network = ("--lr", "paper") if any("network" in option for option in options) else CNN
     arguments = ("--methods", "cosine", *network, *options, "--data-dir", tmp_path / "data.npz")
     status, _, err = call("run", "own", *arguments)
     assert status == 1

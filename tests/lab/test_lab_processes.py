@@ -11,7 +11,7 @@ from lab_data import record_of, write_files
 from train_small import BATCH_STATISTICS, configuration
 
 from cosnorm_lab import checkpoint as checkpoints
-from cosnorm_lab.config import METHODS
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.records import read
 from cosnorm_lab.tasks.batches import batches
 
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable:
     return of
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in BATCH_STATISTICS])
+@pytest.mark.parametrize("method", [method for method in NORMALIZATIONS if method not in BATCH_STATISTICS])
 def test_same_weights_after_twenty_steps(method: str, trained: Callable):
     (one, one_end), (two, two_end) = trained(method, 1), trained(method, 2)
     assert (one.start["host"]["processes"], two.start["host"]["processes"]) == (1, 2)

@@ -13,6 +13,7 @@ from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.readme import markdown_table, update_readme
 from cosnorm_lab.recipes import RECIPES, fair, mnist
+from cosnorm_lab.recipes.search import GRID
 from cosnorm_lab.report import write_report
 from cosnorm_lab.rows import command, make_rows
 from cosnorm_lab.series import group
@@ -305,9 +306,10 @@ def test_command_gives_back_the_configuration():
 
 
 def test_commands_of_other_networks_data_and_stages(tmp_path):
-    (own,) = RECIPES["own"].configs(["cosine"], network="cnn", epochs=7, filters=(8,))
-    assert command(own, 1) == (
-        "cosnorm run own --methods cosine --epochs 7 --set network=cnn --set filters=8"
+    own = RECIPES["own"].configs(["cosine"], network="cnn", epochs=7, filters=(8,))[0]
+    assert command(own, 3) == (
+        "cosnorm run own --methods cosine --epochs 7 --lr cosine=10 --set network=cnn --set filters=8 "
+        "--seeds 3"
     )
     options = {"dataset": "cifar100-coarse", "augmentation": False}
     (coarse,) = RECIPES["cifar100"].configs(["cosine"], **options)
@@ -317,9 +319,9 @@ def test_commands_of_other_networks_data_and_stages(tmp_path):
     )
     search = RECIPES["fair"].configs(["cosine"])
     assert command(search[2], 1) == ("cosnorm run fair --methods cosine --epochs 5 --lr cosine=0.3")
-    found = [write_record(tmp_path, one, errors=[900 - number]) for number, one in enumerate(search)]
+    found = [write_record(tmp_path, one, errors=[900 + abs(number - 5)]) for number, one in enumerate(search)]
     final = fair.final(found, ["cosine"], seeds=2)
-    assert [one.learning_rate for one in final] == [fair.GRID[-1]] * 2
+    assert [one.learning_rate for one in final] == [GRID[5]] * 2
     assert command(final[0], 2) == "cosnorm run fair --methods cosine --epochs 20 --seeds 2"
     for change in ({"init_std": 0.5}, {"learning_rate": 0.05}, {"validation": 7}):
         assert command(dataclasses.replace(final[0], **change), 2) is None

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from lab_data import record_of
 
 from cosnorm_lab import checkpoint as checkpoints
-from cosnorm_lab.config import METHODS, MLPConfig
+from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.fabric import make_fabric
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import mlp
 from cosnorm_lab.records import read
 from cosnorm_lab.tasks.batches import batches
@@ -55,7 +56,7 @@ def weights_of(out, config):
     return checkpoints.load(record_of(out, config).with_suffix(".ckpt")).model
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_learns(method, small_dataset, tmp_path):
     rate = {"cosine": 1.0, "centered": 1.0}.get(method, 0.3)
     run = train(
@@ -157,7 +158,7 @@ def test_the_order_covers_all_and_follows_from_seed_and_epoch():
     assert order(dataclasses.replace(CONFIG, method="cosine"), 1) == first
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_interrupted_and_gone_on_is_the_same_bit_for_bit(method, small_dataset, tmp_path):
     config = dataclasses.replace(CONFIG, method=method)
     whole = train(config, small_dataset, tmp_path / "whole", keep_checkpoint=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from cosnorm_lab.config import METHODS, MLPConfig
+from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.fabric import close_fabric, make_fabric
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.train import train
 
 BATCH_STATISTICS = ("batch", "mean-only")
@@ -36,6 +37,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     dataset = load("mnist", data, allow_checksum_mismatch=True)
     fabric = make_fabric("cpu", int(processes))
-    for method in METHODS:
+    for method in NORMALIZATIONS:
         train(configuration(method), dataset, Path(out), fabric=fabric, keep_checkpoint=True)
     close_fabric(fabric)

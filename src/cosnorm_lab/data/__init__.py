@@ -9,7 +9,13 @@ __all__ = ["COARSE", "Dataset", "default_folder", "load"]
 
 
 def load(
-    dataset: str, data_dir: str | Path | None = None, *, allow_checksum_mismatch: bool = False
+    dataset: str,
+    data_dir: str | Path | None = None,
+    *,
+    allow_checksum_mismatch: bool = False,
+    label: str = "",
+    group_by: str = "",
+    size: int = 0,
 ) -> Dataset:
     """Reads a data set.
 
@@ -19,10 +25,21 @@ def load(
         data_dir: folder with its files, gzipped or not; by default where `cosnorm fetch` puts them. For
             "faces" a folder of images for each class; by default pictures that the laboratory draws.
         allow_checksum_mismatch: accept files other than the official ones; `Dataset.exact` tells.
+        label: of own data, see `cosnorm_lab.data.own.Reading`, as are the next two.
+        group_by: of own data and of the pictures of "faces".
+        size: the same.
 
     Raises:
-        LabError: unknown name; a file is missing, damaged, or not the official one.
+        LabError: unknown name; an option that the data do not take; a file is missing, damaged, or not the
+            official one.
     """
+    if (label and dataset != "own") or (
+        (group_by or size) and (dataset not in ("own", "faces") or not data_dir)
+    ):
+        raise LabError(
+            f"--label is of own tables, --group-by and --image-size of own data and pictures (--data-dir); "
+            f"{dataset} takes none of those given"
+        )
     if dataset == "digits":
         from cosnorm_lab.data.digits import load_digits
 
@@ -32,18 +49,15 @@ def load(
             from cosnorm_lab.data.drawn_faces import load_drawn_faces
 
             return load_drawn_faces()
-        from cosnorm_lab.data.folders import load_folders
+        from cosnorm_lab.data.folders import SIZE, load_folders
 
-        return load_folders(dataset, Path(data_dir))
+        return load_folders(dataset, Path(data_dir), size=size or SIZE, group_by=group_by)
     if dataset == "own":
-        from cosnorm_lab.data.own import load_own
+        from cosnorm_lab.data.own import FORMS, Reading, load_own
 
         if data_dir is None:
-            raise LabError(
-                "own data need --data-dir: an .npz file with x and y, a folder of idx files, or an svmlight "
-                "file"
-            )
-        return load_own(Path(data_dir))
+            raise LabError(f"own data need --data-dir: {FORMS}")
+        return load_own(Path(data_dir), Reading(label, group_by, size))
     folder = (
         Path(data_dir)
         if data_dir is not None

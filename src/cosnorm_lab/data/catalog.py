@@ -140,7 +140,7 @@ FETCHED = {MNIST.name: MNIST}
 ARCHIVES = {archive.name: archive for archive in (CIFAR10, CIFAR100, SVHN, NEWSGROUPS, SHAKESPEARE)}
 SHIPPED = {
     "digits": "handwritten digits that scikit-learn ships, 1,797 images of 8x8 pixels",
-    "own": "your own data: an .npz file, a folder of idx files, or an svmlight file (--data-dir)",
+    "own": "your own data (--data-dir): arrays, a table, folders of pictures, idx files or svmlight",
     "faces": "facial expressions: a folder of images for each class (--data-dir), else drawn pictures",
 }
 

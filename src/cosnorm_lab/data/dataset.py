@@ -26,6 +26,9 @@ class Dataset:
         classes: names of the classes, where they have any.
         drawn: whether the pictures were drawn by the laboratory, as a stand-in; the record says so.
         file: name of the file or folder of a user's own data.
+        pixels: whether the numbers are pixels, which are not standardized.
+        notes: what the user should know of how the data were read.
+        held_back: how many of the last training samples a search should hold back; 0: the recipe says it.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Dataset:
     classes: tuple[str, ...] = ()
     drawn: bool = False
     file: str = ""
+    pixels: bool = True
+    notes: tuple[str, ...] = ()
+    held_back: int = 0
 
     def described(self) -> dict[str, Any]:
         """What a record's start line says of its data."""

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cosnorm_lab.data.catalog import DataFiles
 from cosnorm_lab.data.dataset import Dataset
+from cosnorm_lab.data.samples import Samples
 from cosnorm_lab.errors import LabError
 
 
@@ -66,6 +68,50 @@ def load_idx(files: DataFiles, folder: Path, *, allow_checksum_mismatch: bool = 
         num_classes=files.num_classes,
         checksums=checksums,
         exact=exact,
+    )
+
+
+PARTS = {
+    "train_images": re.compile(r"train.*(images|idx3)", re.IGNORECASE),
+    "train_labels": re.compile(r"train.*(labels|idx1)", re.IGNORECASE),
+    "test_images": re.compile(r"(test|t10k).*(images|idx3)", re.IGNORECASE),
+    "test_labels": re.compile(r"(test|t10k).*(labels|idx1)", re.IGNORECASE),
+}
+
+
+def are_in(folder: Path) -> bool:
+    """Whether a folder holds idx files by their names."""
+    return any(re.search(r"idx\d|-ubyte", path.name) for path in folder.iterdir() if path.is_file())
+
+
+def read_own(folder: Path) -> Samples:
+    """The four idx files of a folder, of any classes, whatever stands around "train" in their names.
+
+    Raises:
+        LabError: a file is missing, stands there twice, is damaged or does not fit the others.
+    """
+    arrays, checksums = {}, {}
+    for part, pattern in PARTS.items():
+        found = [path for path in sorted(folder.iterdir()) if path.is_file() and pattern.search(path.name)]
+        plain = {
+            path.name.removesuffix(".gz"): path for path in reversed(found)
+        }  # the unpacked one comes first
+        if len(plain) != 1:
+            names = f"holds {', '.join(sorted(plain))}" if plain else "holds none"
+            raise LabError(
+                f"{folder}: expected one idx file of {part.replace('_', ' ')}, but it {names}; give the four "
+                "files of one set, such as emnist-letters-train-images-idx3-ubyte, a folder of their own"
+            )
+        path = next(iter(plain.values()))
+        data = read_bytes(path)
+        arrays[part] = parse(data, 3 if part.endswith("images") else 1, path).numpy()
+        checksums[part] = hashlib.sha256(data).hexdigest()
+    return Samples(
+        arrays["train_images"],
+        arrays["train_labels"],
+        arrays["test_images"],
+        arrays["test_labels"],
+        checksums=checksums,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
@@ -23,7 +24,10 @@ class Recipe:
         paper: what the paper prints of these runs.
         columns: fields that the runs of a method differ in: columns of the table, axes of figures.
         goal: a number of errors; the table says when each run came down to it.
-        then: makes further configurations of the runs of the first; it gets them, then the same arguments.
+        then: makes further configurations of all runs so far, again and again until there are none; it gets
+            them, then the same arguments.
+        fit: arguments that follow from the data, for those that the user leaves out; it gets the data, then
+            the arguments.
         across: what the tables of pages show with a column for each method, see
             `cosnorm_lab.across.across_table`; "" for a row for each.
         figures: what the report draws, see `cosnorm_lab.figures.make_pictures`, with the paper's number.
@@ -37,6 +41,7 @@ class Recipe:
     columns: tuple[str, ...] = ()
     goal: int | None = None
     then: Callable[..., list[RunConfig]] | None = None
+    fit: Callable[..., dict[str, Any]] | None = None
     across: str = ""
     figures: Mapping[str, int | None] = field(default_factory=lambda: dict(FIGURES))
 
@@ -161,8 +166,10 @@ RECIPES = {
         Recipe(
             name=own.NAME,
             dataset="own",
-            description="all methods on your own data (--data-dir): .npz, idx files, svmlight; MLP or CNN",
+            description="all methods on your own data (--data-dir), each at its own best rate; MLP or CNN",
             configs=own.own,
+            then=own.then,
+            fit=own.fit,
         ),
         Recipe(
             name=simclr.NAME,

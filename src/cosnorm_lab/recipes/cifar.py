@@ -1,21 +1,11 @@
 """CIFAR-10 and CIFAR-100: Tables 4 and 5 of Luo et al., and the later version's data set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from cosnorm_lab.config import CNNConfig, RunConfig
+from cosnorm_lab.methods import rates
 from cosnorm_lab.recipes.comparison import recipe
 from cosnorm_lab.recipes.published import Published
-
-# The paper gives those of baseline (0.01) and cosine (10). The others are ours.
-LEARNING_RATES: Mapping[str, float] = {
-    "baseline": 0.01,
-    "cosine": 10.0,
-    "centered": 10.0,
-    "batch": 0.1,
-    "layer": 0.1,
-    "weight": 1.0,
-}
-
 
 # Tables 4 and 5: least errors of 10,000, and the step at which the baseline's least is reached.
 GOAL_TABLE4, GOAL_TABLE5 = 1900, 3510
@@ -43,4 +33,4 @@ def images(name: str, dataset: str, *augmentations: bool) -> Callable[..., list[
     """
     base = {"recipe": name, "dataset": dataset, "init_std": 0.1}
     variants = [{"augmentation": augmentation} for augmentation in augmentations]
-    return recipe(CNNConfig, base, LEARNING_RATES, epochs=44, variants=variants)
+    return recipe(CNNConfig, base, rates("cifar"), epochs=44, variants=variants)

@@ -72,8 +72,10 @@ def comparison(
         for others in _grid(kind, fields or {})
         for variant in _fitting(kind, base, variants(method), others)
     ]
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    typed = [{name: _of_type(name, value, types[name]) for name, value in values.items()} for values in made]
     try:
-        return list(dict.fromkeys(kind(**values) for values in made))
+        return list(dict.fromkeys(kind(**values) for values in typed))
     except (TypeError, ValueError) as error:
         raise LabError(str(error)) from error
 
@@ -130,16 +132,46 @@ def _grid(kind: type[RunConfig], fields: Fields) -> list[Fields]:
     for name in fields:
         if name not in known:
             raise LabError(f"these runs have no field {name!r}; known are {', '.join(known)}")
-    tuples = {field.name for field in dataclasses.fields(kind) if str(field.type).startswith("tuple")}
 
     def values(name: str) -> list[Any]:
-        given = fields[name] if isinstance(fields[name], list) else [fields[name]]
-        return [(value,) if name in tuples and isinstance(value, int) else value for value in given]
+        return list(fields[name]) if isinstance(fields[name], list) else [fields[name]]
 
     return [
         dict(zip(fields, combination, strict=True))
         for combination in itertools.product(*(values(name) for name in fields))
     ]
+
+
+def check_types(kind: type[RunConfig], fields: Fields) -> None:
+    """Checks what the user gave of a kind of run, before a recipe reckons with it.
+
+    Raises:
+        LabError: a value is not of its field's type.
+    """
+    for field in dataclasses.fields(kind):
+        given = fields.get(field.name, [])
+        for value in given if isinstance(given, list) else [given]:
+            _of_type(field.name, value, field.type)
+    _of_type("seeds", fields.get("seeds", 1), int)
+
+
+def _of_type(name: str, value: Any, wanted: Any) -> Any:
+    """A value as its field wants it."""
+    if str(wanted).startswith("tuple"):
+        value = (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        fits, words = isinstance(value, tuple), "whole numbers, such as 512-256"
+    elif wanted is bool:
+        fits, words = isinstance(value, bool), "true or false"
+    elif wanted is str:
+        fits, words = isinstance(value, str), "a word"
+    else:
+        kinds = (int, float) if wanted is float else int
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        words = "a number" if wanted is float else "a whole number"
+    if not fits:
+        shown = {"learning_rate": "lr"}.get(name, name)
+        raise LabError(f"{shown} expects {words}, got {value!r}")
+    return value
 
 
 def _fitting(

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cosnorm_lab.config import DROP_IN_METHODS, DropInConfig, RunConfig
+from cosnorm_lab.config import DropInConfig, RunConfig
+from cosnorm_lab.methods import CONVERSIONS
 from cosnorm_lab.recipes.comparison import comparison
 
 NAME, TEXT_NAME = "drop-in", "drop-in-text"
@@ -62,7 +63,7 @@ def _recipe(
         return comparison(
             DropInConfig,
             {**base, "epochs": usual},
-            dict.fromkeys(DROP_IN_METHODS, RATES["sgd"]),
+            dict.fromkeys(CONVERSIONS, RATES["sgd"]),
             methods=methods,
             variants=lambda method: [
                 {**one, **given}

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cosnorm_lab.config import METHODS, MLPConfig, RunConfig
+from cosnorm_lab.config import MLPConfig, RunConfig
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.recipes.comparison import comparison
-from cosnorm_lab.records import Run, last_epochs
+from cosnorm_lab.recipes.search import GRID, best_rates, further
+from cosnorm_lab.records import Run
 
 NAME = "fair"
-GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # the same for all methods
 SEARCH_EPOCHS = 5
 HELD_BACK = 10_000
 BASE: Mapping[str, Any] = {"recipe": NAME, "dataset": "mnist", "hidden": (1000, 1000)}
@@ -44,7 +45,7 @@ def search(
     configs = comparison(
         MLPConfig,
         {**BASE, "epochs": min(epochs, SEARCH_EPOCHS), "validation": HELD_BACK},
-        dict.fromkeys(METHODS, GRID[0]),
+        dict.fromkeys(NORMALIZATIONS, GRID[0]),
         methods=methods,
         variants=lambda method: [{"learning_rate": rate} for rate in GRID],
         learning_rates=learning_rates,
@@ -64,10 +65,10 @@ def final(
     learning_rates: Mapping[str, float] | None = None,
     **fields: Any,
 ) -> list[RunConfig]:
-    """The runs after the search, on the test images: each method at the learning rate that won.
+    """What follows: more rates where the best is at the edge, then runs on the test images at those that won.
 
     Args:
-        runs: those of the search.
+        runs: all so far.
         methods: as for `search`, as are the others.
         epochs: passes over the training images, the held-back ones among them.
         seeds: number of seeds: 0, 1, …
@@ -77,16 +78,11 @@ def final(
     Raises:
         LabError: no run of a method came to its end.
     """
+    if any(not run.config.validation for run in runs):
+        return []
+    if more := further(runs):
+        return more
     others = {name: value for name, value in fields.items() if name not in ("learning_rate", "validation")}
-    best = {method: _best(method, runs) for method in dict.fromkeys(run.method for run in runs)}
     return comparison(
-        MLPConfig, {**BASE, "epochs": epochs}, best, methods=methods, seeds=seeds, fields=others
+        MLPConfig, {**BASE, "epochs": epochs}, best_rates(runs), methods=methods, seeds=seeds, fields=others
     )
-
-
-def _best(method: str, runs: Sequence[Run]) -> float:
-    """The learning rate with the least mean of errors over the last epochs; of several the smallest."""
-    ended = [run for run in runs if run.method == method and run.status == "completed"]
-    if not ended:
-        raise LabError(f"no run of {method} came to its end; try smaller ones: --sweep lr=0.001,0.01")
-    return min((last_epochs(run)[0], run.config.learning_rate) for run in ended)[1]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cosnorm_lab.config import HEADS, WITH_MARGIN, WITH_SCALE, HeadsConfig, RunConfig
+from cosnorm_lab.config import HeadsConfig, RunConfig
+from cosnorm_lab.methods import HEADS
 from cosnorm_lab.recipes.comparison import comparison
 
 MNIST_NAME = "heads-mnist"
@@ -27,10 +28,11 @@ def heads_mnist(
     """Seven losses over an embedding of three dimensions, which the report draws.
 
     With `embedding_size=2` the losses without a linear layer do badly: on a circle classes cannot pass each
-    other, and ten of them lie so close that s = 10 does not tell them apart (LOG.md has the figures).
+    other, and ten of them lie so close that s = 10 does not tell them apart (figures:
+    docs/log/2026-11-21-heads-on-digits.md).
 
     Args:
-        methods: losses, of `cosnorm_lab.config.HEADS`; by default all.
+        methods: losses, of `cosnorm_lab.methods.HEADS`; by default all.
         epochs: passes over the training images.
         seeds: number of seeds: 0, 1, …
         learning_rates: other learning rates of Adam, by method.
@@ -63,7 +65,7 @@ def faces(
     """Facial expressions by mini-Xception: the seven losses; s varies at m = 0.35, m at s = 10.
 
     Args:
-        methods: losses, of `cosnorm_lab.config.HEADS`; by default all. `SWEPT` run with every s and m.
+        methods: losses, of `cosnorm_lab.methods.HEADS`; by default all. `SWEPT` run with every s and m.
         epochs: passes over the training images.
         seeds: number of seeds: 0, 1, …
         learning_rates: other learning rates of Adam, by method.
@@ -100,6 +102,7 @@ def faces(
 
 
 def _options(method: str, scale: float, margin: float) -> dict[str, float]:
-    """Scale and margin for the methods that have them."""
-    options = {"scale": scale} if method in WITH_SCALE else {}
-    return {**options, "margin": margin} if method in WITH_MARGIN else options
+    """Scale and margin for the methods that take them."""
+    return {
+        name: value for name, value in (("scale", scale), ("margin", margin)) if name in HEADS[method].takes
+    }

@@ -1,7 +1,7 @@
 """The paper's central claim, tested directly: trained networks on test input that is scaled."""
 
 from cosnorm_lab.config import MLPConfig
-from cosnorm_lab.recipes import mnist, newsgroups
+from cosnorm_lab.methods import rates
 from cosnorm_lab.recipes.comparison import recipe
 
 NAME = "magnitude"
@@ -13,7 +13,7 @@ FACTORS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 magnitude = recipe(
     MLPConfig,
     {"recipe": NAME, "dataset": "mnist", "hidden": (1000, 1000), "factors": FACTORS},
-    mnist.LEARNING_RATES,
+    rates("mnist"),
     epochs=20,
 )
 
@@ -21,6 +21,6 @@ magnitude = recipe(
 magnitude_news = recipe(
     MLPConfig,
     {"recipe": NEWS_NAME, "dataset": "20news", "hidden": (1000, 1000), "factors": FACTORS},
-    newsgroups.LEARNING_RATES,
+    rates("news"),
     epochs=20,
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cosnorm_lab.config import MLPConfig, RunConfig
+from cosnorm_lab.methods import rates
 from cosnorm_lab.recipes.comparison import comparison
 from cosnorm_lab.recipes.published import Published
 
@@ -21,8 +22,8 @@ PAPER_TABLE1: Mapping[str, tuple[float, float]] = {
 }
 
 NOTES_TABLE1: Mapping[str, str] = {
-    "weight": "why is not known: neither initial weights nor learning rate explain it (LOG)",
-    "max": "with hidden biases; without them 155 in epochs 31 to 40, so that the paper's had none (LOG)",
+    "weight": "why is not known: neither initial weights nor learning rate explain it (docs/log)",
+    "max": "with hidden biases; without them 155 in epochs 31 to 40, so that the paper's had none (docs/log)",
 }
 
 # The paper's "0.1 variance" at its word, with the same figures beside it.
@@ -55,19 +56,6 @@ PAPER_DEPTH = tuple(
     for layers, least in ((2, 155), (3, 143), (4, 140), (5, 129))
 )
 
-LEARNING_RATES: Mapping[str, float] = {
-    "baseline": 0.1,
-    "cosine": 10.0,
-    # Not in the paper's table; ours, as are those of layer and mean-only.
-    "centered": 10.0,
-    "batch": 5.0,
-    "layer": 1.0,
-    "weight": 5.0,
-    "max": 1.0,
-    # The best of 0.1, 0.5, 1, 2 and 5 on 10,000 held-back images (20 epochs; from 1 on it diverges).
-    "mean-only": 0.5,
-}
-
 
 def table1(
     methods: Sequence[str] | None = None,
@@ -84,7 +72,7 @@ def table1(
     normalization are not in its table: their learning rates are ours.
 
     Args:
-        methods: the methods to run; by default all of `cosnorm_lab.config.METHODS`.
+        methods: the methods to run; by default all of `cosnorm_lab.methods.NORMALIZATIONS`.
         epochs: passes over the training images.
         seeds: number of seeds: 0, 1, …
         learning_rates: learning rates other than the paper's, by method.
@@ -96,7 +84,7 @@ def table1(
     return comparison(
         MLPConfig,
         _base(NAME, epochs),
-        LEARNING_RATES,
+        rates("mnist"),
         methods=methods,
         seeds=seeds,
         learning_rates=learning_rates,
@@ -159,7 +147,7 @@ def depth(
     return comparison(
         MLPConfig,
         _base(DEPTH_NAME, epochs),
-        {method: LEARNING_RATES[method] for method in ("cosine", "baseline", "centered")},
+        {method: rates("mnist")[method] for method in ("cosine", "baseline", "centered")},
         methods=methods,
         variants=lambda method: [{"hidden": (1000,) * hidden} for hidden in (1, 2, 3, 4)],
         seeds=seeds,

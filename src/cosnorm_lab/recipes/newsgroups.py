@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cosnorm_lab.config import MLPConfig
+from cosnorm_lab.methods import rates
 from cosnorm_lab.recipes.comparison import recipe
 
 NAME = "news-table3"
@@ -21,18 +22,8 @@ PAPER_ERRORS: Mapping[str, tuple[float, float]] = {
     for method, (rate, millionths) in PAPER_TABLE3.items()
 }
 
-LEARNING_RATES: Mapping[str, float] = {
-    "baseline": 0.1,
-    "cosine": 10.0,
-    "centered": 10.0,  # not in the paper's table, as is that of layer
-    "batch": 1.0,
-    "layer": 1.0,
-    "weight": 1.0,
-    "max": 0.1,
-}
-
 
 # 21566-1000-1000-20, batches of 100, on sparse input.
 table3 = recipe(
-    MLPConfig, {"recipe": NAME, "dataset": "20news", "hidden": (1000, 1000)}, LEARNING_RATES, epochs=60
+    MLPConfig, {"recipe": NAME, "dataset": "20news", "hidden": (1000, 1000)}, rates("news"), epochs=60
 )

@@ -17,15 +17,39 @@ EVALUATION_BATCH = 500  # larger ones are slower: their activations are fresh me
 def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Any, ...]:
     """Images and labels to train on, then those to count errors on, on the device.
 
-    The latter are the test images, or the held-back training images of a search.
+    The latter are the test images, or the held-back training images of a search. Where the configuration
+    wants it, and the samples are no pixels, they are standardized.
     """
     train = len(dataset.train_images) - config.validation
-    tensors = [dataset.train_images[:train], dataset.train_labels[:train]]
+    images, labels = dataset.train_images[:train], dataset.train_labels[:train]
+    test_images, test_labels = dataset.test_images, dataset.test_labels
     if config.validation:
-        tensors += [dataset.train_images[train:], dataset.train_labels[train:]]
-    else:
-        tensors += [dataset.test_images, dataset.test_labels]
-    return tuple(tensor.to(device) for tensor in tensors)
+        test_images, test_labels = dataset.train_images[train:], dataset.train_labels[train:]
+    if standardizes(config, dataset):
+        images, test_images = standardized(images, test_images)
+    return tuple(tensor.to(device) for tensor in (images, labels, test_images, test_labels))
+
+
+def standardizes(config: RunConfig, dataset: Dataset) -> bool:
+    """Whether samples are standardized: the configuration says so, and they are neither pixels nor sparse."""
+    wanted = getattr(config, "standardize", False)
+    return wanted and not dataset.pixels and isinstance(dataset.train_images, Tensor)
+
+
+def standardized(images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples less the mean and by the deviation of those to train on; what is constant there becomes 0.
+
+    Rows (N, D) have a mean for each feature, (N, channels, height, width) for each channel, others one for
+    all.
+    """
+    dims = {2: [0], 4: [0, 2, 3]}.get(images.ndim, list(range(images.ndim)))
+    wide = images.double()
+    deviation, mean = torch.std_mean(wide, dim=dims, correction=0, keepdim=True)
+    # Of a constant feature rounding leaves a deviation of some units in the last place of its value.
+    constant = deviation <= 1e-12 * mean.abs()
+    scale = torch.where(constant, 0.0, 1 / deviation.where(~constant, torch.ones_like(deviation)))
+    first, second = (((part.double() - mean) * scale).float() for part in (images, test_images))
+    return first, second
 
 
 def chance(config: RunConfig, dataset: Dataset) -> int:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-import cosnorm.nn
 from cosnorm_lab.augmentation import augmented, middle
 from cosnorm_lab.config import CNNConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import CNN, cnn
 from cosnorm_lab.records import Line
 from cosnorm_lab.tasks.batches import generator, seed, split
@@ -41,9 +41,7 @@ class CNNTask:
         optimizer: Any = torch.optim.SGD(trained.parameters(), lr=config.learning_rate)
         self.model, self.optimizer = fabric.setup(trained, optimizer)
         self.network = nn.ModuleDict({"trained": trained, "averaged": copy.deepcopy(trained)})
-        self.max_norm = (
-            cosnorm.nn.MaxNorm(trained, max_norm=config.max_norm) if config.method == "max" else None
-        )
+        self.constraint = NORMALIZATIONS[config.method].constrained(trained, max_norm=config.max_norm)
         # What a step reads, and the sum of losses that it adds to, at the same places each time.
         self._indices = self._batch(0).clone()
         self._share = torch.zeros((), device=fabric.device)
@@ -78,8 +76,8 @@ class CNNTask:
         # Fabric averages gradients over processes; this weight makes them the whole batch's.
         self.fabric.backward(loss * (self.fabric.world_size / self._batch_size))
         self.optimizer.step()
-        if self.max_norm:
-            self.max_norm.project()
+        if self.constraint:
+            self.constraint.project()
         self._average()
         self._total += loss.detach()
 

@@ -1,5 +1,7 @@
 """Contrastive training as in SimCLR: an encoder without labels, judged by a linear probe of its features."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from cosnorm.losses import nt_xent_loss
 from cosnorm_lab.config import ContrastiveConfig
 from cosnorm_lab.data import Dataset
+from cosnorm_lab.methods import CONTRASTIVE
 from cosnorm_lab.networks import build
 from cosnorm_lab.probe import probe_errors
 from cosnorm_lab.records import Line
@@ -18,6 +21,20 @@ from cosnorm_lab.tasks.batches import batches, generator, over_all, split
 from cosnorm_lab.views import random_view
 
 FEATURES = 128
+
+
+def nt_xent() -> Callable[..., Tensor]:
+    """The loss of "nt-xent"."""
+    return nt_xent_loss
+
+
+def decoupled() -> Callable[..., Tensor]:
+    """The loss of "decoupled"."""
+    return functools.partial(nt_xent_loss, decoupled=True)
+
+
+def untrained() -> None:
+    """No loss: the encoder stays as it began."""
 
 
 class Projected(nn.Module):
@@ -54,7 +71,8 @@ class ContrastiveTask:
 
     def epoch(self, number: int) -> float:
         """Two views of each image, NT-Xent between them. A last batch that is not full is left out."""
-        if self.config.method == "untrained":
+        objective = CONTRASTIVE[self.config.method].make()
+        if objective is None:
             return 0.0
         self.model.train()
         random = generator(self.config, number * 1000 + self.fabric.global_rank, self.fabric.device)
@@ -68,13 +86,7 @@ class ContrastiveTask:
             views = torch.cat([random_view(images, random), random_view(images, random)])
             view1, view2 = self.model(views).chunk(2)
             self.optimizer.zero_grad()
-            loss = nt_xent_loss(
-                view1,
-                view2,
-                temperature=self.config.temperature,
-                decoupled=self.config.method == "decoupled",
-                group=group,
-            )
+            loss = objective(view1, view2, temperature=self.config.temperature, group=group)
             self.fabric.backward(loss)
             self.optimizer.step()
             losses.append(loss.detach())

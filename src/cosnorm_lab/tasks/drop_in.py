@@ -1,5 +1,6 @@
 """A network as people have it, trained as they train it; converted or not."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from cosnorm_lab import usual_networks
 from cosnorm_lab.config import DropInConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import CONVERSIONS
 from cosnorm_lab.records import Line
 from cosnorm_lab.tasks.batches import batches, generator, mean_loss, over_all, split
 
@@ -93,21 +95,52 @@ class DropInTask:
 
 def network(config: DropInConfig, inputs: tuple[int, ...], outputs: int) -> nn.Module:
     """The network of a configuration, at its first weights; all methods begin with the same."""
-    made = usual_networks.build(
-        config.network, inputs, outputs, norms=config.method != "plain", seed=config.seed
-    )
-    if not config.method.startswith("converted"):
-        return made
+    made: nn.Module = CONVERSIONS[config.method].make(config, inputs, outputs)
+    return made
+
+
+def plain(config: DropInConfig, inputs: tuple[int, ...], outputs: int) -> nn.Module:
+    """The network without norms."""
+    return usual_networks.build(config.network, inputs, outputs, norms=False, seed=config.seed)
+
+
+def norm(config: DropInConfig, inputs: tuple[int, ...], outputs: int) -> nn.Module:
+    """The network with its norms."""
+    return usual_networks.build(config.network, inputs, outputs, norms=True, seed=config.seed)
+
+
+def converted(
+    config: DropInConfig,
+    inputs: tuple[int, ...],
+    outputs: int,
+    *,
+    keep_norms: bool = False,
+    all_: bool = False,
+) -> nn.Module:
+    """`cosnorm.convert.to_cosine` of the network with norms, which takes out those that it makes needless.
+
+    Args:
+        config: of the run.
+        inputs: shape of a sample.
+        outputs: number of classes.
+        keep_norms: take none out.
+        all_: convert attention and patches, too: all but the last layer.
+    """
+    made = norm(config, inputs, outputs)
     last = [name for name, layer in made.named_modules() if isinstance(layer, nn.Linear)][-1]
     return to_cosine(
         made,
-        filter_fn=(lambda _, name: name != last) if config.method == "converted-all" else None,
+        filter_fn=(lambda _, name: name != last) if all_ else None,
         centered=config.centered,
         scale=config.scale,
         augment=config.augment,
-        remove_norm=config.method != "converted-norm",
+        remove_norm=not keep_norms,
         inplace=True,
     )
+
+
+converted_norm = functools.partial(converted, keep_norms=True)
+converted_all = functools.partial(converted, all_=True)
 
 
 def _pixels(images: Any, config: DropInConfig) -> Tensor:

@@ -3,44 +3,20 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from cosnorm.functional import cosine_linear
-from cosnorm.losses import (
-    AMSoftmaxLoss,
-    ArcFaceLoss,
-    CenterLoss,
-    CosineDistanceLoss,
-    IslandLoss,
-    NormFaceLoss,
-)
+from cosnorm.losses import CosineDistanceLoss
 from cosnorm_lab.config import HeadsConfig
 from cosnorm_lab.data import Dataset
+from cosnorm_lab.heads import Softmax
+from cosnorm_lab.methods import HEADS
 from cosnorm_lab.networks import build
 from cosnorm_lab.records import Line
 from cosnorm_lab.tasks.batches import batches, mean_loss, over_all, split
 
 DRAWN = 1000  # embeddings that a record keeps for the picture
-
-
-class Softmax(nn.Module):
-    """A linear layer and cross-entropy, alone or beside a loss that draws embeddings to centers."""
-
-    def __init__(
-        self, classes: int, size: int, centers: nn.Module | None = None, weight: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.linear = nn.Linear(size, classes)
-        self.centers, self.center_weight = centers, weight
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss."""
-        loss = F.cross_entropy(self.linear(embeddings), labels)
-        if self.centers is not None:
-            loss = loss + self.center_weight * self.centers(embeddings, labels)
-        return loss
 
 
 class Classifier(nn.Module):
@@ -51,7 +27,7 @@ class Classifier(nn.Module):
         self.embedding = build(config.network, image_size, config.embedding_size, config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.head = make_head(config, classes)
+            self.head: nn.Module = HEADS[config.method].make(config, classes)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of images (N, 1, height, width) of the classes `labels` (N,)."""
@@ -66,34 +42,6 @@ class Classifier(nn.Module):
         if isinstance(head, CosineDistanceLoss):
             head = head.softmax
         return cosine_linear(embeddings, head.get_parameter("weight")).argmax(dim=1)
-
-
-def make_head(config: HeadsConfig, classes: int) -> nn.Module:
-    """The loss of a configuration, with its weights."""
-    size = config.embedding_size
-    match config.method:
-        case "center":
-            return Softmax(classes, size, CenterLoss(classes, size), config.center_weight)
-        case "island":
-            island = IslandLoss(classes, size, island_weight=config.island_weight)
-            return Softmax(classes, size, island, config.center_weight)
-        case "normface":
-            return NormFaceLoss(classes, size, scale=config.scale)
-        case "am-softmax":
-            return AMSoftmaxLoss(classes, size, margin=config.margin, scale=config.scale)
-        case "arcface":
-            return ArcFaceLoss(classes, size, margin=config.margin, scale=config.scale)
-        case "cosine-distance":
-            return CosineDistanceLoss(
-                classes,
-                size,
-                margin=config.margin,
-                scale=config.scale,
-                center_weight=config.center_weight,
-                island_weight=config.island_weight,
-            )
-        case _:
-            return Softmax(classes, size)
 
 
 class HeadsTask:

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
-import cosnorm.nn
 from cosnorm_lab.config import MLPConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.data.sparse import SparseRows
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.methods import NORMALIZATIONS
 from cosnorm_lab.models import mlp
 from cosnorm_lab.records import Line
 from cosnorm_lab.tasks.batches import batches, mean_loss, split
@@ -40,12 +40,10 @@ class MLPTask:
         )
         optimizer: Any = torch.optim.SGD(self.network.parameters(), lr=config.learning_rate)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        self.max_norm = (
-            cosnorm.nn.MaxNorm(self.network, max_norm=config.max_norm) if config.method == "max" else None
-        )
+        self.constraint = NORMALIZATIONS[config.method].constrained(self.network, max_norm=config.max_norm)
 
     def epoch(self, number: int) -> float:
-        """Plain gradient descent; after each step max normalization, if that is the method."""
+        """Plain gradient descent; after each step the method's constraint, if it has one."""
         self.model.train()
         total = torch.zeros((), device=self.fabric.device)
         for part, size in batches(self.config, len(self.images), number, self.fabric):
@@ -54,8 +52,8 @@ class MLPTask:
             # Fabric averages gradients over processes; this weight makes them the whole batch's.
             self.fabric.backward(loss * (self.fabric.world_size / size))
             self.optimizer.step()
-            if self.max_norm:
-                self.max_norm.project()
+            if self.constraint:
+                self.constraint.project()
             total += loss.detach()
         return mean_loss(total, len(self.images), self.fabric)
 
