@@ -35,24 +35,27 @@ def headlines_block(found: Answers, page: str = "", *, linked: bool = True) -> s
 
 
 def _table(headlines: Sequence[Headline], page: str, linked: bool) -> str:
-    lines = [["claim", "ours", "the best rival", "verdict", "test", "the paper’s"], ["---"] * 6]
+    paper = any(one.paper is not None for one in headlines)
+    headings = ["claim", "ours", "the best rival", "verdict", *["the paper’s"] * paper]
+    lines = [headings, ["---"] * len(headings)]
     for one in headlines:
         claim = escaped(_upper(one.claim.text))
         if linked and one.anchor:
             where = "" if f"<!-- {one.claim.recipe} -->" in page else "laboratory.md"
             claim = f"[{claim}]({where}#{one.claim.recipe})"
-        lines.append([claim, *_cells(one)])
+        lines.append([claim, *_cells(one)[: len(headings) - 1]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(one: Headline) -> list[str]:
     if one.ours is None:
-        return [NOTHING, NOTHING, NOT_RUN, NOTHING, NOTHING]
+        return [NOTHING, NOTHING, NOT_RUN, NOTHING]
     sides = [NOTHING if side is None else side.named for side in (one.ours, one.other)]
     paper = NOTHING
     if one.paper is not None and one.beside is not None:
         paper = f"{one.ours.quantity.written(one.paper)}: {one.paper_word} ({one.beside.tested})"
-    return [escaped(cell) for cell in (*sides, one.word, one.said or NOTHING, paper)]
+    tested = f": {one.said}" if one.said and one.p is not None else ""
+    return [escaped(cell) for cell in (*sides, f"**{one.word}**{tested}", paper)]
 
 
 def behind_block(found: Answers) -> str:
