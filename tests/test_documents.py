@@ -47,7 +47,7 @@ def _caffe2(names: dict[str, Any]) -> None:
 def _convert(names: dict[str, Any]) -> None:
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(names["deployed"](x), names["model"](x), rtol=1e-4, atol=1e-4)
-    assert type(names["same"][0]) is torch.nn.Conv2d
+    assert type(names["again"][0]) is torch.nn.Conv2d
 
 
 def _deploy(names: dict[str, Any]) -> None:
