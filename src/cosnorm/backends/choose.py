@@ -7,8 +7,8 @@
 
 `impl="auto"` takes the first that there is for a device: the kernels where they were written for, tensors of
 float32, bfloat16 and float16 on NVIDIA's GPUs of compute capability 8.0 and more; on other accelerators, and
-without triton, the torch form. One that is named computes, or the call raises. A backend declines what its form
-could get wrong (it returns None: extreme norms), and the torch form computes then. `COSNORM_IMPL` in the
+without triton, the torch form. One that is named computes, or the call raises. A backend declines what its
+form could get wrong (it returns None: extreme norms), and the torch form computes then. `COSNORM_IMPL` in the
 environment forces one for a whole program: set it before that begins, as each operation reads it once.
 """
 
