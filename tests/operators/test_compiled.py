@@ -20,7 +20,7 @@ LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
 
 
 def operators_of(call: Callable[..., Tensor], *inputs: Tensor) -> list[list[str]]:
-    """The names of our operators in each graph that is compiled: of the forward, then of the backward pass."""
+    """The names of our operators in each graph that is compiled: forward, then backward."""
     found: list[list[str]] = []
 
     def note(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable:
