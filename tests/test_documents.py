@@ -266,8 +266,8 @@ def test_every_public_name_stands_on_a_page_of_the_api():
 
 @pytest.mark.parametrize("name", [name for name, text in DOCUMENTS.items() if "<!-- /" in text])
 def test_tables_are_those_of_the_records(name: str, tmp_path: Path):
-    from cosnorm_lab.readme import update_readme
     from cosnorm_lab.records import read_all
+    from cosnorm_lab.report.readme import update_readme
 
     text = DOCUMENTS[name]
     blocks = set(re.findall(r"^<!-- /(?!speed:|versions)([\w-]+) -->$", text, flags=re.MULTILINE))

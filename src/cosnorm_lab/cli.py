@@ -259,11 +259,11 @@ def report(
 
     Examples: `cosnorm report runs -o report.html`, `cosnorm report runs --format csv`
     """
-    from cosnorm_lab.exports import as_text
     from cosnorm_lab.files import write_whole
-    from cosnorm_lab.readme import update_readme
     from cosnorm_lab.records import read_all
-    from cosnorm_lab.report import write_report
+    from cosnorm_lab.report.exports import as_text
+    from cosnorm_lab.report.page import write_report
+    from cosnorm_lab.report.readme import update_readme
 
     found = read_all(runs)
     if format_ == "html":

@@ -6,7 +6,7 @@ from cosnorm_lab.data.catalog import ARCHIVES, FETCHED
 from cosnorm_lab.recipes import published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import Series
+from cosnorm_lab.report.series import Series
 
 
 def checksums_known(dataset: str) -> bool:

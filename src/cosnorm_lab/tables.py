@@ -14,8 +14,8 @@ from cosnorm_lab.data import Dataset
 from cosnorm_lab.recipes import published
 from cosnorm_lab.recipes.search import best_run, by_method, edge
 from cosnorm_lab.records import Run, last_epochs, of_other_data
-from cosnorm_lab.rows import command
-from cosnorm_lab.series import Series, group
+from cosnorm_lab.report.rows import command
+from cosnorm_lab.report.series import Series, group
 
 
 def print_data(

@@ -7,7 +7,7 @@ import pytest
 from report_records import config, every_method, write_record
 
 from cosnorm_lab.methods import METHODS
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.page import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait

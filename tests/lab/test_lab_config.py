@@ -15,7 +15,7 @@ from cosnorm_lab.recipes.heads import heads_mnist
 from cosnorm_lab.recipes.mnist import table1
 from cosnorm_lab.recipes.simclr import simclr
 from cosnorm_lab.records import read, record_path
-from cosnorm_lab.rows import command
+from cosnorm_lab.report.rows import command
 
 CONFIG = MLPConfig(
     recipe="mnist-table1",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cosnorm_lab.differences import Difference, compare, compare_with, holm, p_value, share_interval
+from cosnorm_lab.report.differences import Difference, compare, compare_with, holm, p_value, share_interval
 
 
 def seeds(*values: float, first: int = 0) -> dict[int, float]:

@@ -8,13 +8,13 @@ from small_recipes import small_data
 from torch import nn
 
 from cosnorm.nn import CosineConv2d, CosineLinear
-from cosnorm_lab.across import across_table
 from cosnorm_lab.config import DropInConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.methods import CONVERSIONS
 from cosnorm_lab.recipes import drop_in
 from cosnorm_lab.records import Run
+from cosnorm_lab.report.across import across_table
 from cosnorm_lab.tasks.drop_in import network
 from cosnorm_lab.train import train
 

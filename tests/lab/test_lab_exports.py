@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from cosnorm_lab.cli import app
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.exports import COLUMNS, as_text
-from cosnorm_lab.readme import update_readme
 from cosnorm_lab.records import read_all
+from cosnorm_lab.report.exports import COLUMNS, as_text
+from cosnorm_lab.report.readme import update_readme
 
 
 @pytest.fixture

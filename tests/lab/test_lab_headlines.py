@@ -6,13 +6,13 @@ import pytest
 import scipy.stats
 from report_records import config, write_record
 
-from cosnorm_lab.answer_figure import answer_picture, marks
-from cosnorm_lab.answers import Answers, answers, parts_of, title
-from cosnorm_lab.claims import CLAIMS
-from cosnorm_lab.headlines import Headline
-from cosnorm_lab.quantities import QUANTITIES
 from cosnorm_lab.recipes import RECIPES
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.answer_figure import answer_picture, marks
+from cosnorm_lab.report.answers import Answers, answers, parts_of, title
+from cosnorm_lab.report.claims import CLAIMS
+from cosnorm_lab.report.headlines import Headline
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.quantities import QUANTITIES
 
 
 def made(folder, figures, recipe="fair", **changes):

@@ -8,12 +8,12 @@ from report_records import config, write_record
 from small_recipes import small_data, small_runs
 
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.readme import update_readme
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import read_all
-from cosnorm_lab.report import write_report
-from cosnorm_lab.rows import make_rows
-from cosnorm_lab.series import group
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.readme import update_readme
+from cosnorm_lab.report.rows import make_rows
+from cosnorm_lab.report.series import group
 from cosnorm_lab.train import train
 
 A = {"exact": False, "checksums": {"file": "aa"}, "file": "letters.csv", "train": 16_000, "test": 4_000}

@@ -11,12 +11,12 @@ from report_records import config, every_method, write_record
 from cosnorm_lab import files
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
-from cosnorm_lab.readme import markdown_table, update_readme
 from cosnorm_lab.recipes import RECIPES, fair, mnist
 from cosnorm_lab.recipes.search import GRID
-from cosnorm_lab.report import write_report
-from cosnorm_lab.rows import command, make_rows
-from cosnorm_lab.series import group
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.readme import markdown_table, update_readme
+from cosnorm_lab.report.rows import command, make_rows
+from cosnorm_lab.report.series import group
 
 
 def page(runs, out: Path) -> str:

@@ -6,19 +6,19 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from cosnorm_lab.answers import Part, answers, parts_of, title
-from cosnorm_lab.differences import compare, compare_with
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.headlines import setting_of
 from cosnorm_lab.papers import paper_of
-from cosnorm_lab.quantities import figure
-from cosnorm_lab.readme import table_of
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import claimed, verdict
-from cosnorm_lab.said import behind_block, escaped, headlines_block, said_block
-from cosnorm_lab.sections import beside_best
-from cosnorm_lab.series import Series, group, is_search
+from cosnorm_lab.report.answers import Part, answers, parts_of, title
+from cosnorm_lab.report.differences import compare, compare_with
+from cosnorm_lab.report.headlines import setting_of
+from cosnorm_lab.report.quantities import figure
+from cosnorm_lab.report.readme import table_of
+from cosnorm_lab.report.rows import claimed, verdict
+from cosnorm_lab.report.said import behind_block, escaped, headlines_block, said_block
+from cosnorm_lab.report.sections import beside_best
+from cosnorm_lab.report.series import Series, group, is_search
 
 FORMATS = ("html", "md", "csv")
 PLAIN = ("baseline", "plain", "softmax")  # methods that normalize nothing

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.charts import Axis, Chart, Line
-from cosnorm_lab.differences import Difference
-from cosnorm_lab.figures import Picture
-from cosnorm_lab.headlines import Headline
-from cosnorm_lab.scales import label, linear_ticks
+from cosnorm_lab.report.charts import Axis, Chart, Line
+from cosnorm_lab.report.differences import Difference
+from cosnorm_lab.report.figures import Picture
+from cosnorm_lab.report.headlines import Headline
+from cosnorm_lab.report.scales import label, linear_ticks
 
 RIVAL, PAPER = "#D55E00", "#595959"
 CAPTION = (

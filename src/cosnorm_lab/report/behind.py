@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.claims import CLAIMS
-from cosnorm_lab.differences import Difference, compare
-from cosnorm_lab.headlines import rivals_of, setting_of
-from cosnorm_lab.quantities import Figure, figure
 from cosnorm_lab.recipes import columns
-from cosnorm_lab.series import Series, setting
+from cosnorm_lab.report.claims import CLAIMS
+from cosnorm_lab.report.differences import Difference, compare
+from cosnorm_lab.report.headlines import rivals_of, setting_of
+from cosnorm_lab.report.quantities import Figure, figure
+from cosnorm_lab.report.series import Series, setting
 
 
 @dataclass(frozen=True)

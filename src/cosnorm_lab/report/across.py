@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from cosnorm_lab.differences import compare, p_value
 from cosnorm_lab.methods import METHODS
-from cosnorm_lab.quantities import figure
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import NOT_RUN, shown
-from cosnorm_lab.series import Series, group, interval_of, setting
+from cosnorm_lab.report.differences import compare, p_value
+from cosnorm_lab.report.quantities import figure
+from cosnorm_lab.report.rows import NOT_RUN, shown
+from cosnorm_lab.report.series import Series, group, interval_of, setting
 
 
 def across_table(runs: Sequence[Run]) -> str:

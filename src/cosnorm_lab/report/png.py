@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cosnorm_lab.charts import Axis, Chart
-from cosnorm_lab.figures import Picture
+from cosnorm_lab.report.charts import Axis, Chart
+from cosnorm_lab.report.figures import Picture
 
 DOTS_PER_INCH = 200
 PANELS_A_ROW = 4

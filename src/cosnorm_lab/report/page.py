@@ -8,16 +8,16 @@ from typing import Any
 
 import jinja2
 
-from cosnorm_lab.answer_figure import CAPTION, answer_picture, axis, marks
-from cosnorm_lab.answers import Part, answers, parts_of, title
-from cosnorm_lab.charts import Axis
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
-from cosnorm_lab.png import png
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import command, status
-from cosnorm_lab.sections import make_section
+from cosnorm_lab.report.answer_figure import CAPTION, answer_picture, axis, marks
+from cosnorm_lab.report.answers import Part, answers, parts_of, title
+from cosnorm_lab.report.charts import Axis
+from cosnorm_lab.report.png import png
+from cosnorm_lab.report.rows import command, status
+from cosnorm_lab.report.sections import make_section
 
 
 def write_report(runs: list[Run], out: Path) -> None:
@@ -53,7 +53,7 @@ def write_report(runs: list[Run], out: Path) -> None:
     missing = [recipe for recipe in of_paper if recipe.name not in recipes]
     page = (
         _environment(out)
-        .get_template("report.html.jinja")
+        .get_template("page.html.jinja")
         .render(
             title=title(found),
             summary=found.summary,
@@ -82,7 +82,7 @@ def _told_apart(part: Part, parts: Sequence[Part]) -> list[str]:
 
 def _environment(out: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cosnorm_lab", "."),
+        loader=jinja2.PackageLoader("cosnorm_lab.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

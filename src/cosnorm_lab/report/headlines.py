@@ -1,4 +1,4 @@
-"""A claim of `cosnorm_lab.claims` answered from records: figures, a test, and words for what they support.
+"""A claim of `report.claims` answered from records: figures, a test, and words for what they support.
 
 The words are computed from the numbers alone. A difference between two methods is "ahead" or "behind" where a
 test over seeds supports it and "level" where it does not; of several rivals at once the p is Holm's. A figure
@@ -10,12 +10,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.claims import OURS, Claim, Fields
 from cosnorm_lab.config import RunConfig
-from cosnorm_lab.differences import Difference, compare, compare_with, holm, p_value
 from cosnorm_lab.papers import paper_of
-from cosnorm_lab.quantities import Figure, figure
-from cosnorm_lab.series import Series
+from cosnorm_lab.report.claims import OURS, Claim, Fields
+from cosnorm_lab.report.differences import Difference, compare, compare_with, holm, p_value
+from cosnorm_lab.report.quantities import Figure, figure
+from cosnorm_lab.report.series import Series
 
 TOLERANCE = 0.05  # of the paper's figure: what counts as reproduced
 NOT_RUN = "not run"

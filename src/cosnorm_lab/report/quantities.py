@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cosnorm_lab.records import Run, last_epochs
-from cosnorm_lab.series import Series, interval_of
+from cosnorm_lab.report.series import Series, interval_of
 
 
 def _least(run: Run) -> float:

@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cosnorm_lab.claims import OURS, Claim
-from cosnorm_lab.differences import share_interval
-from cosnorm_lab.headlines import Headline, beside_rivals, setting_of
-from cosnorm_lab.series import Series, setting
+from cosnorm_lab.report.claims import OURS, Claim
+from cosnorm_lab.report.differences import share_interval
+from cosnorm_lab.report.headlines import Headline, beside_rivals, setting_of
+from cosnorm_lab.report.series import Series, setting
 
 Settings = dict[tuple[tuple[str, str], ...], list[Series]]
 NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations

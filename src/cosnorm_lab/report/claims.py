@@ -9,7 +9,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim, evaluated by `cosnorm_lab.headlines`.
+    """One claim, evaluated by `cosnorm_lab.report.headlines`.
 
     Attributes:
         name: Tells it from the others.
@@ -21,7 +21,7 @@ class Claim:
         against: Fields of the runs to compare with; None: the best of the other methods that were trained
             as long, in the same setting.
         compared: Whether runs are compared at all, or our figure with the paper's only.
-        quantity: A key of `cosnorm_lab.quantities.QUANTITIES`.
+        quantity: A key of `cosnorm_lab.report.quantities.QUANTITIES`.
         over: Fields over whose settings the mean is taken.
         fair: Whether each side has the learning rates that are usual or best for it.
         top: Whether it stands on top of the page, not in its section alone.

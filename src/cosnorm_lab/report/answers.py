@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.any_data import of_any_data
-from cosnorm_lab.behind import Behind, where_behind
-from cosnorm_lab.claims import CLAIMS
-from cosnorm_lab.headlines import NOT_RUN, Headline, answer
 from cosnorm_lab.papers import other_files
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import Series, by_data, group, is_search
+from cosnorm_lab.report.any_data import of_any_data
+from cosnorm_lab.report.behind import Behind, where_behind
+from cosnorm_lab.report.claims import CLAIMS
+from cosnorm_lab.report.headlines import NOT_RUN, Headline, answer
+from cosnorm_lab.report.series import Series, by_data, group, is_search
 
 FAIR = {claim.recipe for claim in CLAIMS if claim.fair}
 

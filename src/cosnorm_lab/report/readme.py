@@ -4,15 +4,15 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cosnorm_lab.across import across_table
-from cosnorm_lab.answers import answers, parts_of
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
-from cosnorm_lab.rows import Row, goal_of, has_least, has_paper, make_rows
-from cosnorm_lab.said import behind_block, escaped, headlines_block, said_block
-from cosnorm_lab.series import by_data, group, is_search, setting
+from cosnorm_lab.report.across import across_table
+from cosnorm_lab.report.answers import answers, parts_of
+from cosnorm_lab.report.rows import Row, goal_of, has_least, has_paper, make_rows
+from cosnorm_lab.report.said import behind_block, escaped, headlines_block, said_block
+from cosnorm_lab.report.series import by_data, group, is_search, setting
 
 
 def markdown_table(runs: Iterable[Run]) -> str:

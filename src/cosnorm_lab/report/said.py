@@ -4,9 +4,9 @@ import html
 import textwrap
 from collections.abc import Sequence
 
-from cosnorm_lab.answers import Answers
-from cosnorm_lab.headlines import NOT_RUN, Headline
-from cosnorm_lab.rows import NOTHING
+from cosnorm_lab.report.answers import Answers
+from cosnorm_lab.report.headlines import NOT_RUN, Headline
+from cosnorm_lab.report.rows import NOTHING
 
 WIDTH = 110
 
