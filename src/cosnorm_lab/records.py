@@ -22,6 +22,7 @@ from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 
 FORMAT = 1
+MOST_SHOWN = 12  # names of classes in one line
 FINAL = ("completed", "diverged")  # how a run ends for good; after anything else it may go on
 
 Line = dict[str, Any]
@@ -65,7 +66,10 @@ class Run:
         name = data.get("file") or data["name"]
         if "train" not in data:
             return str(name)
-        return f"{name} ({data['train']:,} training and {data['test']:,} test samples)"
+        parts = f"{data['train']:,} training and {data['test']:,} test samples"
+        classes = data.get("classes", [])
+        named = ", ".join(classes[:MOST_SHOWN]) + (", …" if len(classes) > MOST_SHOWN else "")
+        return f"{name} ({parts}{f' of {len(classes)} classes: {named}' if classes else ''})"
 
     @property
     def at_chance(self) -> bool:

@@ -47,13 +47,13 @@ def test_official_data_need_no_more_than_the_configuration_and_old_names_are_fou
 
 def test_what_a_record_says_of_its_data(tmp_path):
     one = small_runs("mnist-table1", epochs=1)[0]
-    data = dataclasses.replace(small_data("mnist"), file="letters.csv")
+    data = dataclasses.replace(small_data("mnist"), file="letters.csv", classes=("a", "b"))
     run = train(one, data, tmp_path)
     assert run.start["data"] == {
         **{"name": "mnist", "checksums": data.checksums, "exact": False, "file": "letters.csv"},
-        **{"train": len(data.train_labels), "test": len(data.test_labels)},
+        **{"train": len(data.train_labels), "test": len(data.test_labels), "classes": ["a", "b"]},
     }
-    assert run.data_name == "letters.csv (64 training and 32 test samples)"
+    assert run.data_name == "letters.csv (64 training and 32 test samples of 2 classes: a, b)"
 
 
 def test_the_report_keeps_data_sets_apart_and_names_them(tmp_path):

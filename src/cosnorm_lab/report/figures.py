@@ -225,9 +225,10 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         if on_sphere:
             axes = (Axis("", -2.15, 2.15, []), Axis("", -1.05, 1.05, []))
             outlines = [_circle(-1.1), _circle(1.1)]
+        names = series.runs[0].start["data"].get("classes", [])
         clouds = [
             Cloud(
-                str(label_),
+                names[label_] if label_ < len(names) else str(label_),
                 CLASS_COLOURS[label_ % len(CLASS_COLOURS)],
                 [point for point, own in zip(points, recorded["labels"], strict=True) if own == label_],
             )

@@ -90,7 +90,9 @@ class Series:
     @property
     def name_with_settings(self) -> str:
         """The name, and the values of the recipe's columns."""
-        settings = (_setting(name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        values = ((name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        # 0 is an option that the method does not have.
+        settings = (_setting(name, value) for name, value in values if value != 0 or value is False)
         return ", ".join([self.name, *settings])
 
     @property
