@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from cosnorm_lab.report.claims import OURS, Claim
+from cosnorm_lab.report.claims import Claim
 from cosnorm_lab.report.differences import share_interval
 from cosnorm_lab.report.headlines import Headline, beside_rivals, setting_of
 from cosnorm_lab.report.series import Series, setting
@@ -15,7 +15,7 @@ NORMALIZED = ("mlp", "cnn")  # kinds of runs whose methods are normalizations
 def of_any_data(series: Sequence[Series], place: str, *, searched: bool = False) -> list[Headline]:
     """Which method has the fewest errors, in each setting that several methods were trained in.
 
-    Its rival is the best of the other kind, with cosines or without; where there is one kind, of the others.
+    Its rival is the next best method, with cosines or without.
 
     Args:
         series: Those of one recipe on one data set.
@@ -31,9 +31,8 @@ def of_any_data(series: Sequence[Series], place: str, *, searched: bool = False)
         members.sort(key=_errors)
         best = members[0]
         others = [one for one in members if one.method != best.method]
-        across = [one for one in others if (one.method in OURS) != (best.method in OURS)]
         rivals: dict[str, Series] = {}
-        for one in across or others:
+        for one in others:
             rivals.setdefault(one.method, one)
         if not rivals:
             continue
