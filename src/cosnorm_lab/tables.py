@@ -14,6 +14,7 @@ from cosnorm_lab.data import Dataset
 from cosnorm_lab.recipes import published
 from cosnorm_lab.recipes.search import best_run, by_method, edge
 from cosnorm_lab.records import Run, last_epochs, of_other_data
+from cosnorm_lab.report.answers import answers, parts_of
 from cosnorm_lab.report.rows import command
 from cosnorm_lab.report.series import Series, group
 
@@ -150,6 +151,18 @@ def print_search(runs: Sequence[Run], *, done: bool, console: Console | None = N
                 f"{method}: the best rate, {best:g}, is at the edge of those tried; trying {next_rate:g}",
                 markup=False,
             )
+
+
+def print_answer(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Prints which method is best, and what a test over seeds and the size of the test support of it.
+
+    Args:
+        runs: of one recipe on one data set, those of its search too.
+        console: where to print.
+    """
+    console = console or standard_output()
+    for headline in answers(parts_of(runs)).headlines:
+        console.print(headline.sentence, markup=False, soft_wrap=not console.is_terminal)
 
 
 def print_best(runs: Sequence[Run], console: Console | None = None) -> None:

@@ -229,7 +229,11 @@ def test_own_without_options_on_a_table(call, tmp_path):  # noqa: F811
     errors = [float(re.search(r"(\d+\.\d) ±", " ".join(row)).group(1)) for row in rows]
     assert errors == sorted(errors)
     assert errors[0] < 40  # guessing has 60
-    assert max(map(len, out.splitlines())) <= 100
+    table = out.partition("has the fewest errors")[0].rpartition("\n")[0]
+    assert max(map(len, table.splitlines())) <= 100
+    assert re.search(r"has the fewest errors( in the mean)?: (ahead|level) \(.*p .*paired over 3 seeds", out)
+    assert "80 test samples alone leave" in out
+    assert "Learning rates were chosen on held-back training samples." in out
     before = {run.path: run.path.read_bytes() for run in read_all("runs")}
     assert {run.start["standardized"] for run in read_all("runs")} == {True}
     assert call(*command)[0] == 0  # nothing is trained again
