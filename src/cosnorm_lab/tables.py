@@ -64,8 +64,8 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
 
 
 AT_CHANCE = (
-    "At chance: no fewer errors than by always answering the most frequent class. Try a smaller learning "
-    "rate, --standardize, or more epochs."
+    "At chance: not clearly fewer errors than by always answering the most frequent class. Try a smaller "
+    "learning rate, --standardize, or more epochs."
 )
 
 

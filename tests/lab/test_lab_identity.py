@@ -118,3 +118,12 @@ def test_chance_is_that_of_the_samples_the_errors_are_of(tmp_path):
     held_back = train(dataclasses.replace(one, validation=30), data, tmp_path)
     usual = data.train_labels[:-30].bincount().argmax()
     assert held_back.start["chance"] == sum(label != usual for label in data.train_labels[-30:])
+
+
+@pytest.mark.parametrize(("errors", "guess"), [(0, False), (1, True), (2, True)])
+def test_a_perfect_network_is_not_at_chance_however_rare_a_class_is(tmp_path, errors, guess):
+    run = write_record(tmp_path, config(epochs=1), errors=[errors])
+    found = dataclasses.replace(
+        run, start={**run.start, "chance": 2}, epochs=[{**run.epochs[0], "count": 100}]
+    )
+    assert found.at_chance is guess

@@ -1,6 +1,6 @@
 """What a data set is, and where the laboratory keeps it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Dataset:
         file: name of the file or folder of a user's own data.
         pixels: whether the numbers are pixels, which are not standardized.
         notes: what the user should know of how the data were read.
+        options: how own data were read, where the user said so, such as the column of the classes.
         held_back: how many of the last training samples a search should hold back; 0: the recipe says it.
     """
 
@@ -45,6 +46,7 @@ class Dataset:
     file: str = ""
     pixels: bool = True
     notes: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
     held_back: int = 0
 
     def described(self) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class Dataset:
             "test": len(self.test_labels),
         }
         if self.file:  # a user's classes have names that nobody else knows
-            described |= {"file": self.file, "classes": list(self.classes[:MOST_NAMED])}
+            described |= {"file": self.file, "classes": list(self.classes[:MOST_NAMED]), **self.options}
         return {**described, **({"drawn": True} if self.drawn else {})}
 
 

@@ -23,7 +23,18 @@ from cosnorm_lab.report.series import Series, group, is_search
 FORMATS = ("html", "md", "csv")
 PLAIN = ("baseline", "plain", "softmax")  # methods that normalize nothing
 COLUMNS = (
-    *("recipe", "data", "method", "label", "settings", "learning_rate", "epochs", "held_back", "seeds"),
+    *(
+        "recipe",
+        "data",
+        "data_key",
+        "method",
+        "label",
+        "settings",
+        "learning_rate",
+        "epochs",
+        "held_back",
+        "seeds",
+    ),
     *("completed", "status", "count", "mean", "interval", "variance", "percent", "percent_interval", "least"),
     *("at_chance", "paper_mean", "paper_variance", "paper_least", "verdict", "p_paper"),
     *("best", "p_best", "p_baseline"),
@@ -82,6 +93,7 @@ def _line(one: Series, series: Sequence[Series], best: Series | None) -> dict[st
     line: dict[str, Any] = {
         "recipe": config.recipe,
         "data": one.runs[0].data_name,
+        "data_key": one.runs[0].data_key,
         "method": one.method,
         "label": one.label,
         "settings": "; ".join(f"{name}={getattr(config, name)}" for name in columns(config.recipe)),
