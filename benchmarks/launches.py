@@ -4,9 +4,6 @@ Counted are torch's operators that compute, called on tensors without data, with
 and results. Ours are looked into, as far as torch's operators; nothing in them may wait for the device.
 """
 
-import argparse
-import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cosnorm import functional, losses
 from cosnorm.operators.differentiate import COMPUTE
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +48,7 @@ _MEMORY = {
 _METHODS = {Tensor.tolist, Tensor.numpy, Tensor.cpu, Tensor.__array__}
 
 
-class Waits(AssertionError):
+class WaitError(AssertionError):
     """Something waited for the device."""
 
 
@@ -62,7 +57,7 @@ class NoMethodThatWaits(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in _METHODS:
-            raise Waits(f"{function.__name__} waits for the device")
+            raise WaitError(f"{function.__name__} waits for the device")
         return function(*args, **(kwargs or {}))
 
 
@@ -81,7 +76,7 @@ class Launches(TorchDispatchMode):
                 return COMPUTE[function._schema.name](*args, **kwargs)
         name = function._overloadpacket.__name__
         if _waits(name, args, kwargs):
-            raise Waits(f"{name} waits for the device")
+            raise WaitError(f"{name} waits for the device")
         with self:
             output = function.decompose(*args, **kwargs)
         if output is not NotImplemented:

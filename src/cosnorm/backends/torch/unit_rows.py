@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.units import unit_rows
+from cosnorm.devices import at_once
 from cosnorm.norms import saturate
 
 __all__ = ["finish", "inverse_norms", "project_", "quotients", "unit_rows"]
@@ -28,7 +29,7 @@ def project_(u: Tensor, values: Tensor) -> Tensor:
     Blocks of rows stay in the cache between the two passes, and no product as large as u is ever made.
     """
     along = u.new_empty(len(u))
-    step = max(1, _BLOCK // max(1, u.shape[-1]))
+    step = max(1, at_once(u.device, _BLOCK) // max(1, u.shape[-1]))
     for part, unit, result in zip(u.split(step), values.split(step), along.split(step), strict=True):
         result.copy_((part * unit).sum(-1))
         part.addcmul_(unit, result.unsqueeze(-1), value=-1)
@@ -44,7 +45,7 @@ def finish(u: Tensor, divisors: Tensor, factor: Tensor, dtype: torch.dtype) -> T
     # factor / scale may be out of range where the result is not: its root is not. What is not finite is NaN.
     root = (factor.abs().sqrt() / divisors[:, 1:].sqrt()).clamp(max=torch.finfo(u.dtype).max)
     signed = divisors[:, :1] * (factor.sign() + (factor - factor))
-    step = max(1, _BLOCK // max(1, u.shape[-1]))
+    step = max(1, at_once(u.device, _BLOCK) // max(1, u.shape[-1]))
     for start in range(0, len(u), step):
         rows = slice(start, start + step)
         finished[rows] = saturate((u[rows] * signed[rows]).mul_(root[rows]).mul_(root[rows]), dtype)
