@@ -78,6 +78,9 @@ def unit_rows(
     scale = largest_of(values)
     if augment:
         scale = scale.clamp(min=augment)
+    if centered and values.dtype == torch.float64:
+        # By a power of two: else the division rounds what the rule for constant rows looks at.
+        scale = scale / (2 * torch.frexp(scale).mantissa)
     values = values / scale
     if centered:
         deviation, mean = center(values)
