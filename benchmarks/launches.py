@@ -6,15 +6,18 @@ and results. Ours are looked into, as far as torch's operators; nothing in them 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cosnorm import functional, losses
 from cosnorm.operators.differentiate import COMPUTE
 
 ROOT = Path(__file__).parents[1]
@@ -113,11 +116,11 @@ def launches(call: Callable[[], object]) -> Launches:
 
 
 class Step(NamedTuple):
-    """A call of tensors of such shapes, which learn; by hand and by us."""
+    """A call by hand and ours, of tensors of such shapes, which learn."""
 
     shapes: tuple[tuple[int, ...], ...]
-    plain: dict[str, Callable[..., Tensor]]
-    ours: dict[str, Callable[..., Tensor]]
+    plain: Callable[..., Tensor]
+    ours: Callable[..., Tensor]
 
 
 class Cost(NamedTuple):
@@ -136,3 +139,93 @@ def cost(call: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], dtype
     with counting() as backward:
         torch.autograd.grad(output, given, cotangent)
     return Cost(forward, backward)
+
+
+# ---- the steps
+
+ROWS, CLASSES, SIZE = 4096, 10_000, 128
+SCALE, MARGIN = 30.0, 0.5
+
+
+def _by_hand(x: Tensor, w: Tensor) -> Tensor:
+    return F.linear(F.normalize(x), F.normalize(w))
+
+
+def _centered_by_hand(x: Tensor, w: Tensor) -> Tensor:
+    return _by_hand(x - x.mean(1, keepdim=True), w - w.mean(1, keepdim=True))
+
+
+def _conv_by_hand(x: Tensor, w: Tensor) -> Tensor:
+    ones = torch.ones_like(w[:1])
+    norms = F.conv2d(x.square(), ones, padding=2).sqrt().clamp(min=1e-12)
+    return F.conv2d(x, F.normalize(w.flatten(1)).view_as(w), padding=2) / norms
+
+
+def _labels(number: int, classes: int) -> Tensor:
+    return torch.empty(number, dtype=torch.int64, device="meta").fill_(classes - 1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels)
+
+
+def _nt_xent(a: Tensor, b: Tensor) -> Tensor:
+    rows = F.normalize(torch.cat([a, b]))
+    logits = (rows @ rows.t() / 0.1).fill_diagonal_(-torch.inf)
+    return _cross_entropy(logits, torch.arange(len(rows), device=rows.device).roll(len(a)))
+
+
+def _info_nce(a: Tensor, b: Tensor) -> Tensor:
+    return _cross_entropy(_by_hand(a, b) / 0.1, torch.arange(len(a), device=a.device))
+
+
+def _clip(a: Tensor, b: Tensor) -> Tensor:
+    logits, own = _by_hand(a, b) / 0.1, torch.arange(len(a), device=a.device)
+    return (_cross_entropy(logits, own) + _cross_entropy(logits.t(), own)) / 2
+
+
+def _sup_con(x: Tensor) -> Tensor:
+    labels = _labels(len(x), 10)
+    logits = _by_hand(x, x).float() / 0.1
+    itself = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    positive = (labels.unsqueeze(1) == labels) & ~itself
+    logs = logits.masked_fill(itself, -torch.inf).log_softmax(1)
+    return -(logs.masked_fill(~positive, 0).sum(1) / positive.sum(1)).mean()
+
+
+def _siglip(a: Tensor, b: Tensor) -> Tensor:
+    logits = 10 * _by_hand(a, b).float() - 10
+    signs = 2 * torch.eye(len(a), device=a.device) - 1
+    return -F.logsigmoid(signs * logits).sum() / len(a)
+
+
+def _arcface(x: Tensor, w: Tensor) -> Tensor:
+    labels = _labels(len(x), len(w))
+    cosines = _by_hand(x, w).float()
+    own = cosines.gather(1, labels.unsqueeze(1)).clamp(-1 + 1e-7, 1 - 1e-7)
+    with_margin = (own.acos() + MARGIN).cos()
+    return F.cross_entropy(SCALE * cosines.scatter(1, labels.unsqueeze(1), with_margin), labels)
+
+
+def _head(x: Tensor, w: Tensor) -> Tensor:
+    margin = functional.AdditiveAngle(MARGIN)
+    labels = _labels(len(x), len(w))
+    return functional.margin_cross_entropy(x, w, labels, margin=margin, scale=SCALE)
+
+
+_LINEAR, _IMAGES = ((512, 1024), (1024, 1024)), ((128, 64, 12, 12), (64, 64, 5, 5))
+_HALF, _PAIRS = ((ROWS // 2, SIZE),) * 2, ((ROWS, SIZE),) * 2
+STEPS: dict[str, Step] = {
+    "linear": Step(_LINEAR, _by_hand, functional.cosine_linear),
+    "centered linear": Step(_LINEAR, _centered_by_hand, partial(functional.cosine_linear, centered=True)),
+    "conv2d": Step(_IMAGES, _conv_by_hand, partial(functional.cosine_conv2d, padding=2)),
+    "centered conv2d": Step(
+        _IMAGES, _conv_by_hand, partial(functional.cosine_conv2d, padding=2, centered=True)
+    ),
+    "NT-Xent": Step(_HALF, _nt_xent, losses.nt_xent_loss),
+    "InfoNCE": Step(_PAIRS, _info_nce, losses.info_nce_loss),
+    "SupCon": Step(_PAIRS[:1], _sup_con, lambda x: losses.sup_con_loss(x, _labels(len(x), 10))),
+    "CLIP": Step(_PAIRS, _clip, partial(losses.clip_loss, temperature=0.1)),
+    "SigLIP": Step(_PAIRS, _siglip, partial(functional.pairwise_sigmoid_loss, scale=10.0, bias=-10.0)),
+    "ArcFace": Step(((ROWS, SIZE), (CLASSES, SIZE)), _arcface, _head),
+}
