@@ -122,8 +122,9 @@ def gradients(
         kept: the tiles that `log_sums` kept; they are overwritten.
     """
     weigh = _bounded_weights if is_bounded(scale) else _shifted_weights
-    a, b = (None if one is None else _Scaled(one, scale) for one in (along_rows, along_columns))
-    assert a is not None
+    a, b = _Scaled(along_rows, scale), None
+    if along_columns is not None:
+        b = a if along_columns is along_rows else _Scaled(along_columns, scale)
     for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept):
         weights = weigh(logits, a, b, rows, cols)
         into_x[rows].addmm_(weights, y[cols])
