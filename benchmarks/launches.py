@@ -4,6 +4,8 @@ Counted are torch's operators that compute, called on tensors without data, with
 and results. Ours are looked into, as far as torch's operators; nothing in them may wait for the device.
 """
 
+import argparse
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -229,3 +231,56 @@ STEPS: dict[str, Step] = {
     "SigLIP": Step(_PAIRS, _siglip, partial(functional.pairwise_sigmoid_loss, scale=10.0, bias=-10.0)),
     "ArcFace": Step(((ROWS, SIZE), (CLASSES, SIZE)), _arcface, _head),
 }
+
+
+# ---- the table
+
+_BEGIN, _END = "<!-- launches -->", "<!-- /launches -->"
+
+
+def table() -> list[str]:
+    """Lines of Markdown: launches and MB, forward and backward, by hand and ours."""
+    lines = [
+        "| step | by hand | | ours | | ours in bfloat16 | |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        "| | forward | backward | forward | backward | forward | backward |",
+    ]
+    layers = {
+        "`F.linear`": Step(_LINEAR, F.linear, F.linear),
+        "`F.conv2d`": Step(_IMAGES, partial(F.conv2d, padding=2), partial(F.conv2d, padding=2)),
+    }
+    for name, step in {**layers, **STEPS}.items():
+        cells = _cells(step.plain, step.shapes, torch.float32)
+        if name in layers:
+            cells += ["–"] * 4
+        else:
+            for dtype in (torch.float32, torch.bfloat16):
+                cells += _cells(step.ours, step.shapes, dtype)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cells(call: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> list[str]:
+    sides = cost(call, shapes, dtype)
+    return [f"{len(side.names)}, {side.bytes / 1e6:,.0f} MB" for side in sides]
+
+
+def filled(text: str) -> str:
+    """The text with its table anew."""
+    made = "\n".join([_BEGIN, *table(), _END])
+    return re.sub(f"{_BEGIN}.*?{_END}", lambda _: made, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Print the table, or write it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", type=Path, help="a page that holds the marks")
+    page = parser.parse_args().readme
+    if page is None:
+        print("\n".join(table()))
+    else:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -136,7 +136,8 @@ def windows(
     places = zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
     for dimension, (k, s, d) in enumerate(places, start=-geometry.rank):
         if k > 1 or s > 1:
-            maps = maps.unfold(dimension - unfolded, d * (k - 1) + 1, s)[..., ::d]
+            maps = maps.unfold(dimension - unfolded, d * (k - 1) + 1, s)
+            maps = maps[..., ::d] if d > 1 else maps
             unfolded += 1
             if not at_once:
                 last = out if out is not None and _is_last(geometry, dimension) else None

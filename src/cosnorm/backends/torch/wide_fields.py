@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.backends.geometry import Geometry, all_groups, by_group, memory_format, windows
+from cosnorm.backends.geometry import Geometry, all_groups, by_group, crop, memory_format, windows
 from cosnorm.backends.torch.units import largest_of, wide_rows
 from cosnorm.devices import is_accelerator
 from cosnorm.norms import CONSTANT_EPS, saturate
@@ -32,11 +32,13 @@ class _Fields(NamedTuple):
 
     numbers: those of the fields as they are kept, (2 or 3, N, G, 1, *T): the last are 1/|field|, 0 for zero
         fields, the first of three the means.
-    inverse_scale: for each sample, (N, 1, …).
+    inverse_scale: for each sample, (N, 1, 1, …).
+    shift: of each sample and group, what may be subtracted exactly, (N, G, 1, …); None: nothing is centered.
     """
 
     numbers: Tensor
     inverse_scale: Tensor
+    shift: Tensor | None
 
 
 def is_wide(x: Tensor, augment: float) -> bool:
@@ -53,7 +55,8 @@ def statistics_of(x: Tensor, weight: torch.Size, geometry: Geometry, *, centered
     """Memory for what is kept of the fields, (number,)."""
     samples, _, *places = geometry.shape(x.shape, weight)
     fields = samples * geometry.groups * math.prod(places)
-    return x.new_empty((3 if centered else 2) * fields + samples, dtype=torch.float64)
+    number = 3 * fields + samples * geometry.groups if centered else 2 * fields
+    return x.new_empty(number + samples, dtype=torch.float64)
 
 
 def cosines(
@@ -61,24 +64,23 @@ def cosines(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cosines; before they were clamped; and what is kept of the fields."""
     statistics = statistics_of(x, weight.shape, geometry, centered=centered)
-    fields = _view(statistics, x, weight.shape, geometry)
-    if centered:
-        _look_centered(x, geometry, fields)
-    else:
-        _look(x, geometry, fields)
+    fields = _view(statistics, x, weight.shape, geometry, centered=centered)
+    images = _look(x, geometry, fields)
     dtype = product_dtype(x)
     (filters,), _ = wide_rows((weight.flatten(1),), dtype, centered=centered, augment=0.0)
     unit = filters.values.view(weight.shape)
-    exact = _products(x, _values(x, fields, dtype), _factor(fields), unit, geometry)
+    exact = _products(x, *_values(images, geometry, fields, dtype), _factor(fields), unit)
     return exact.clamp(-1, 1), exact.contiguous(memory_format=memory_format(x, weight)), statistics
 
 
 def folded(x: Tensor, weight: Tensor, geometry: Geometry, *, centered: bool) -> Tensor:
     """The cosines with filters that are unit vectors."""
-    fields = _view(statistics_of(x, weight.shape, geometry, centered=centered), x, weight.shape, geometry)
-    (_look_centered if centered else _look)(x, geometry, fields)
+    statistics = statistics_of(x, weight.shape, geometry, centered=centered)
+    fields = _view(statistics, x, weight.shape, geometry, centered=centered)
+    images = _look(x, geometry, fields)
     dtype = product_dtype(x)
-    return _products(x, _values(x, fields, dtype), _factor(fields), weight.to(dtype), geometry).clamp_(-1, 1)
+    exact = _products(x, *_values(images, geometry, fields, dtype), _factor(fields), weight.to(dtype))
+    return exact.clamp_(-1, 1)
 
 
 def gradients(
@@ -99,8 +101,9 @@ def gradients(
     if products is None or statistics is None or statistics.ndim != 1:
         _, products, statistics = cosines(x, weight, geometry, centered=centered)
     dtype, groups, places = product_dtype(x), geometry.groups, tuple(range(2, x.ndim))
-    fields = _view(statistics, x, weight.shape, geometry)
-    values = _values(x, fields, dtype)
+    fields = _view(statistics, x, weight.shape, geometry, centered=centered)
+    images = geometry.pad(x) if centered else x
+    values, geometry = _values(images, geometry, fields, dtype)
     (filters,), _ = wide_rows((weight.flatten(1),), dtype, centered=centered, augment=0.0)
     unit = filters.values.view(weight.shape)
     # Beyond it the gradient of a field has left the range, if fields of all sizes lie in one image.
@@ -114,15 +117,17 @@ def gradients(
         along = (by_group(h, groups) * by_group(products, groups)).sum(2, keepdim=True, dtype=torch.float32)
         numbers = along.new_empty((1 + centered, *along.shape), dtype=torch.float64)
         torch.mul(along, factor, out=numbers[0])
-        if centered:
-            torch.mul(numbers[0], fields.numbers[0] * fields.inverse_scale.unsqueeze(1), out=numbers[1])
-        spread = geometry.spread(numbers, x.shape[2:], at_once=math.prod(geometry.kernel) <= _PLACES)
+        if fields.shift is not None:
+            means = (fields.numbers[0] - fields.shift) * fields.inverse_scale
+            torch.mul(numbers[0], means, out=numbers[1])
+        spread = geometry.spread(numbers, values.shape[2:], at_once=math.prod(geometry.kernel) <= _PLACES)
         gradient = torch.empty_like(through, dtype=torch.float32)
         grouped = by_group(gradient, groups)
         torch.addcmul(by_group(through, groups), by_group(values, groups), spread[0], value=-1, out=grouped)
         if centered:
             grouped += spread[1]
-        grown = torch.mul(gradient, largest * fields.inverse_scale, out=torch.empty_like(x))
+        gradient = crop(gradient, x.shape)
+        grown = torch.mul(gradient, largest * fields.inverse_scale.squeeze(1), out=torch.empty_like(x))
         into_x = saturate(grown, x.dtype)
     if needs[1]:
         largest = largest_of(cotangent, (0, *places))
@@ -144,13 +149,32 @@ def _sum_of(cotangent: Tensor, dim: tuple[int, ...]) -> Tensor:
     return total.clamp_(min=torch.finfo(torch.float32).tiny)
 
 
-def _view(statistics: Tensor, x: Tensor, weight: torch.Size, geometry: Geometry) -> _Fields:
+def _view(
+    statistics: Tensor, x: Tensor, weight: torch.Size, geometry: Geometry, *, centered: bool
+) -> _Fields:
     samples, _, *places = geometry.shape(x.shape, weight)
-    numbers = statistics[: len(statistics) - samples].view(-1, samples, geometry.groups, 1, *places)
-    return _Fields(numbers, statistics[len(statistics) - samples :].view(-1, *(1,) * (x.ndim - 1)))
+    groups, ones = geometry.groups, (1,) * (x.ndim - 1)
+    fields = samples * groups * math.prod(places)
+    number = 3 if centered else 2
+    numbers, scale, shift = statistics.split([number * fields, samples, samples * groups if centered else 0])
+    return _Fields(
+        numbers.view(number, samples, groups, 1, *places),
+        scale.view(samples, 1, *ones),
+        shift.view(samples, groups, *ones) if centered else None,
+    )
 
 
-def _look(x: Tensor, geometry: Geometry, fields: _Fields) -> None:
+def _look(x: Tensor, geometry: Geometry, fields: _Fields) -> Tensor:
+    """Fill in the numbers of the fields; gives the images, padded if they are to be shifted."""
+    if fields.shift is None:
+        _look_plain(x, geometry, fields)
+        return x
+    padded = geometry.pad(x)
+    _look_centered(x, padded, geometry, fields)
+    return padded
+
+
+def _look_plain(x: Tensor, geometry: Geometry, fields: _Fields) -> None:
     """Norms of fields: those of the channels of each place, and of these over each window."""
     norms, factor = fields.numbers
     maps = torch.linalg.vector_norm(by_group(x, geometry.groups), 2, 2, True, dtype=torch.float64)
@@ -160,24 +184,21 @@ def _look(x: Tensor, geometry: Geometry, fields: _Fields) -> None:
     _choose_scale(fields.numbers, fields, squares=False)
 
 
-def _look_centered(x: Tensor, geometry: Geometry, fields: _Fields) -> None:
+def _look_centered(x: Tensor, padded: Tensor, geometry: Geometry, fields: _Fields) -> None:
     """Means, and norms of what is left: from sums of squares, and from the extremes of a field.
 
     The square of max|x − μ| less that of the largest one that counts as zero is at most Σ (x − μ)², and
     stands in for what rounding has eaten of that.
     """
     means, squares, factor = fields.numbers
-    grouped = by_group(x, geometry.groups)
-    inner = [slice(p, p + size) for p, size in zip(geometry.padding, x.shape[2:], strict=True)]
-    sizes = (size + 2 * p for size, p in zip(x.shape[2:], geometry.padding, strict=True))
-    shape = 2, len(x), geometry.groups, 1, *sizes
-    new = x.new_zeros if any(geometry.padding) else x.new_empty
-    sums, extremes = new(shape, dtype=torch.float64), new(shape)
-    own_sums, own_extremes = sums[(..., *inner)], extremes[(..., *inner)]
-    torch.sum(grouped, 2, True, dtype=torch.float64, out=own_sums[0])
-    torch.linalg.vector_norm(grouped, 2, 2, True, dtype=torch.float64, out=own_sums[1])
-    own_sums[1].square_()
-    torch.aminmax(grouped, dim=2, keepdim=True, out=(own_extremes[0], own_extremes[1]))
+    grouped = by_group(padded, geometry.groups)
+    maps = (len(x), geometry.groups, 1, *grouped.shape[3:])
+    sums, extremes = x.new_empty((2, *maps), dtype=torch.float64), x.new_empty((2, *maps))
+    torch.sum(grouped, 2, True, dtype=torch.float64, out=sums[0])
+    torch.linalg.vector_norm(grouped, 2, 2, True, dtype=torch.float64, out=sums[1])
+    sums[1].square_()
+    torch.aminmax(grouped, dim=2, keepdim=True, out=(extremes[0], extremes[1]))
+    _choose_shift(x, geometry, extremes, fields)
     at_once = math.prod(geometry.kernel) <= _PLACES
     windows(geometry, sums, torch.sum, at_once=at_once, out=fields.numbers[:2])
     found = x.new_empty((2, *means.shape))
@@ -193,6 +214,20 @@ def _look_centered(x: Tensor, geometry: Geometry, fields: _Fields) -> None:
     torch.maximum(squared, beyond, out=factor).reciprocal_()
     _choose_scale(fields.numbers[1:], fields, squares=True)
     factor.sqrt_()
+
+
+def _choose_shift(x: Tensor, geometry: Geometry, extremes: Tensor, fields: _Fields) -> None:
+    """The number next to zero between the extremes of a sample's group, where no x − c is rounded, else 0.
+
+    That is where c ≤ x ≤ 2c (Sterbenz). Such data has a mean that is large beside its deviations, whose
+    digits the products would otherwise lose.
+    """
+    assert fields.shift is not None
+    inner = [slice(p, p + size) for p, size in zip(geometry.padding, x.shape[2:], strict=True)]
+    own, dims = extremes[(..., *inner)], tuple(range(2, x.ndim + 1))
+    lowest, highest = own[0].amin(dims, keepdim=True), own[1].amax(dims, keepdim=True)
+    nearest = torch.clamp(torch.zeros_like(lowest), lowest, highest)
+    fields.shift.copy_(nearest.where(highest - lowest <= nearest.abs(), 0))
 
 
 def _choose_scale(pair: Tensor, fields: _Fields, *, squares: bool) -> None:
@@ -213,16 +248,27 @@ def _choose_scale(pair: Tensor, fields: _Fields, *, squares: bool) -> None:
     scale.view(torch.int64).bitwise_and_(_EXPONENT)
 
 
-def _values(x: Tensor, fields: _Fields, dtype: torch.dtype) -> Tensor:
-    return torch.mul(x, fields.inverse_scale, out=torch.empty_like(x, dtype=dtype))
+def _values(
+    images: Tensor, geometry: Geometry, fields: _Fields, dtype: torch.dtype
+) -> tuple[Tensor, Geometry]:
+    """The images as they enter the convolution, and where the fields lie there; shifted, they are padded."""
+    values = torch.empty_like(images, dtype=dtype)
+    if fields.shift is None:
+        torch.mul(images, fields.inverse_scale.squeeze(1), out=values)
+        return values, geometry
+    into, given = by_group(values, geometry.groups), by_group(images, geometry.groups)
+    # One rounding, or none: computed in float64.
+    offset = fields.shift * -fields.inverse_scale
+    torch.addcmul(offset, given, fields.inverse_scale, out=into)
+    return values, geometry.without_padding()
 
 
 def _factor(fields: _Fields) -> Tensor:
     """1/|field| for the images as they enter."""
-    return fields.numbers[-1] / fields.inverse_scale.unsqueeze(1)
+    return fields.numbers[-1] / fields.inverse_scale
 
 
-def _products(x: Tensor, values: Tensor, factor: Tensor, unit: Tensor, geometry: Geometry) -> Tensor:
+def _products(x: Tensor, values: Tensor, geometry: Geometry, factor: Tensor, unit: Tensor) -> Tensor:
     """The cosines before they are clamped, in the dtype of x."""
     products = geometry.convolve(values, unit)
     output = products if products.dtype == x.dtype else torch.empty_like(products, dtype=x.dtype)
