@@ -108,8 +108,8 @@ class Geometry:
             numbers.shape[-self.rank :], sizes, self.reach, self.padding, strict=True
         ):
             amounts = [reach - padding, size - own + padding, *amounts]
-        own = Geometry(self.kernel, (1,) * self.rank, (0,) * self.rank, self.dilation, 1)
-        return windows(own, F.pad(numbers, amounts), torch.sum, at_once=at_once)
+        every_place = Geometry(self.kernel, (1,) * self.rank, (0,) * self.rank, self.dilation, 1)
+        return windows(every_place, F.pad(numbers, amounts), torch.sum, at_once=at_once)
 
 
 def crop(padded: Tensor, shape: torch.Size) -> Tensor:

@@ -210,7 +210,7 @@ def _look_centered(x: Tensor, padded: Tensor, geometry: Geometry, fields: _Field
     largest = torch.linalg.vector_norm(found - means, torch.inf, 0)
     bound = CONSTANT_EPS * torch.finfo(x.dtype).eps
     beyond = torch.addcmul(largest.square_(), means, means, value=-(bound**2))
-    F.threshold_(beyond, 0.0, torch.inf)
+    F.threshold(beyond, 0.0, torch.inf, inplace=True)
     torch.maximum(squared, beyond, out=factor).reciprocal_()
     _choose_scale(fields.numbers[1:], fields, squares=True)
     factor.sqrt_()
@@ -223,8 +223,9 @@ def _choose_shift(x: Tensor, geometry: Geometry, extremes: Tensor, fields: _Fiel
     digits the products would otherwise lose.
     """
     assert fields.shift is not None
-    inner = [slice(p, p + size) for p, size in zip(geometry.padding, x.shape[2:], strict=True)]
-    own, dims = extremes[(..., *inner)], tuple(range(2, x.ndim + 1))
+    own, dims = extremes, tuple(range(2, x.ndim + 1))
+    for dimension, (padding, size) in enumerate(zip(geometry.padding, x.shape[2:], strict=True)):
+        own = own.narrow(4 + dimension, padding, size)
     lowest, highest = own[0].amin(dims, keepdim=True), own[1].amax(dims, keepdim=True)
     nearest = torch.clamp(torch.zeros_like(lowest), lowest, highest)
     fields.shift.copy_(nearest.where(highest - lowest <= nearest.abs(), 0))
