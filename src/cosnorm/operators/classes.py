@@ -168,7 +168,7 @@ class _Softmax(NamedTuple):
             into_x.addr_(each, smoothing.sum, alpha=-1)
             classes_sum = each @ self.unit.values
         into_x.add_(target.toward_w * turns.unsqueeze(1))
-        toward_x = target.toward_x * turns.unsqueeze(1) if into_weight else target.toward_x
+        toward = (target.toward_x * turns.unsqueeze(1)).to(self.unit.values.dtype)
         own_of = _own_embeddings(places, blocks)
         weighed = self.counted.factors * factors
         found = self.backend.gradients(*self.inputs, sums, weighed, into_x, kept, into_weight=into_weight)
@@ -178,16 +178,14 @@ class _Softmax(NamedTuple):
             if smoothing is not None and classes_sum is not None:
                 gradient.addr_(smoothing.classes[block], classes_sum, alpha=-1)
             rows = blocks.rows(block)
-            at = (
-                target.rows - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, target.rows)
-            )
-            toward = toward_x.to(gradient.dtype)
-            if own_of is not None:
-                own = own_of[number]
-                gradient.index_add_(0, at[own], toward[own])
-            else:
+            own = slice(None) if own_of is None else own_of[number]
+            at = target.rows[own]
+            at = at - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, at)
+            pulled = toward[own]
+            if own_of is None:  # those of other blocks count 0
                 inside = (places >= block.start) & (places < block.stop)
-                gradient.index_add_(0, at.where(inside, 0), toward.where(inside.unsqueeze(1), 0))
+                at, pulled = at.where(inside, 0), pulled.where(inside.unsqueeze(1), 0)
+            gradient.index_add_(0, at, pulled)
             project_(gradient, unit)
             yield rows, gradient
 
