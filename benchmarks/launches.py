@@ -235,7 +235,7 @@ STEPS: dict[str, Step] = {
 
 # ---- the table
 
-_BEGIN, _END = "<!-- launches -->", "<!-- /launches -->"
+_BEGIN, _END = "<!-- counted:launches -->", "<!-- /counted:launches -->"
 
 
 def table() -> list[str]:
