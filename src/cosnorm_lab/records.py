@@ -78,8 +78,8 @@ class Run:
         """Whether the errors over the last epochs are not below those of always the most frequent class.
 
         "Below" is by more than 1.96 standard deviations of such a guess's errors on so many samples, or,
-        where these are few, by half of them. Records of older versions do not hold what guessing would give; of them
-        nothing is said.
+        where these are few, by half of them. Records of older versions do not hold what guessing would give;
+        of them nothing is said.
         """
         chance = self.start.get("chance")
         if not chance or not self.epochs:

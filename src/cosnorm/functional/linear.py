@@ -110,6 +110,8 @@ def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: floa
             f"{where}: a sparse x receives no gradient, because the gradient would be dense; use x.detach(), "
             "or x.to_dense() where it must learn"
         )
+    if weight.shape[1] == 0:  # empty vectors are zero vectors
+        weight = F.pad(weight, (0, 1))
     parts = x.crow_indices(), x.col_indices(), x.values()
     output: Tensor = cosine_sparse(weight, *parts, centered, augment, impl, False)[0]
     return output
