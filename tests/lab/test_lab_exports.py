@@ -70,7 +70,7 @@ def test_markdown_says_what_the_page_says(runs):
 def test_the_command_prints_or_writes(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call = CliRunner().invoke
-    assert call(app, ["report", "runs", "--format", "csv"]).output.startswith("recipe,data,method")
+    assert call(app, ["report", "runs", "--format", "csv"]).output.startswith("recipe,data,data_key,method")
     assert call(app, ["report", "runs", "--format", "md"]).output == as_text(read_all("runs"), "md")
     assert call(app, ["report", "runs", "--format", "csv", "-o", "a.csv"]).output == "wrote a.csv\n"
     assert (tmp_path / "a.csv").read_text() == as_text(read_all("runs"), "csv")
