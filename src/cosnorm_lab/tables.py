@@ -58,12 +58,12 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
         if run.end is not None and run.end["message"]:
             console.print(f"{run.config.name()}: {run.status}: {run.end['message']}", markup=False)
     if any(one.at_chance for one in series):
-        console.print(AT_CHANCE, markup=False)
+        console.print(GUESSING, markup=False)
     if any("layers" in line for run in runs for line in run.epochs):
         console.print(layers_table(series))
 
 
-AT_CHANCE = (
+GUESSING = (
     "At chance: not clearly fewer errors than by always answering the most frequent class. Try a smaller "
     "learning rate, --standardize, or more epochs."
 )

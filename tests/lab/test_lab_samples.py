@@ -14,6 +14,8 @@ from PIL import Image
 from cosnorm_lab.data import load
 from cosnorm_lab.data.pixels import are_pixels, pixel_range
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes.own import own
+from cosnorm_lab.tasks.batches import split
 
 WORDS = np.array(["ant", "bee", "cow"])
 
@@ -41,7 +43,7 @@ def rows_of(data) -> list[tuple]:
 
 
 def expected_rows(x: np.ndarray, names) -> list[tuple]:
-    rows = x.astype(np.float32).astype(float)
+    rows = x.astype(float)
     return sorted(
         (*(round(value, 4) for value in row), str(name)) for row, name in zip(rows, names, strict=True)
     )
@@ -590,12 +592,20 @@ def test_what_float32_cannot_hold_is_standardized_as_it_was_read(tmp_path, chang
     x = np.column_stack([np.random.default_rng(0).normal(size=100).round(3) * 10, np.arange(100.0)])
     np.savez(tmp_path / "data.npz", x=np.column_stack([change(x[:, 0]), x[:, 1]]), y=np.arange(100) % 2)
     data = load("own", tmp_path / "data.npz")
-    order = np.argsort(x[:, 1])
-    together = torch.cat([data.train_images, data.test_images]).double().numpy()
-    together = together[np.argsort(together[:, 1])]
-    np.testing.assert_allclose(np.corrcoef(together[:, 0], x[order, 0])[0, 1], 1, atol=1e-6)
-    np.testing.assert_allclose(together[:, 1], x[order, 1])
-    assert any("float32 cannot tell their values apart" in note for note in data.notes)
+    (one,) = own(["baseline"], seeds=1, learning_rates="paper")
+    images, _, test_images, _ = split(one, data, torch.device("cpu"))
+    assert images.dtype == torch.float32
+    together = torch.cat([images, test_images]).double().numpy()
+    order = np.argsort(together[:, 1])  # the second column tells the rows
+    np.testing.assert_allclose(np.corrcoef(together[order, 0], x[:, 0])[0, 1], 1, atol=1e-6)
+
+
+def test_numbers_beyond_float32_are_refused_where_nobody_standardizes(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.linspace(1, 9, 40).reshape(20, 2) * 1e60, y=np.arange(20) % 2)
+    data = load("own", tmp_path / "data.npz")
+    (one,) = own(["baseline"], seeds=1, learning_rates="paper", standardize=False)
+    with pytest.raises(LabError, match=r"beyond float32's range.*standardize them"):
+        split(one, data, torch.device("cpu"))
 
 
 def test_parts_of_other_types_are_not_scaled_alike(tmp_path):

@@ -170,7 +170,7 @@ def test_features_are_standardized_by_the_training_part(tmp_path):
 
 def test_pictures_that_are_no_pixels_have_one_mean_a_channel():
     images = torch.randn(50, 3, 4, 4) * torch.tensor([1.0, 10, 100]).view(3, 1, 1) + 7
-    found, test = standardized(images, images[:5] + 1)
+    found, test = (part.float() for part in standardized(images, images[:5] + 1))
     torch.testing.assert_close(found.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
     assert (test[:, 0] - found[:5, 0]).mean() == pytest.approx(

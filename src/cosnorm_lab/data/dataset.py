@@ -17,7 +17,7 @@ class Dataset:
     Attributes:
         name: name of the data set.
         train_images: what is classified, (N, ...): float32 in [0, 1], or uint8 pixels for the convolutional
-            networks of colour images, or sparse rows.
+            networks of colour images, or features, of float64 where they came so, or sparse rows.
         train_labels: int64, (N,), from 0 to num_classes - 1.
         test_images: like train_images.
         test_labels: like train_labels.

@@ -104,8 +104,6 @@ def to_dataset(samples: Samples, file: str, name: str = "own") -> Dataset:
     pixels = are_pixels(x)
     if pixels:
         x, x_test = unit_range(x, x_test, samples.notes, file)
-    elif not hasattr(x, "tocsr"):
-        x, x_test = _in_range(x, x_test, samples.notes)
     tensors = (_tensor(x), _tensor(x_test))
     checksum = sha256(*_bytes(x), *_bytes(x_test), repr((labels.tolist(), labels_test.tolist())).encode())
     return Dataset(
@@ -270,43 +268,12 @@ def _classes(classes: Any, count: int, file: str) -> None:
         )
 
 
-def _in_range(x: Any, x_test: Any, notes: list[str]) -> tuple[Any, Any]:
-    """Features as they are, or less their mean and by their deviation where float32 would lose what they say.
-
-    That is so where it overflows, and where neighbouring values of a column become one.
-    """
-    wide = x.reshape(len(x), -1).astype(np.float64)
-    mean = wide.mean(axis=0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = np.sqrt(((wide - mean) ** 2).mean(axis=0))
-    largest = abs(wide).max(axis=0)
-    varying = wide.max(axis=0) > wide.min(axis=0)
-    # 2^-12 of a deviation is what training can still tell; float32 has 24 bits of the largest.
-    lost = varying & ((deviation < largest * 2.0**-12) | (largest < 1e-30) | (largest > 1e30))
-    if not lost.any():
-        return x, x_test
-    scale = largest.clip(1e-300)
-    columns = np.flatnonzero(lost)
-    found = []
-    for part in (x, x_test):
-        rows = part.reshape(len(part), -1).astype(np.float64)
-        shift = (wide[:, columns] / scale[columns]).mean(axis=0)
-        moved = rows[:, columns] / scale[columns] - shift
-        spread = np.sqrt((((wide[:, columns] / scale[columns]) - shift) ** 2).mean(axis=0)).clip(1e-300)
-        rows[:, columns] = moved / spread
-        found.append(rows.reshape(part.shape))
-    notes.append(
-        f"{len(columns)} columns were standardized as they were read: float32 cannot tell their values apart"
-    )
-    return found[0], found[1]
-
-
 def _tensor(x: Any) -> Any:
     if hasattr(x, "tocsr"):
         return SparseRows(x.astype(np.float32))
-    if x.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x))
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    # Features keep their digits until they are standardized: float32 cannot tell seconds of a year apart.
+    kept = x.dtype if x.dtype in (np.uint8, np.float32) else np.float64
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=kept))
 
 
 def _bytes(x: Any) -> list[bytes]:

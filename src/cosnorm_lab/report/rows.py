@@ -16,11 +16,10 @@ from cosnorm_lab.records import Run
 from cosnorm_lab.report.differences import compare_with, p_value
 from cosnorm_lab.report.headlines import beside_paper
 from cosnorm_lab.report.quantities import figure
-from cosnorm_lab.report.series import Series, unit
+from cosnorm_lab.report.series import AT_CHANCE, Series, unit
 
 NOTHING = "–"
 NOT_RUN = "not run"
-AT_CHANCE = "at chance"
 SAID_OTHERWISE = ("recipe", "method", "learning_rate", "epochs", "seed")
 
 
