@@ -4,6 +4,7 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, DRIVER, IN_A_BROWSER, OPTIONS
 from report_records import config, every_method, write_record
 
 from cosnorm_lab.methods import METHODS
@@ -12,25 +13,7 @@ from cosnorm_lab.report.page import write_report
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one browser
-    pytest.mark.skipif(
-        not (CHROMIUM.exists() and DRIVER.exists()),
-        reason=f"needs {CHROMIUM} and {DRIVER} (Debian: apt-get install chromium chromium-driver)",
-    ),
-]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture(scope="module")
