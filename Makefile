@@ -1,5 +1,5 @@
-# make demo · test · test-all · test-oldest · test-version · test-gpu · check · format · docs · dist · bench · bench-gpu
-# make bench-check · clean
+# make demo · test · test-all · test-oldest · test-version · test-gpu · gpu · gpu-quick · check · format
+# make docs · dist · bench · bench-gpu · bench-check · clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.papers import other_files
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import Run
 from cosnorm_lab.report.any_data import of_any_data
 from cosnorm_lab.report.behind import Behind, where_behind
 from cosnorm_lab.report.claims import CLAIMS
 from cosnorm_lab.report.headlines import NOT_RUN, Headline, answer
+from cosnorm_lab.report.papers import other_files
 from cosnorm_lab.report.series import Series, by_data, group, is_search
 
 FAIR = {claim.recipe for claim in CLAIMS if claim.fair}

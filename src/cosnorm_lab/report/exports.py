@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.papers import paper_of
 from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.report.answers import Part, answers, parts_of, title
 from cosnorm_lab.report.differences import compare, compare_with
 from cosnorm_lab.report.headlines import setting_of
+from cosnorm_lab.report.papers import paper_of
 from cosnorm_lab.report.quantities import figure
 from cosnorm_lab.report.readme import table_of
 from cosnorm_lab.report.rows import claimed, verdict

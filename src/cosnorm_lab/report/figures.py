@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.papers import paper_of
 from cosnorm_lab.report.charts import Axis, Chart, Cloud, Line
+from cosnorm_lab.report.papers import paper_of
 from cosnorm_lab.report.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
 from cosnorm_lab.report.series import (
     FOLLOWS,

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cosnorm_lab.config import RunConfig
-from cosnorm_lab.papers import paper_of
 from cosnorm_lab.report.claims import OURS, Claim, Fields
 from cosnorm_lab.report.differences import Difference, compare, compare_with, holm, p_value
+from cosnorm_lab.report.papers import paper_of
 from cosnorm_lab.report.quantities import Figure, figure
 from cosnorm_lab.report.series import Series
 

@@ -9,12 +9,12 @@ from typing import Any
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.methods import METHODS
-from cosnorm_lab.papers import paper_of
 from cosnorm_lab.recipes import RECIPES, Recipe, columns, published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
 from cosnorm_lab.report.differences import compare_with, p_value
 from cosnorm_lab.report.headlines import beside_paper
+from cosnorm_lab.report.papers import paper_of
 from cosnorm_lab.report.quantities import figure
 from cosnorm_lab.report.series import AT_CHANCE, Series, unit
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.papers import other_files
 from cosnorm_lab.recipes import FIGURES, RECIPES, columns
 from cosnorm_lab.report.across import across_rows
 from cosnorm_lab.report.answers import Part
 from cosnorm_lab.report.differences import Difference, compare, p_value
 from cosnorm_lab.report.figures import Picture, make_pictures
 from cosnorm_lab.report.headlines import Headline, setting_of, training
+from cosnorm_lab.report.papers import other_files
 from cosnorm_lab.report.quantities import figure
 from cosnorm_lab.report.rows import NOTHING, Row, goal_of, has_least, has_paper, make_rows, planned_rows
 from cosnorm_lab.report.series import Series, group, is_search, setting
