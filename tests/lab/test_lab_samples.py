@@ -517,7 +517,7 @@ def rows(count: int = 40) -> list[str]:
     return [f"{number % 7},{number % 2}.5,{'no' if number % 2 else 'yes'}" for number in range(count)]
 
 
-@pytest.mark.parametrize("head", ["0,1,2", "1,2,3", "u,v,label", "a,2019,kind"])
+@pytest.mark.parametrize("head", ["0,1,2", "1,2,3", "u,v,label", "a,2019,kind", "2019,2020,label"])
 def test_a_first_line_that_names_columns_is_no_sample(tmp_path, head):
     data = table(tmp_path / "data.csv", "\n".join([head, *rows()]) + "\n")
     assert len(data.train_labels) + len(data.test_labels) == 40
