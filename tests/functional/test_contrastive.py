@@ -184,7 +184,7 @@ def test_both_directions(masked: bool, reduction: str, temperature: float):
             inputs[0],
             inputs[1],
             temperature=inputs[2],
-            bidirectional=True,
+            directions=("query_to_key", "key_to_query"),
             reduction=reduction,
             chunk_size=chunk_size,
             **made.options,

@@ -11,6 +11,7 @@ from cosnorm.functional import (
 )
 
 ROWS, FEW, LABELS = torch.randn(4, 3), torch.randn(3, 3), torch.arange(4)
+BOTH = ("query_to_key", "key_to_query")
 
 
 def contrast(*arguments, **options):
@@ -29,8 +30,16 @@ CASES = [
     (contrast(ROWS, ROWS[:, :2]), ValueError, r"shapes \(N, D\) and \(M, D\).*flatten\(1\)"),
     (contrast(ROWS[0], positives=LABELS), ValueError, r"shapes \(N, D\)"),
     (contrast(ROWS, FEW), ValueError, "there are 4 queries and 3 keys"),
-    (contrast(FEW, ROWS, bidirectional=True), ValueError, "there are 3 queries and 4 keys"),
-    (contrast(ROWS, ROWS, LABELS, bidirectional=True), ValueError, "leave out positives"),
+    (
+        contrast(FEW, ROWS, directions=("query_to_key", "key_to_query")),
+        ValueError,
+        "there are 3 queries and 4 keys",
+    ),
+    (
+        contrast(ROWS, ROWS, LABELS, directions=("query_to_key", "key_to_query")),
+        ValueError,
+        "leave out positives",
+    ),
     (contrast(ROWS, positives=LABELS.float()), TypeError, r"whole numbers.*\.long\(\)"),
     (contrast(ROWS, positives=LABELS + 1), ValueError, "name a key between 0 and 3, got 1 to 4"),
     (contrast(ROWS, positives=LABELS - 2), ValueError, "got -2 to 1"),

@@ -17,7 +17,7 @@ N, D = 21, 19
 LABELS = torch.arange(N) % 6
 CASES = {
     "queries and keys": {},
-    "bidirectional": {"bidirectional": True},
+    "bidirectional": {"directions": ("query_to_key", "key_to_query")},
     "extra keys": {"extra_keys": torch.randn(9, D)},
     "a mask": {"exclude": torch.rand(N, N).lt(0.2)},
     "same labels stay out": {"labels": (LABELS, LABELS), "exclude_same_label": True},

@@ -124,7 +124,11 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "contrastive, a mask": lambda: contrastive(of_rows(), of_rows(), exclude=torch.eye(N).bool().roll(1, 0)),
     "contrastive, other labels": lambda: contrastive(
-        of_rows(), of_rows(), labels=(LABELS, LABELS), exclude_same_label=True, bidirectional=True
+        of_rows(),
+        of_rows(),
+        labels=(LABELS, LABELS),
+        exclude_same_label=True,
+        directions=("query_to_key", "key_to_query"),
     ),
     "embedding": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), SIGNS),
     "center": lambda: losses.center_loss(of_rows(), SOME, of_rows(C)),

@@ -52,7 +52,7 @@ def clip_loss(
     return contrastive_cross_entropy(
         images,
         texts,
-        bidirectional=True,
+        directions=("query_to_key", "key_to_query"),
         temperature=temperature,
         reduction=reduction,
         chunk_size=chunk_size,

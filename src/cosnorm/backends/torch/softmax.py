@@ -69,7 +69,7 @@ def log_sums(
         tile: rows and columns of a tile.
         kept: an empty list, for the first tiles, which `gradients` then need not make again.
     """
-    plain = is_bounded(scale)
+    plain = is_bounded(exclusion.scale(scale))
     room = at_once(x.device, KEPT if plain else 0) if kept is not None else 0
     empty = 0.0 if plain else -torch.inf
     sums = x.new_full((len(x),), empty)
@@ -121,7 +121,7 @@ def gradients(
         tile: rows and columns of a tile.
         kept: the tiles that `log_sums` kept; they are overwritten.
     """
-    weigh = _bounded_weights if is_bounded(scale) else _shifted_weights
+    weigh = _bounded_weights if is_bounded(exclusion.scale(scale)) else _shifted_weights
     a, b = _Scaled(along_rows, scale), None
     if along_columns is not None:
         b = a if along_columns is along_rows else _Scaled(along_columns, scale)
@@ -165,13 +165,13 @@ def rows_with_gradients(
         return None
     count = tile or max(1, min(at_once(x.device, TILE), room // max(1, len(y))))
     sums = x.new_empty(len(x))
-    everything = slice(0, len(y))
+    everything, top = slice(0, len(y)), exclusion.scale(scale)
     for start in range(0, len(x), count):
         rows = slice(start, min(start + count, len(x)))
-        logits = (x[rows] * (scale * LOG2_E)) @ y.t()
-        exclusion.exclude_(logits, rows, everything)
+        logits = (x[rows] * (top * LOG2_E)) @ y.t()
+        exclusion.exclude_(logits, rows, everything, scale, LOG2_E)
         largest = None
-        if not is_bounded(scale):
+        if not is_bounded(top):
             largest = logits.amax(1, keepdim=True)
             if own is not None:
                 largest = largest.maximum(own[rows].unsqueeze(1) * LOG2_E)
@@ -242,7 +242,9 @@ def _tiles(
     buffer: Tensor | None = None
     # One piece of memory, since fresh pages cost more than the product that they save.
     pool = x.new_empty(min(room, len(x) * len(y)))
-    scaled = x * (scale * LOG2_E if is_bounded(scale) else scale)
+    top = exclusion.scale(scale)
+    base = LOG2_E if is_bounded(top) else 1.0
+    scaled = x * (top * base)
     for number, (rows, columns) in enumerate(places):
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if kept is not None and number < len(kept):
@@ -257,8 +259,8 @@ def _tiles(
                 buffer = x.new_empty(min(shape[0], len(x)) * min(shape[1], len(y)))
             logits = buffer[: height * width].view(height, width)
         torch.mm(scaled[rows], y[columns].t(), out=logits)
-        exclusion.exclude_(logits, rows, columns)
-        if is_bounded(scale):
+        exclusion.exclude_(logits, rows, columns, scale, base)
+        if is_bounded(top):
             logits.exp2_()
         yield rows, columns, logits
 

@@ -23,8 +23,8 @@ _EMPTY = float("-inf")
 
 
 def takes(exclusion: Exclusion) -> bool:
-    """Whether the kernels can leave out what is left out: all but lists of pairs."""
-    return exclusion.pairs is None
+    """Whether the kernels can leave out what is left out: all but lists of pairs, and negatives by bounds."""
+    return exclusion.pairs is None and exclusion.negatives is None
 
 
 def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
