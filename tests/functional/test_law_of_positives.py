@@ -9,7 +9,7 @@ from test_contrastive import compare
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional import contrastive_cross_entropy
+from cosnorm.functional import contrastive_cross_entropy, pairwise_sigmoid_loss
 from cosnorm.operators.pair_options import DIRECTIONS
 
 N, M, E, K, D, G = 7, 9, 4, 3, 5, 4
@@ -68,13 +68,7 @@ class Dense:
             positive[:, : average.shape[1]] = average
         cosines = x @ y.T
         same = self.paired("groups", direction)
-        guided = None
-        if options.get("guide") is not None:
-            guides = dict(zip(("query", "key"), map(unit, options["guide"]), strict=True))
-            other_guides = guides[other]
-            if direction == "query_to_key" and "extra" in rows:
-                other_guides = torch.cat([other_guides, unit(options["extra_guide"])])
-            guided = guides[kind] @ other_guides.T
+        guided = self.guided(kind, other, direction, rows)
         bound = average if within else positive
         out = self.bounded(direction, kind, rows, cosines, positive, guided, same, bound)
         if within:
@@ -94,6 +88,16 @@ class Dense:
         if direction == "query_to_key" and "hard" in rows:
             logits = torch.cat([logits, self.hard(rows, scale, average)], 1)
         return logits.logsumexp(1)
+
+    def guided(self, kind: str, other: str, direction: str, rows: dict[str, Tensor]) -> Tensor | None:
+        """The guide's cosines."""
+        if self.options.get("guide") is None:
+            return None
+        guides = dict(zip(("query", "key"), map(unit, self.options["guide"]), strict=True))
+        others = guides[other]
+        if direction == "query_to_key" and "extra" in rows:
+            others = torch.cat([others, unit(self.options["extra_guide"])])
+        return guides[kind] @ others.T
 
     def bounded(self, direction, kind, rows, cosines, positive, guided, same, average) -> Tensor:
         """As `leaves`; within a kind the bound is that of the anchor's own positives, of the other kind."""
@@ -281,3 +285,78 @@ def test_every_combination(problem, temperature: float, chunk_size: int | None):
         return
     scale = max(1.0, 0.1 / temperature)
     compare(found, expected, [*rows.values(), tau], 1e-9 * scale)
+
+
+def targets(weights: Tensor, options: dict[str, Any]) -> Tensor:
+    """Of the sigmoid: the weights themselves, not averaged."""
+    return weights if "positive_weights" in options or options.get("soft") else (weights > 0).double()
+
+
+def dense_sigmoid(weights: Tensor, options: dict[str, Any], rows: dict[str, Tensor], s: Tensor, b: Tensor):
+    """Losses of the queries, and those of the keys' own kind; from the definition, with whole matrices."""
+    dense, rows = Dense(weights, options), {name: unit(one) for name, one in rows.items()}
+    average, found = normalized(weights), {}
+    for direction in options.get("directions", ("query_to_key",)):
+        kind, other = direction.split("_to_")
+        y = rows[other]
+        if direction == "query_to_key" and "extra" in rows:
+            y = torch.cat([y, rows["extra"]])
+        cosines = rows[kind] @ y.T
+        goal = torch.zeros_like(cosines)
+        guided = dense.guided(kind, other, direction, rows)
+        same = dense.paired("groups", direction)
+        own = average if kind == "query" else normalized(weights.T)
+        positive = torch.zeros_like(cosines)
+        if kind != other:
+            goal[:, : weights.shape[1]] = targets(weights, options)
+            positive[:, : weights.shape[1]] = average
+        out = dense.bounded(
+            direction, kind, rows, cosines, positive, guided, same, positive if kind != other else own
+        )
+        if kind == other:
+            labels = dense.paired("labels", direction)
+            out = out | (linked(weights)[kind == "key"] if labels is None else labels)
+            out = out | torch.eye(len(cosines), dtype=torch.bool)
+        else:
+            if options.get("exclude_self"):
+                out = out | torch.eye(*cosines.shape, dtype=torch.bool)
+            if options.get("exclude") is not None:
+                out = out | options["exclude"]
+        z = s.double() * cosines + b.double()
+        losses = F.binary_cross_entropy_with_logits(z, goal, reduction="none").masked_fill(out, 0).sum(1)
+        if direction == "query_to_key" and "hard" in rows:
+            hard = dense.hard(rows, s.double(), average) + b.double()
+            losses = losses + F.softplus(hard).sum(1)
+        found[kind] = found.get(kind, 0) + losses
+    return found
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems(), chunk_size=st.sampled_from([None, 4]))
+def test_every_combination_of_the_sigmoid(problem, chunk_size: int | None):
+    options, rows, weights, reduction = problem
+    options = {name: one for name, one in options.items() if name not in ("joint", "decoupled", "hardness")}
+    kept = tuple(one for one in options["directions"] if one != "key_to_query")
+    options["directions"] = kept if "query_to_key" in kept else ("query_to_key", *kept)
+    if reduction == "none" and "key_to_key" in options["directions"]:
+        reduction = "sum"
+    numbers = [torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in (5.0, -2.0)]
+    found = pairwise_sigmoid_loss(
+        rows["query"],
+        rows["key"],
+        scale=numbers[0],
+        bias=numbers[1],
+        extra_keys=rows.get("extra"),
+        hard_negatives=rows.get("hard"),
+        reduction=reduction,
+        chunk_size=chunk_size,
+        **options,
+    )
+    matrix = options.get("positives")
+    soft = options | {"soft": isinstance(matrix, Tensor) and matrix.layout == torch.sparse_csr}
+    losses = dense_sigmoid(weights, soft, rows, *numbers)
+    expected = losses["query"]
+    if reduction != "none":
+        expected = sum(one.sum() for one in losses.values())
+        expected = expected / N if reduction == "mean" else expected
+    compare(found, expected, [*rows.values(), *numbers], 1e-10)

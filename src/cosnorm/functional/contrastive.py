@@ -190,12 +190,12 @@ def contrastive_cross_entropy(
         check_own_keys(WHERE, queries, keys, bits)
     if itself and keys is not None and positives is None and not by_label:
         raise ValueError(
-            f"{WHERE}: with exclude_self key i is the query itself, not its positive; pass positives= or labels="
+            f"{WHERE}: with exclude_self key i is query i, not its positive; pass positives= or labels="
         )
     if not bits & 1 and any(one is not None for one in (extra_keys, hard_negatives, exclude)):
         raise ValueError(
-            f'{WHERE}: extra_keys, hard_negatives and exclude are of the direction "query_to_key"; leave them '
-            "out, or add it"
+            f'{WHERE}: extra_keys, hard_negatives and exclude belong to "query_to_key"; add it, or leave them '
+            "out"
         )
     if exclude is not None:
         if group is not None and bits & 4:

@@ -102,8 +102,8 @@ def check_self(where: str, queries: Tensor, keys: Tensor, directions: int, group
     count, own = len(queries), len(keys)
     if own < count or (own != count and (directions & 12 or group is not None)):
         raise ValueError(
-            f"{where}: exclude_self takes as many keys as queries, got {count} queries and {own} keys; leave it "
-            "out, or pass exclude="
+            f"{where}: exclude_self takes as many keys as queries, got {count} queries and {own} keys; leave "
+            "it out, or pass exclude="
         )
 
 
@@ -213,4 +213,6 @@ def check_exclude(
         )
         raise TypeError(f"{where}: exclude must be a bool tensor on {queries.device}, got {found}")
     if group is None:  # how many keys all processes have is known below the wall
-        check_mask_shape(exclude, len(queries), len(keys) + (0 if extra_keys is None else len(extra_keys)))
+        check_mask_shape(
+            where, exclude, len(queries), len(keys) + (0 if extra_keys is None else len(extra_keys))
+        )

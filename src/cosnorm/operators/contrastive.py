@@ -329,24 +329,8 @@ def _gradients(cotangent: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     return *found, saturate(into_temperature * factor, temperature.dtype).reshape(temperature.shape)
 
 
-def _flops(
-    passes: int,
-    options: PairOptions,
-    queries: torch.Size,
-    keys: torch.Size | None,
-    extra: torch.Size | None,
-    hard: torch.Size | None,
-) -> int:
-    own = (queries if keys is None else keys)[0]
-    met = {
-        "query_to_key": queries[0] * (own + (0 if extra is None else extra[0])),
-        "query_to_query": queries[0] ** 2,
-        "key_to_query": 0 if options.looks("query_to_key") else queries[0] * own,
-        "key_to_key": own**2,
-    }
-    beside = 0 if hard is None else hard[0] * hard[1]
-    pairs = sum(number for name, number in met.items() if options.looks(name)) + beside
-    return int(2 * passes * pairs * queries[1])
+def _flops(passes: int, options: PairOptions, queries: torch.Size, *others: torch.Size | None) -> int:
+    return 2 * passes * options.pairs(queries, *others) * int(queries[1])
 
 
 def _forward_flops(*arguments: Any) -> int:

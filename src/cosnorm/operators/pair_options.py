@@ -102,6 +102,24 @@ class PairOptions(NamedTuple):
             zip(names, together.split([keys if kind else queries for kind in self.anchors]), strict=True)
         )
 
+    def pairs(
+        self,
+        queries: torch.Size,
+        keys: torch.Size | None,
+        extra_keys: torch.Size | None,
+        hard_negatives: torch.Size | None,
+    ) -> int:
+        """How many pairs of this process's rows there are, from shapes."""
+        own = (queries if keys is None else keys)[0]
+        met = {
+            "query_to_key": queries[0] * (own + (0 if extra_keys is None else extra_keys[0])),
+            "query_to_query": queries[0] ** 2,
+            "key_to_query": 0 if self.looks("query_to_key") else queries[0] * own,
+            "key_to_key": own**2,
+        }
+        beside = 0 if hard_negatives is None else hard_negatives[0] * hard_negatives[1]
+        return int(sum(number for name, number in met.items() if self.looks(name)) + beside)
+
     @property
     def anchors(self) -> list[int]:
         """For each direction whose rows look: 0 those of queries, 1 those of keys."""
@@ -127,11 +145,11 @@ def check_temperature_value(value: float) -> None:
         )
 
 
-def check_mask_shape(exclude: Tensor, rows: int, columns: int) -> None:
+def check_mask_shape(where: str, exclude: Tensor, rows: int, columns: int) -> None:
     """Raise unless a mask broadcasts to (rows, columns)."""
     shape = exclude.shape
     fits = len(shape) <= 2 and all(
         one in (1, size) for one, size in zip(reversed(shape), (columns, rows), strict=False)
     )
     if not fits:
-        raise ValueError(f"{WHERE}: exclude must broadcast to {(rows, columns)}, got {tuple(shape)}")
+        raise ValueError(f"{where}: exclude must broadcast to {(rows, columns)}, got {tuple(shape)}")

@@ -133,7 +133,14 @@ def _sides(
 
 
 def pose(
-    pairs: Pairs, queries: Tensor, scale: float | Tensor, options: PairOptions, *, alone: bool
+    pairs: Pairs,
+    queries: Tensor,
+    scale: float | Tensor,
+    options: PairOptions,
+    *,
+    alone: bool,
+    operation: str = "softmax",
+    where: str = WHERE,
 ) -> Problem:
     """The problem of a batch; raises where the values of indices do not fit.
 
@@ -143,11 +150,13 @@ def pose(
         scale: 1/τ.
         options: what the user asked for.
         alone: the queries are the keys, and there are no others.
+        operation: what is looked for among the backends.
+        where: the function that errors name.
     """
     labels = _sides(options.labels, options.key_labels, options.extra_labels, pairs, options)
     groups = _sides(options.groups, options.key_groups, options.extra_groups, pairs, options)
     guides = _sides(*_units(options), pairs, options)
-    forth = _positives(pairs, labels, options)
+    forth = _positives(where, pairs, labels, options)
     anchors = [_anchors(forth, pairs.x, pairs.y, guides, "query_to_key", pairs, scale, options)]
     if 1 in options.anchors:
         back = _turned(forth, pairs, labels, options)
@@ -156,27 +165,28 @@ def pose(
         else:
             given = pairs.own_keys, pairs.queries, guides, "key_to_query"
             anchors.append(_anchors(back, *given, pairs, scale, options))
-    together = _together(forth, pairs, labels, options)
+    together = _together(where, forth, pairs, labels, options)
     fields = [
         _field(direction, anchors[place // 2], groups, guides, together, pairs, options, alone=alone)
         for place, direction in enumerate(DIRECTIONS)
         if options.looks(direction)
     ]
     fields = _merged(fields, anchors, pairs)
-    backend = _backend(queries, fields, forth, options.impl)
+    backend = _backend(operation, where, queries, fields, options.impl)
     if isinstance(scale, Tensor) and not getattr(backend, "TAKES_TENSOR_SCALE", False):
         scale = float(scale)
     return Problem(options, scale, anchors, fields, backend, queries.dtype, pairs.shares.own.start)
 
 
-def _positives(pairs: Pairs, labels: _Sides | None, options: PairOptions) -> Positives:
+def _positives(where: str, pairs: Pairs, labels: _Sides | None, options: PairOptions) -> Positives:
     own_keys = pairs.shares.own
+    most = torch.inf if where == WHERE else 1.0  # weights, or targets of a sigmoid
     if options.by_label:
         assert labels is not None
         offset = own_keys.start if options.exclude_self else None
         return LabelPositives(labels.queries, labels.met, offset)
     return pair_positives(
-        WHERE, options.positives, options.positive_weights, len(pairs.x), own_keys, pairs.x.device
+        where, options.positives, options.positive_weights, len(pairs.x), own_keys, pairs.x.device, most
     )
 
 
@@ -233,7 +243,7 @@ def _met(positives: OnePositive, direction: str, pairs: Pairs, options: PairOpti
     """The anchors that meet their positive: it is known, and neither excluded nor the anchor itself."""
     met, number = positives.counts > 0, len(positives.columns)
     if options.exclude is not None and number:
-        mask = _mask(options.exclude, direction, pairs)
+        mask = mask_of(options.exclude, direction, pairs)
         met &= ~mask.gather(1, positives.columns.unsqueeze(1)).squeeze(1)
     if options.exclude_self:
         first = (pairs.shares if direction.endswith("key") else pairs.query_shares).own.start
@@ -241,15 +251,17 @@ def _met(positives: OnePositive, direction: str, pairs: Pairs, options: PairOpti
     return met
 
 
-def _mask(exclude: Tensor, direction: str, pairs: Pairs) -> Tensor:
+def mask_of(exclude: Tensor, direction: str, pairs: Pairs) -> Tensor:
     """What the user leaves out, for queries among what they meet, or for keys among queries."""
     shape = len(pairs.x), len(pairs.y)
-    check_mask_shape(exclude, *shape)
+    check_mask_shape(WHERE, exclude, *shape)
     mask = exclude.expand(shape)
     return mask if direction == "query_to_key" else mask[:, : len(pairs.own_keys)].mT
 
 
-def _together(forth: Positives, pairs: Pairs, labels: _Sides | None, options: PairOptions) -> _Sides | None:
+def _together(
+    where: str, forth: Positives, pairs: Pairs, labels: _Sides | None, options: PairOptions
+) -> _Sides | None:
     """What hangs together among queries, and among keys: they are no negatives of each other."""
     if not (options.looks("query_to_query") or options.looks("key_to_key")):
         return None
@@ -258,7 +270,7 @@ def _together(forth: Positives, pairs: Pairs, labels: _Sides | None, options: Pa
     found = forth.paired() if isinstance(forth, OnePositive) else forth
     assert isinstance(found, PairPositives)
     first = pairs.query_shares.own.start, pairs.shares.own.start
-    return _sides(*linked(WHERE, found, len(pairs.own_keys), *first), None, pairs, options)
+    return _sides(*linked(where, found, len(pairs.own_keys), *first), None, pairs, options)
 
 
 def _field(
@@ -284,7 +296,7 @@ def _field(
         shares = pairs.query_shares if direction.endswith("query") else pairs.shares
         left_out["offset"] = shares.own.start
     if options.exclude is not None and not within:
-        left_out["mask"] = _mask(options.exclude, direction, pairs)
+        left_out["mask"] = mask_of(options.exclude, direction, pairs)
     # Positives leave the tiles, or nothing that is asked of negatives touches them there.
     apart = not within and (options.decoupled or anchors.own is not None)
     symmetric = (alone or (within and not options.group)) and options.exclude is None
@@ -328,13 +340,13 @@ def _units(options: PairOptions) -> tuple[Tensor | None, ...]:
     return tuple(None if one is None else unit_rows(one, options.impl).values for one in given)
 
 
-def _backend(queries: Tensor, fields: list[Field], positives: Positives, impl: str) -> ModuleType:
-    for backend in choose.backends("softmax", impl, queries):
+def _backend(operation: str, where: str, queries: Tensor, fields: list[Field], impl: str) -> ModuleType:
+    for backend in choose.backends(operation, impl, queries):
         if all(backend.takes(field.exclusion) for field in fields):
             return backend
         if impl == "triton":
             raise RuntimeError(
-                f'{WHERE}: impl="triton" has no kernel for many positives of a decoupled query, nor for '
+                f'{where}: impl="triton" has no kernel for many positives of a decoupled query, nor for '
                 'thresholds, guides and hardness; use impl="torch", or leave them out'
             )
     raise AssertionError("the torch form takes everything")

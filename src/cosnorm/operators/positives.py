@@ -67,6 +67,10 @@ class PairPositives:
         sums = weights.new_zeros(self.counts.shape).index_add_(0, self.rows, weights)
         return (weights / sums.masked_fill_(sums == 0, 1)[self.rows]).to(dtype)
 
+    def parts(self) -> list[slice]:
+        """The pairs, a number of them at a time."""
+        return _parts(self.rows)
+
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
         means, shares = keys.new_zeros(self.counts.shape[0], keys.shape[1]), self.shares(keys.dtype)
         for part in _parts(self.rows):
@@ -213,6 +217,7 @@ def pair_positives(
     num_queries: int,
     own_keys: slice,
     device: torch.device,
+    most: float = torch.inf,
 ) -> OnePositive | PairPositives:
     """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
@@ -223,7 +228,7 @@ def pair_positives(
         _check(where, "query", rows, num_queries)
         _check(where, "key", columns, number)
         if weights is not None:
-            _check_weights(where, weights)
+            _check_weights(where, weights, most)
         elif not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
             return OnePositive(columns.long() + own_keys.start, None)
         return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries, weights)
@@ -234,9 +239,11 @@ def pair_positives(
     return OnePositive(positives.long().clamp(0, max(0, number - 1)) + own_keys.start, known)
 
 
-def _check_weights(where: str, weights: Tensor) -> None:
+def _check_weights(where: str, weights: Tensor, most: float) -> None:
     message = f"{where}: positive_weights must be finite and not negative"
-    right = (weights >= 0).logical_and_(weights < torch.inf)
+    if most < torch.inf:
+        message = f"{where}: positive_weights must be between 0 and {most:g}"
+    right = (weights >= 0).logical_and_(weights <= min(most, torch.finfo(weights.dtype).max))
     if is_accelerator(weights.device):
         assert_all(right, message)
     elif not bool(right.all()):
