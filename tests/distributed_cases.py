@@ -14,12 +14,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from cosnorm import losses
 from cosnorm.distributed import gather_rows
-from cosnorm.functional import contrastive_cross_entropy
+from cosnorm.functional import contrastive_cross_entropy, pairwise_sigmoid_loss
 from cosnorm.nn import CosineLinear
+from cosnorm.operators.pair_options import DIRECTIONS
 
 SHARES = (5, 3, 4, 1)
 COMPILED = ("nt-xent", "nt-xent, queue", "clip", "sup-con")
 SIZE, CLASSES = 6, 7
+SIDES = ("query_to_key", "query_to_query", "key_to_key")
 Loss = Callable[[Tensor, Tensor, Tensor, object], Tensor]
 
 LOSSES: dict[str, Loss] = {
@@ -35,7 +37,32 @@ LOSSES: dict[str, Loss] = {
     "same label out": lambda a, b, y, g: contrastive_cross_entropy(
         a, b, labels=(y, y), exclude_same_label=True, group=g
     ),
+    "all directions": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, directions=DIRECTIONS, groups=(y, y), false_negative_margin=0.1, group=g
+    ),
+    "all directions, joint": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, pairs(a), directions=DIRECTIONS, joint=True, hardness=2.0, group=g
+    ),
+    "labels in all directions": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, labels=(y, y), directions=DIRECTIONS, reduction="sum", group=g
+    ),
+    "guide": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, guide=(b.detach().sin(), a.detach().cos()), extra_keys=queue(a), extra_guide=queue(a), group=g
+    ),
+    "hard negatives": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, hard_negatives=torch.stack([b.roll(1, 1), -a], 1), false_negative_threshold=0.6, group=g
+    ),
+    "sigmoid of labels": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, labels=(y, y), directions=SIDES, groups=(y // 2, y // 2), group=g
+    ),
+    "sigmoid of pairs": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, pairs(a), positive_weights=(y + 1) / 4, extra_keys=queue(a), bias=-1.0, group=g
+    ),
 }
+
+
+def pairs(like: Tensor) -> Tensor:
+    return torch.arange(len(like)).repeat(2, 1).T
 
 
 def queue(like: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def test_a_head_in_half_precision():
 def test_what_has_no_kernel():
     x = torch.randn(4, 3)
     pairs = torch.tensor([[0, 1], [0, 2], [1, 0]])
-    with pytest.raises(RuntimeError, match="takes one positive for each query where decoupled, got 2"):
+    with pytest.raises(RuntimeError, match="no kernel for many positives of a decoupled query"):
         contrastive_cross_entropy(x, positives=pairs, decoupled=True, impl="triton")
     with pytest.raises(RuntimeError, match="no kernel for negatives"):
         InfoNCELoss(impl="triton")(x, x, torch.tensor([[1], [2], [3], [0]]))

@@ -194,8 +194,8 @@ def contrastive_cross_entropy(
         )
     if not bits & 1 and any(one is not None for one in (extra_keys, hard_negatives, exclude)):
         raise ValueError(
-            f'{WHERE}: extra_keys, hard_negatives and exclude belong to "query_to_key"; add it, or leave them '
-            "out"
+            f'{WHERE}: extra_keys, hard_negatives and exclude belong to "query_to_key"; add it, or leave '
+            "them out"
         )
     if exclude is not None:
         if group is not None and bits & 4:

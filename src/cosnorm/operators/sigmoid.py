@@ -226,7 +226,7 @@ def _compute(*arguments: Any) -> Results:
     learning, options, scale, bias = _parts(arguments)
     sigmoid = _Sigmoid(learning, options, scale, bias)
     pairs = sigmoid.pairs
-    divisors = projected = numbers = pairs.x.new_empty(0)
+    divisors, projected, numbers = (pairs.x.new_empty(0) for _ in range(3))
     if arguments[-1] and not options.separate:
         losses, of_keys, projected, numbers = sigmoid.gradients(torch.ones_like(pairs.x[:, 0]))
         divisors = pairs.divisors
