@@ -12,6 +12,7 @@ from cosnorm.functional import (
 
 ROWS, FEW, LABELS = torch.randn(4, 3), torch.randn(3, 3), torch.arange(4)
 BOTH = ("query_to_key", "key_to_query")
+LEARNS = torch.ones(1, requires_grad=True)
 ONE, PAIRS = torch.tensor([0, 1, 2, 0]), torch.tensor([[0, 1], [0, 2]])
 
 
@@ -48,7 +49,7 @@ CASES = [
     (
         contrast(ROWS, positives=PAIRS, positive_weights=torch.ones(2, requires_grad=True)),
         ValueError,
-        "do not learn; pass positive_weights.detach",
+        "cannot learn; pass positive_weights.detach",
     ),
     (contrast(ROWS, positives=FEW.to_sparse_csr()), ValueError, r"must have shape \(4, 4\)"),
     (contrast(ROWS, ROWS, exclude_self=True), ValueError, "key i is query i, not its positive"),
@@ -65,6 +66,7 @@ CASES = [
         "and no groups",
     ),
     (contrast(ROWS, labels=LABELS, guide=FEW), ValueError, r"guide must have shape \(4, G\)"),
+    (contrast(ROWS, labels=LABELS, guide=ROWS * LEARNS), ValueError, r"cannot learn; pass guide.detach\(\)"),
     (contrast(ROWS, ROWS, guide=ROWS), ValueError, "with keys a pair, guide="),
     (contrast(ROWS, ROWS, guide=(ROWS, ROWS[:, :1])), ValueError, "key_guide must have shape"),
     (contrast(ROWS, labels=LABELS, extra_guide=ROWS), ValueError, "extra_guide belongs to extra_keys"),

@@ -64,7 +64,7 @@ def check_positives(
 
 def _check_learns(where: str, name: str, tensor: Tensor) -> None:
     if tensor.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{where}: {name} do not learn; pass {name}.detach()")
+        raise ValueError(f"{where}: {name} cannot learn; pass {name}.detach()")
 
 
 def _of_matrix(
@@ -170,6 +170,7 @@ def check_guide(
             continue
         if one is not both[0]:
             check_tensors(where, guide=both[0], **{name: one})
+        _check_learns(where, name, one)
         if one.shape != (len(rows), both[0].shape[-1]) or one.device != queries.device:
             raise ValueError(
                 f"{where}: {name} must have shape ({len(rows)}, G), beside the embeddings, on "

@@ -6,6 +6,7 @@ from cosnorm.losses.embedding import CosineEmbeddingLoss, cosine_embedding_loss
 from cosnorm.losses.heads import AMSoftmaxLoss, ArcFaceLoss, CosFaceLoss, NormFaceLoss
 from cosnorm.losses.info_nce import InfoNCELoss, info_nce_loss, sample_negatives
 from cosnorm.losses.nt_xent import NTXentLoss, nt_xent_loss
+from cosnorm.losses.queue import Queue
 from cosnorm.losses.siglip import SigLIPLoss
 from cosnorm.losses.sup_con import SupConLoss, sup_con_loss
 
@@ -21,6 +22,7 @@ __all__ = [
     "IslandLoss",
     "NTXentLoss",
     "NormFaceLoss",
+    "Queue",
     "SigLIPLoss",
     "SupConLoss",
     "center_loss",
