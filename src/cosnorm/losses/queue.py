@@ -51,6 +51,9 @@ class Queue(Grouped):
     """
 
     embeddings: Tensor
+    labels: Tensor | None
+    groups: Tensor | None
+    guide: Tensor | None
     count: Tensor
 
     def __init__(

@@ -227,7 +227,7 @@ def _reduced(losses: list[Losses], options: PairOptions) -> tuple[Tensor, Tensor
     if options.separate:
         loss = losses[0].values
         if len(losses) > 1:
-            loss = sum(one.values * one.share for one in losses)
+            loss = torch.stack([one.values * one.share for one in losses]).sum(0)
         return loss, losses[0].part.sum(), [one.part.to(loss.dtype) * one.share for one in losses]
     numbers = [sum_over(one.part.sum(), options.group) for one in losses]
     sums = [sum_over(one.values.sum(), options.group) for one in losses]
@@ -239,7 +239,7 @@ def _reduced(losses: list[Losses], options: PairOptions) -> tuple[Tensor, Tensor
         for one, number in zip(losses, numbers, strict=True)
     ]
     weights = [one.part.to(sums[0].dtype) * share for one, share in zip(losses, shares, strict=True)]
-    loss = sum(one * share for one, share in zip(sums, shares, strict=True))
+    loss = torch.stack([one * share for one, share in zip(sums, shares, strict=True)]).sum()
     return loss, torch.ones_like(numbers[0]), weights
 
 

@@ -334,10 +334,13 @@ def _merged(fields: list[Field], anchors: list[Anchors], pairs: Pairs) -> list[F
     return [both if field is forth else field for field in fields if field is not back]
 
 
-def _units(options: PairOptions) -> tuple[Tensor | None, ...]:
+def _units(options: PairOptions) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The guide's embeddings as unit rows."""
-    given = options.guide, options.key_guide, options.extra_guide
-    return tuple(None if one is None else unit_rows(one, options.impl).values for one in given)
+
+    def units(given: Tensor | None) -> Tensor | None:
+        return None if given is None else unit_rows(given, options.impl).values
+
+    return units(options.guide), units(options.key_guide), units(options.extra_guide)
 
 
 def _backend(operation: str, where: str, queries: Tensor, fields: list[Field], impl: str) -> ModuleType:
