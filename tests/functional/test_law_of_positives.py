@@ -13,6 +13,8 @@ from cosnorm.functional import contrastive_cross_entropy, pairwise_sigmoid_loss
 from cosnorm.operators.pair_options import DIRECTIONS
 
 N, M, E, K, D, G = 7, 9, 4, 3, 5, 4
+# Gradients below it are differences of what is nearly 1.
+FLOOR = 1e-3
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -284,7 +286,7 @@ def test_every_combination(problem, temperature: float, chunk_size: int | None):
         assert (found == 0).all()
         return
     scale = max(1.0, 0.1 / temperature)
-    compare(found, expected, [*rows.values(), tau], 1e-9 * scale)
+    compare(found, expected, [*rows.values(), tau], 1e-9 * scale, FLOOR)
 
 
 def targets(weights: Tensor, options: dict[str, Any]) -> Tensor:
@@ -359,4 +361,74 @@ def test_every_combination_of_the_sigmoid(problem, chunk_size: int | None):
     if reduction != "none":
         expected = sum(one.sum() for one in losses.values())
         expected = expected / N if reduction == "mean" else expected
-    compare(found, expected, [*rows.values(), *numbers], 1e-10)
+    compare(found, expected, [*rows.values(), *numbers], 1e-10, FLOOR)
+
+
+@st.composite
+def alone(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor], Tensor, str]:
+    """The same where the queries are the keys: arguments of ours, and of the definition."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    positives = draw(st.sampled_from(["views", "index", "pairs", "weights", "labels"]))
+    ours: dict[str, Any] = {"decoupled": draw(st.booleans()), "hardness": draw(st.sampled_from([0.0, 2.0]))}
+    number, eye = 8, torch.eye(8, dtype=torch.bool)
+    weights = torch.zeros(number, number, dtype=torch.float64)
+    if positives in ("views", "index"):
+        index = torch.arange(number).roll(number // 2)
+        if positives == "index":
+            index = (torch.arange(number) + torch.randint(1, number, (number,), generator=generator)) % number
+            index[0] = -1
+        ours["positives"] = index
+        weights[torch.arange(number)[index >= 0], index[index >= 0]] = 1
+    elif positives == "labels":
+        ours["labels"] = torch.randint(0, 3, (number,), generator=generator)
+        weights = (ours["labels"].unsqueeze(1) == ours["labels"]).double().masked_fill(eye, 0)
+    else:
+        weights = (torch.rand(number, number, generator=generator) < 0.3).double().masked_fill(eye, 0)
+        ours["positives"] = weights.nonzero()
+        if positives == "weights":
+            weights *= torch.rand(number, number, generator=generator, dtype=torch.float64)
+            ours["positive_weights"] = weights[tuple(ours["positives"].T)]
+    if draw(st.booleans()):
+        ours["groups"] = torch.randint(0, 4, (number,), generator=generator)
+    if draw(st.booleans()):
+        ours["guide"] = torch.randn(number, G, generator=generator, dtype=torch.float64)
+    if draw(st.booleans()):
+        ours["false_negative_threshold"] = draw(st.sampled_from([-0.2, 0.1, 0.5]))
+    if draw(st.booleans()):
+        ours["false_negative_margin"] = draw(st.sampled_from([-0.3, 0.0, 0.4]))
+    theirs = {
+        name: (one, one) if name in ("groups", "guide", "labels") else one for name, one in ours.items()
+    }
+    rows = {"query": torch.randn(number, D, generator=generator, dtype=torch.float64).requires_grad_()}
+    return (
+        ours,
+        theirs | {"exclude_self": True},
+        rows,
+        weights,
+        draw(st.sampled_from(["mean", "sum", "none"])),
+    )
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=alone(), temperature=st.sampled_from([1.0, 0.1, 0.01]), chunk_size=st.sampled_from([None, 3]))
+def test_every_combination_where_the_queries_are_the_keys(
+    problem, temperature: float, chunk_size: int | None
+):
+    ours, theirs, rows, weights, reduction = problem
+    tau = torch.tensor(temperature, dtype=torch.float64, requires_grad=True)
+    queries = rows["query"]
+    common = {"reduction": reduction, "chunk_size": chunk_size}
+    found = contrastive_cross_entropy(queries, temperature=tau, **common, **ours)
+    expected = Dense(weights, theirs)({"query": queries, "key": queries}, tau, reduction)
+    if not expected.requires_grad:
+        assert (found == 0).all()
+        return
+    compare(found, expected, [queries, tau], 1e-9 * max(1.0, 0.1 / temperature), FLOOR)
+    ours = {name: one for name, one in ours.items() if name not in ("decoupled", "hardness")}
+    theirs = theirs | {"decoupled": False, "hardness": 0.0}
+    numbers = [torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in (5.0, -2.0)]
+    both = dict(zip(("scale", "bias"), numbers, strict=True))
+    found = pairwise_sigmoid_loss(queries, **both, **common, **ours)
+    losses = dense_sigmoid(weights, theirs, {"query": queries, "key": queries}, *numbers)["query"]
+    expected = losses if reduction == "none" else losses.sum() / (len(queries) if reduction == "mean" else 1)
+    compare(found, expected, [queries, *numbers], 1e-10, FLOOR)

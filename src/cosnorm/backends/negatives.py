@@ -54,8 +54,18 @@ class Negatives(NamedTuple):
         bounds = [self.most, None if self.guide is None else self.guide.most]
         return self.listed is None and all(one is None or one.shape == (1,) for one in bounds)
 
+    def similar(self, rows: slice, columns: slice) -> Tensor | None:
+        """The guide's cosines of a tile."""
+        return None if self.guide is None else self.guide.x[rows] @ self.guide.y[columns].t()
+
     def adjust_(
-        self, logits: Tensor, rows: slice, columns: slice, unit: float | Tensor, share: float | Tensor
+        self,
+        logits: Tensor,
+        rows: slice,
+        columns: slice,
+        unit: float | Tensor,
+        share: float | Tensor,
+        similar: Tensor | None,
     ) -> None:
         """Put −inf at the negatives of a tile that leave.
 
@@ -65,8 +75,11 @@ class Negatives(NamedTuple):
             columns: of the tile.
             unit: the logit of the cosine 1.
             share: what the logits of positives are of that.
+            similar: the guide's cosines.
         """
-        out = self._leaving(logits, rows, columns, unit)
+        out = self._leaving(logits, rows, columns, unit, similar)
+        if out is None and not self.hardness:
+            return
         positives = self._positives(rows, columns)
         if isinstance(positives, tuple):
             kept = logits[positives] * share
@@ -77,19 +90,19 @@ class Negatives(NamedTuple):
         if out is not None:
             logits.masked_fill_(out if positives is None else out.logical_and_(~positives), -torch.inf)
         if positives is not None and self.hardness:
-            torch.where(positives, logits * share, logits, out=logits)
+            logits.copy_(torch.where(positives, logits * share, logits))
 
-    def _leaving(self, logits: Tensor, rows: slice, columns: slice, unit: float | Tensor) -> Tensor | None:
+    def _leaving(
+        self, logits: Tensor, rows: slice, columns: slice, unit: float | Tensor, similar: Tensor | None
+    ) -> Tensor | None:
+        """Who leaves; None where nobody does, as far as a device may be asked."""
         out: Tensor | None = None
         if self.most is not None:
-            out = logits > (_part(self.most, rows) * unit).unsqueeze(1)
-        if self.guide is not None:
-            found = self.guide.x[rows] @ self.guide.y[columns].t()
-            leave = found > _part(self.guide.most, rows).unsqueeze(1)
-            out = leave if out is None else out.logical_or_(leave)
+            out = _above(logits, self.most * unit, rows)
+        if self.guide is not None and similar is not None:
+            out = _either(out, _above(similar, self.guide.most, rows))
         if self.groups is not None:
-            leave = self.groups[0][rows].unsqueeze(1) == self.groups[1][columns]
-            out = leave if out is None else out.logical_or_(leave)
+            out = _either(out, self.groups[0][rows].unsqueeze(1) == self.groups[1][columns])
         return out
 
     def _positives(self, rows: slice, columns: slice) -> Tensor | Place | None:
@@ -99,8 +112,19 @@ class Negatives(NamedTuple):
         return None if self.listed is None else places_in(*self.listed, rows, columns)
 
 
-def _part(most: Tensor, rows: slice) -> Tensor:
-    return most if len(most) == 1 else most[rows]
+def _above(tile: Tensor, most: Tensor, rows: slice) -> Tensor | None:
+    if len(most) != 1:
+        return tile > most[rows].unsqueeze(1)
+    # A tile of which nothing leaves is read once, and not written.
+    if not is_accelerator(tile.device) and bool(tile.amax() <= most):
+        return None
+    return tile > most
+
+
+def _either(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one.logical_or_(other)
 
 
 def places_in(listed: Tensor, found: Tensor, rows: slice, columns: slice) -> Tensor | Place:

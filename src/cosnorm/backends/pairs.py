@@ -32,6 +32,11 @@ class Exclusion(NamedTuple):
         """What the cosines of a tile are multiplied by: a negative may weigh more than a positive."""
         return scale if self.negatives is None else scale + self.negatives.hardness
 
+    @property
+    def is_directed(self) -> bool:
+        """Whether rows leave out what columns do not, where they are the same."""
+        return self.negatives is not None and not self.negatives.is_symmetric
+
     def exclude_(
         self, logits: Tensor, rows: slice, columns: slice, scale: float | Tensor, base: float = 1.0
     ) -> None:
@@ -39,9 +44,32 @@ class Exclusion(NamedTuple):
 
         They are the cosines · `self.scale(scale)` · base.
         """
+        self._exclude(logits, rows, columns)
         if self.negatives is not None and logits.numel():
             top = self.scale(scale)
-            self.negatives.adjust_(logits, rows, columns, top * base, scale / top)
+            similar = self.negatives.similar(rows, columns)
+            self.negatives.adjust_(logits, rows, columns, top * base, scale / top, similar)
+
+    def exclude_both_(
+        self,
+        logits: Tensor,
+        rows: slice,
+        columns: slice,
+        scale: float | Tensor,
+        base: float,
+        other: Tensor,
+    ) -> None:
+        """The same for the rows of a tile, and in `other` for its columns, which look as rows do."""
+        self._exclude(logits, rows, columns)
+        other.copy_(logits)
+        if self.negatives is not None and logits.numel():
+            top = self.scale(scale)
+            similar, numbers = self.negatives.similar(rows, columns), (top * base, scale / top)
+            self.negatives.adjust_(logits, rows, columns, *numbers, similar)
+            turned = None if similar is None else similar.t()
+            self.negatives.adjust_(other.t(), columns, rows, *numbers, turned)
+
+    def _exclude(self, logits: Tensor, rows: slice, columns: slice) -> None:
         if self.mask is not None:
             logits.masked_fill_(self.mask[rows, columns], -torch.inf)
         if self.offset is not None:

@@ -316,7 +316,6 @@ def _field(
         if not (apart or within):
             negatives = negatives._replace(**anchors.positives.places())
         left_out["negatives"] = negatives
-        symmetric = symmetric and negatives.is_symmetric
     return Field(direction, x, y, Exclusion(**left_out), symmetric, False)
 
 
