@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cosnorm import functional, losses
 from cosnorm.nn import CosineConv2d, CosineLinear, MaxNorm, MeanOnlyBatchNorm1d
+from cosnorm.operators.pair_options import DIRECTIONS
 
 FLOAT32, HALF = torch.float32, (torch.bfloat16, torch.float16)
 # Launches and MB forward, and backward. What is missed, and by how much, is in the log: here is what it has.
@@ -96,6 +97,17 @@ CSR = torch.eye(N, D).to_sparse_csr()
 PAIRS, INDEX = torch.tensor([[0, 1], [0, 2], [3, 1]]), torch.tensor([0, -1, 2, 3, 1, 0])
 SIGNS, NORM = torch.tensor([1, -1] * 3), MeanOnlyBatchNorm1d(D)
 MARGINS = (None, functional.AdditiveCosine(0.3), functional.AdditiveAngle(0.3))
+CSR6 = torch.eye(N).to_sparse_csr()
+SOME_WEIGHTS = torch.tensor([0.5, 1.0, 0.0])
+
+
+def queued() -> Tensor:
+    queue = losses.Queue(8, D, groups=True)
+    queue.enqueue(of_rows().detach(), groups=LABELS)
+    queue.enqueue(of_rows().detach(), groups=LABELS)
+    return losses.info_nce_loss(of_rows(), of_rows(), groups=(LABELS, LABELS), **queue())
+
+
 CALLS: dict[str, Callable[[], object]] = {
     "nt-xent": lambda: losses.nt_xent_loss(of_rows(), of_rows()),
     "nt-xent decoupled, a queue": lambda: losses.nt_xent_loss(
@@ -130,6 +142,38 @@ CALLS: dict[str, Callable[[], object]] = {
         exclude_same_label=True,
         directions=("query_to_key", "key_to_query"),
     ),
+    "law, bounds and groups": lambda: contrastive(
+        of_rows(),
+        of_rows(),
+        PAIRS,
+        positive_weights=SOME_WEIGHTS,
+        directions=DIRECTIONS,
+        groups=(LABELS, LABELS),
+        false_negative_margin=0.1,
+        hard_negatives=torch.randn(N, 2, D),
+    ),
+    "law, a guide": lambda: contrastive(
+        of_rows(), labels=LABELS, guide=torch.randn(N, 3), false_negative_threshold=0.5, hardness=2.0
+    ),
+    "law, joint": lambda: contrastive(
+        of_rows(), of_rows(), INDEX, directions=DIRECTIONS, joint=True, false_negative_margin=0.1
+    ),
+    "law, views": lambda: losses.nt_xent_loss(
+        of_rows(), of_rows(), guide=torch.randn(2, N, 3).unbind(), chunk_size=2
+    ),
+    "law, a matrix": lambda: losses.clip_loss(of_rows(), of_rows(), CSR6),
+    "law, sigmoid": lambda: functional.pairwise_sigmoid_loss(
+        of_rows(), of_rows(), PAIRS, positive_weights=SOME_WEIGHTS, groups=(LABELS, LABELS)
+    ),
+    "law, sigmoid of labels": lambda: functional.pairwise_sigmoid_loss(
+        of_rows(),
+        of_rows(),
+        labels=(LABELS, LABELS),
+        false_negative_margin=0.1,
+        extra_keys=of_rows(2),
+        extra_labels=LABELS[:2],
+    ),
+    "queue": lambda: queued(),
     "embedding": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), SIGNS),
     "center": lambda: losses.center_loss(of_rows(), SOME, of_rows(C)),
     "island": lambda: losses.island_loss(of_rows(), LABELS, of_rows(C)),
@@ -227,9 +271,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "classes twice": lambda: head(classes=torch.zeros(C, dtype=torch.int64)),
     "an index": lambda: contrastive(of_rows(), of_rows(), torch.full((N,), N)),
     "pairs": lambda: contrastive(of_rows(), of_rows(), PAIRS + 5),
-    "two positives": lambda: contrastive(
-        of_rows(), of_rows(), PAIRS, labels=(LABELS, LABELS), exclude_same_label=True
-    ),
+    "weights": lambda: contrastive(of_rows(), of_rows(), PAIRS, positive_weights=-torch.ones(3)),
     "negatives": lambda: losses.info_nce_loss(of_rows(), of_rows(), torch.full((N, 1), N)),
     "centers": lambda: losses.center_loss(of_rows(), torch.full((N,), -1), of_rows(C)),
     "signs": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), torch.zeros(N)),

@@ -105,8 +105,9 @@ class PairPositives:
 class OnePositive:
     """At most one positive for each anchor: its column, and where some have none, which have one."""
 
-    def __init__(self, columns: Tensor, known: Tensor | None) -> None:
-        self.columns, self.known = columns, known
+    def __init__(self, columns: Tensor, known: Tensor | None, offset: int | None = None) -> None:
+        """`offset`: that of anchor i is i + offset; None: they have no order."""
+        self.columns, self.known, self.offset = columns, known, offset
         self.counts = torch.ones_like(columns) if known is None else known.to(columns.dtype)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
@@ -130,6 +131,8 @@ class OnePositive:
         return PairPositives(rows, self.columns, len(rows), weights)
 
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
+        if self.offset is not None:
+            return {"offset": self.offset}
         known = self.known
         return {"partner": self.columns if known is None else self.columns.masked_fill(~known, -1)}
 
@@ -221,7 +224,8 @@ def pair_positives(
 ) -> OnePositive | PairPositives:
     """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
-        return OnePositive(torch.arange(num_queries, device=device) + own_keys.start, None)
+        first = own_keys.start
+        return OnePositive(torch.arange(num_queries, device=device) + first, None, first)
     number = own_keys.stop - own_keys.start
     if positives.ndim == 2:
         rows, columns = positives.unbind(1)
