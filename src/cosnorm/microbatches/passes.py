@@ -55,9 +55,12 @@ class Passes:
         assert self._structure is not None
         return tree_unflatten(self.embeddings, self._structure)
 
-    def first(self, keep: int) -> None:
-        """Encode every part, and keep the graphs of so many of the last."""
-        made = [self._first_of(place, place >= len(self) - keep) for place in range(len(self))]
+    def first(self, keep: bool) -> None:
+        """Encode every part; keep the graph of the last or of none."""
+        # Not of what sends: what it is to send must begin after the backward pass of the loss.
+        last = len(self) - 1
+        keep = keep and not (last == 0 and self._sends)
+        made = [self._first_of(place, keep and place == last) for place in range(len(self))]
         self.embeddings = joined(made)
         for tensor, learns in zip(self.embeddings, self._learns, strict=True):
             if learns:
@@ -89,9 +92,8 @@ class Passes:
         random, buffers = randomness(), self._buffers.copies()
         if keep:
             torch.clear_autocast_cache()  # of weights that were cast without a graph
-        sends = self._sends if keep and place == 0 else ()
         # The first part shows what learns.
-        with held(self.senders, sends), torch.set_grad_enabled(keep or place == 0):
+        with held(self.senders), torch.set_grad_enabled(keep or place == 0):
             made = self._encode(place)
         if place == 0:
             self._look_at_gradients(made)

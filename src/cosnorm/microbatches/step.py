@@ -35,9 +35,9 @@ def microbatch(
     All parts are encoded without a graph; the loss of all embeddings goes back as far as these; then each
     part is encoded once more, with its graph, and takes its rows of the gradient back through it. The second
     time finds what the first found: random states (CPU, accelerator, Python, NumPy), autocast, and buffers.
-    The part that is encoded last keeps its graph; so do all where no batch has more than `size` rows. The
-    loss is any function of the embeddings, over processes too (`group=`), and what learns in it gets its
-    gradient.
+    The part that is encoded last keeps its graph, and all do where no batch has more than `size` rows, but for
+    those that send gradients to other processes. The loss is any function of the embeddings, over processes
+    too (`group=`), and what learns in it gets its gradient.
 
     An encoder must treat rows apart from each other. Batch norm in training does not: it normalizes each part
     by the statistics of the part, and a warning says so. Its running statistics are updated once a part.
@@ -98,11 +98,10 @@ def microbatch(
             stacklevel=2,
         )
     senders = list(dict.fromkeys(sender for run in runs for sender in run.senders))
-    # What sends gradients wants a forward pass, then its backward pass, before the next forward pass.
-    fits = all(len(run) == 1 for run in runs) and (len(runs) == 1 or not senders)
+    fits = all(len(run) == 1 for run in runs)
     try:
         for run in runs:
-            run.first(keep=1 if fits or run is runs[-1] else 0)
+            run.first(keep=fits or run is runs[-1])
         value = loss(*(run.result() for run in runs))
         _check_loss(value)
         with held(senders), without_autocast():
