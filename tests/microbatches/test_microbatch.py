@@ -5,6 +5,7 @@ import random
 from collections import OrderedDict, UserDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -539,6 +540,47 @@ def test_a_compiled_encoder():
     torch.manual_seed(5)
     assert torch.equal(microbatch(graph, views, losses.nt_xent_loss, size=4, check=True), expected)
     assert equal(gradients(network), wanted)
+
+
+@pytest.mark.parametrize("size", [4, 100])
+def test_lightning(size: int, tmp_path: Path):
+    lightning = pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
+    criterion = functools.partial(losses.NTXentLoss, learn_temperature=True)
+
+    class Module(lightning.LightningModule):
+        automatic_optimization = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.criterion = encoder(dropout=0), criterion().double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(x)
+
+        def training_step(self, views: list[Tensor], _: int) -> None:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            model = self.trainer.strategy.model
+            microbatch(model, views, self.criterion, size=size, backward=self.manual_backward)
+            optimizer.step()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    views, module = torch.utils.data.TensorDataset(rows(1), rows(2)), Module()
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options = dict.fromkeys(names, False)
+    trainer = lightning.Trainer(max_epochs=3, accelerator="cpu", default_root_dir=tmp_path, **options)
+    trainer.fit(module, torch.utils.data.DataLoader(views, batch_size=ROWS))
+
+    both = nn.ModuleList([encoder(dropout=0), criterion().double()])
+    optimizer = torch.optim.SGD(both.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        both[1](both[0](rows(1)), both[0](rows(2))).backward()
+        optimizer.step()
+    for found, expected in zip(module.parameters(), both.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 # ---- memory

@@ -223,6 +223,35 @@ def fully_sharded(rank: int) -> Found:
 
 
 @case
+def fully_sharded_beside_its_loss(rank: int) -> Found:
+    """One module holds both, and the encoder is a method of it."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = network(0)
+            self.loss = losses.NTXentLoss(learn_temperature=True, group=dist.group.WORLD).double()
+
+        def encode(self, x: Tensor) -> Tensor:
+            return self.encoder(x)
+
+    plain, sharded = Both(), Both()
+    views = [share(rank, 1)[:4], share(rank, 2)[:4]]
+    fully_shard(sharded.encoder)
+    fully_shard(sharded.loss)
+    try:
+        with torch.no_grad():
+            sharded.encode(views[0])
+    except AttributeError as error:
+        return {"skipped": f"FSDP2 of this torch does not run on a CPU: {error}"}
+    torch.manual_seed(rank)
+    plain.loss(*(by_parts(plain.encode, view) for view in views)).backward()
+    torch.manual_seed(rank)
+    microbatch(sharded.encode, views, sharded.loss, size=PART)
+    return {"gradients, within rounding": (gradients(sharded), reduced(gradients(plain)))}
+
+
+@case
 def the_law(rank: int) -> Found:
     """One process with the whole batch, or several with a share each."""
     alone, wrapped, processes = (

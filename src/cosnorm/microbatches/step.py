@@ -12,7 +12,7 @@ from cosnorm.functional.checks import is_whole
 from cosnorm.microbatches.parts import Batch
 from cosnorm.microbatches.passes import Encoder, Passes, without_autocast
 from cosnorm.microbatches.replay import as_now
-from cosnorm.microbatches.wrapped import held, release, sending
+from cosnorm.microbatches.wrapped import held_for_loss, release, sending
 
 
 def microbatch(
@@ -35,8 +35,8 @@ def microbatch(
     All parts are encoded without a graph; the loss of all embeddings goes back as far as these; then each
     part is encoded once more, with its graph, and takes its rows of the gradient back through it. The second
     time finds what the first found: random states (CPU, accelerator, Python, NumPy), autocast, and buffers.
-    The part that is encoded last keeps its graph, and all do where no batch has more than `size` rows, but for
-    those that send gradients to other processes. The loss is any function of the embeddings, over processes
+    The part that is encoded last keeps its graph, and all do where no batch has more than `size` rows (but
+    for what sends gradients to other processes). The loss is any function of the embeddings, over processes
     too (`group=`), and what learns in it gets its gradient.
 
     An encoder must treat rows apart from each other. Batch norm in training does not: it normalizes each part
@@ -104,7 +104,7 @@ def microbatch(
             run.first(keep=fits or run is runs[-1])
         value = loss(*(run.result() for run in runs))
         _check_loss(value)
-        with held(senders), without_autocast():
+        with held_for_loss(senders), without_autocast():
             (backward or Tensor.backward)(value)
         if not any(run.has_gradient for run in runs):
             raise RuntimeError(

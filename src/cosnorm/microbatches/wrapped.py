@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from torch import nn
@@ -22,10 +22,7 @@ def modules_of(encoder: Callable[..., Any]) -> list[nn.Module]:
     if inspect.ismethod(encoder):
         return [encoder.__self__] if isinstance(encoder.__self__, nn.Module) else []
     if inspect.isfunction(encoder):
-        named = inspect.getclosurevars(encoder)
-        return [
-            one for one in (*named.nonlocals.values(), *named.globals.values()) if isinstance(one, nn.Module)
-        ]
+        return [one for one in _named(inspect.unwrap(encoder)) if isinstance(one, nn.Module)]
     return []
 
 
@@ -65,11 +62,30 @@ def held(modules: Sequence[nn.Module], but: Sequence[nn.Module] = ()) -> Iterato
         yield
 
 
+@contextmanager
+def held_for_loss(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """The same for the backward pass of the loss, but that FSDP2 sends: what learns in it may be among them.
+
+    DistributedDataParallel does not begin here, as trainers have it do with every backward pass.
+    """
+    with held(modules, [module for module in modules if _is_sharded(module)]):
+        yield
+
+
 def release(modules: Sequence[nn.Module]) -> None:
     """Leave FSDP2's modules as they are by default: sending."""
     for module in modules:
         if _is_sharded(module):
             _send(module, True)
+
+
+def _named(function: Any) -> Iterator[Any]:
+    """What a function names that is not its own."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not bound yet
+            yield cell.cell_contents
+    for name in function.__code__.co_names:
+        yield function.__globals__.get(name)
 
 
 def _is_sharded(module: nn.Module) -> bool:
