@@ -464,6 +464,24 @@ def test_autocast(dtype: torch.dtype):
         assert (one - other).abs().max() <= 8 * torch.finfo(dtype).eps * other.abs().max()
 
 
+def test_weights_that_autocast_casts_without_a_graph_first():
+    """Those of the second layer, which the first part does not use."""
+    layers, x = nn.ModuleList([nn.Linear(SIZE, WIDTH), nn.Linear(SIZE, WIDTH)]), rows().float()
+    x[:, 0] = torch.arange(ROWS) - 3.5
+
+    def encode(part: Tensor) -> Tensor:
+        return layers[int(part[0, 0] > 0)](part)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        value = by_parts(encode, x, 4).float().sin().sum()
+    value.backward()
+    wanted = gradients(layers)
+    with torch.autocast("cpu", torch.bfloat16):
+        microbatch(encode, x, lambda made: made.float().sin().sum(), size=4)
+    for one, other in zip(gradients(layers), wanted, strict=True):
+        assert (one - other).abs().max() <= 8 * torch.finfo(torch.bfloat16).eps * other.abs().max()
+
+
 def test_backward_passes_are_not_under_autocast():
     network, seen = encoder().float(), []
     network[3].weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))

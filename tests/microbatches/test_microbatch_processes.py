@@ -20,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosnorm import losses, microbatch
 
+pytestmark = pytest.mark.xdist_group("microbatch processes")  # one worker has the fixture
+
 SHARES, SIZE, WIDTH, PART = (7, 4), 6, 5, 3
 CLASSES = 4
 

@@ -76,6 +76,7 @@ class Passes:
             gradients = [
                 torch.zeros_like(tensor) if learns else None for tensor, learns in self._with_learns()
             ]
+        torch.clear_autocast_cache()  # if no part has kept its graph
         for place in reversed(range(len(self))):
             self._second_of(place, gradients, check)
 
@@ -91,7 +92,7 @@ class Passes:
     def _first_of(self, place: int, keep: bool) -> list[Any]:
         random, buffers = randomness(), self._buffers.copies()
         if keep:
-            torch.clear_autocast_cache()  # of weights that were cast without a graph
+            torch.clear_autocast_cache()  # of weights cast without a graph: torch 2.6 takes them again
         # The first part shows what learns.
         with held(self.senders), torch.set_grad_enabled(keep or place == 0):
             made = self._encode(place)
