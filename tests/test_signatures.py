@@ -16,6 +16,7 @@ import cosnorm.losses
 import cosnorm.nn
 
 MODULES = (
+    cosnorm,
     cosnorm.caffe2,
     cosnorm.caffe2.core,
     cosnorm.caffe2.workspace,
