@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cosnorm import losses
 from cosnorm.distributed import gather_rows
-from cosnorm.functional import contrastive_cross_entropy
+from cosnorm.functional import contrastive_cross_entropy, cosine_topk
 from cosnorm.nn import CosineLinear
 
 SHARES = (5, 3, 4, 1)
@@ -151,6 +151,33 @@ def stack() -> nn.Sequential:
     return nn.Sequential(CosineLinear(SIZE, 7, **options), nn.ReLU(), CosineLinear(7, 5, **options))
 
 
+SEARCHES: dict[str, dict] = {
+    "alone": {},
+    "below": {"below": 0.5},
+    "chunks": {"chunk_size": 2},
+    "labels": {"labels": True},
+    "self": {"exclude_self": True},
+}
+
+
+def search(one: Tensor, two: Tensor, labels: Tensor, options: dict, group: object) -> list[Tensor]:
+    """Nearest keys, and the gradients of a weighted sum of their cosines that is the same on any process."""
+    one, two = one.clone().requires_grad_(), two.clone().requires_grad_()
+    options = options | ({"labels": (labels, labels)} if "labels" in options else {})
+    found = cosine_topk(one, two, 3, group=group, **options)
+    weights = found.values.detach().cos() * (1 + found.indices)
+    gradients = torch.autograd.grad((found.values * weights)[found.indices >= 0].sum(), (one, two))
+    return [found.values.detach(), found.indices, *gradients]
+
+
+def search_itself(one: Tensor, group: object) -> list[Tensor]:
+    """The same of a set with itself."""
+    one = one.clone().requires_grad_()
+    found = cosine_topk(one, k=2, group=group)
+    (gradient,) = torch.autograd.grad((found.values * (1 + found.indices)).sum(), one)
+    return [found.values.detach(), found.indices, gradient]
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -188,6 +215,9 @@ def main(rank: int, processes: int, folder: str) -> None:
             found["eager head"] = result(lambda a, b, y, g, h=sharded: h(a, y), network, inputs, group)
             whole = compiled(lambda a, b, y, g, h=sharded: h(a, y), group)
             found["compiled head"] = result(whole, network, inputs, group)
+        for name, options in SEARCHES.items():
+            found[f"search {name}, {dtype}"] = search(first, second, labels, options, group)
+        found[f"search itself, {dtype}"] = search_itself(first, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each
     first, second, labels = (one[own] for one in whole_batch(processes, torch.float32))
