@@ -35,7 +35,9 @@ def takes_arrays(function: _Function) -> _Function:
 
 
 def _array(result: Any) -> Any:
-    """The same in NumPy; a named tuple of tensors as one of arrays."""
+    """The same in NumPy; named tuples and dictionaries of tensors as such of arrays."""
+    if isinstance(result, dict):
+        return {name: _array(one) for name, one in result.items()}
     if isinstance(result, tuple) and hasattr(result, "_fields"):
         return type(result)(*map(_array, result))
     return result.numpy()[()] if isinstance(result, Tensor) else result
