@@ -193,6 +193,7 @@ def test_every_loss_is_among_them():
         assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules <= {
             "NoMargin",
             "TopK",
+            "mine_hard_negatives",  # a search, and no step
             "cosine_conv1d",
             "cosine_conv2d",
             "cosine_conv3d",
