@@ -34,7 +34,7 @@ def mine_hard_negatives(
 
     Of the keys that are not the query's, those with the largest cosines, less the `skip` first of them:
 
-    .. math:: c_{ij} < \min(c_{i p(i)} - \text{margin},\ \text{below})
+    .. math:: c_{ij} < \min(c_{i p(i)} - \text{margin}, \text{below})
 
     Args:
         queries: shape (N, D).

@@ -31,7 +31,7 @@ def knn_predict(
         keys: shape (M, D).
         key_labels: whole numbers, shape (M,).
         k: neighbours that vote, all keys where there are fewer.
-        temperature: a vote weighs :math:`e^{c/\tau}` with the cosine c; None: all weigh the same.
+        temperature: τ: a vote weighs exp(c/τ) with the cosine c; None: all weigh the same.
         chunk_size: as in `cosnorm.functional.cosine_topk`.
         group: processes over which the keys are spread.
 

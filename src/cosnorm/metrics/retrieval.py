@@ -27,15 +27,14 @@ def retrieval_metrics(
 ) -> dict[str, Tensor]:
     r"""How well the keys nearest by cosine have the label of their query.
 
-    With :math:`r_{ij} = 1` where the j-th nearest key of query i has its label, R keys of that label, and the
-    precision :math:`P_i(j) = \frac{1}{j} \sum_{l \le j} r_{il}`:
+    With r = 1 where the j-th nearest key of query i has its label, else 0, and R keys of that label:
 
     .. math:: \text{recall@}k = \max_{j \le k} r_{ij}, \quad
         \text{R-precision} = \frac{1}{R} \sum_{j \le R} r_{ij}, \quad
-        \text{MAP@R} = \frac{1}{R} \sum_{j \le R} P_i(j)\, r_{ij}
+        \text{MAP@R} = \frac{1}{R} \sum_{j \le R} \frac{r_{ij}}{j} \sum_{l \le j} r_{il}
 
-    and nDCG@k, the sum of :math:`r_{ij} / \log_2(1 + j)` over j ≤ k by the largest that it can be. Each is
-    the mean over the queries that have a key of their label.
+    and nDCG@k, the sum of r / log₂(1 + j) over j ≤ k by the largest that it can be. Each is the mean over the
+    queries that have a key of their label.
 
     Args:
         queries: shape (N, D).
