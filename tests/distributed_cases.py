@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from cosnorm import losses
+from cosnorm import losses, metrics
 from cosnorm.distributed import gather_rows
 from cosnorm.functional import contrastive_cross_entropy, cosine_topk
 from cosnorm.nn import CosineLinear
@@ -178,6 +178,16 @@ def search_itself(one: Tensor, group: object) -> list[Tensor]:
     return [found.values.detach(), found.indices, gradient]
 
 
+def judged(one: Tensor, two: Tensor, labels: Tensor, group: object) -> dict[str, Tensor]:
+    """Metrics of all queries, alone and beside keys, and hard negatives of the own ones."""
+    found = metrics.retrieval_metrics(one, labels, recall=(1, 3), group=group)
+    beside = metrics.retrieval_metrics(one, labels, two, labels, ndcg=(2,), group=group)
+    found |= {f"keys, {name}": value for name, value in beside.items()}
+    found["votes"] = metrics.knn_accuracy(one, labels, two, labels, k=3, group=group)
+    hard = losses.mine_hard_negatives(one, two, 2, margin=-0.5, labels=(labels, labels), group=group)
+    return {**found, "mined": hard.indices}
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -217,6 +227,7 @@ def main(rank: int, processes: int, folder: str) -> None:
             found["compiled head"] = result(whole, network, inputs, group)
         for name, options in SEARCHES.items():
             found[f"search {name}, {dtype}"] = search(first, second, labels, options, group)
+        found[f"judged, {dtype}"] = judged(first, second, labels, group)
         found[f"search itself, {dtype}"] = search_itself(first, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each

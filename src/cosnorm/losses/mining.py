@@ -41,7 +41,7 @@ def mine_hard_negatives(
         keys: shape (M, D). None: the queries themselves; then `labels` say what belongs together.
         k: K.
         positives: the key p(i) of each query, whole numbers (N,). None: key i belongs to query i, unless
-            there are `labels`.
+            there are `labels` and no `margin`.
         labels: no key of the query's label is taken; whole numbers (N,), or with `keys` those of both,
             ((N,), (M,)).
         margin: how far below the cosine of the positive a negative must be: what is nearer is likely to be
@@ -81,7 +81,7 @@ def mine_hard_negatives(
         if number is not None and not is_number(number):
             raise TypeError(f"{WHERE}: {name} must be a number, got {type(number).__name__}")
     check_tensors(WHERE, queries=queries)
-    paired = keys is not None and (positives is not None or labels is None)
+    paired = keys is not None and (positives is not None or labels is None or margin is not None)
     if keys is None and labels is None:
         raise ValueError(f"{WHERE}: without keys the labels must be given; pass labels=, or keys=")
     bound: Any = below
