@@ -194,6 +194,13 @@ def test_numpy_gives_numpy():
     torch.testing.assert_close(torch.from_numpy(found.values), cosine_topk(torch.from_numpy(x), k=2).values)
 
 
+def test_a_tensor_beside_arrays_keeps_its_gradient():
+    x, y = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4)
+    found = cosine_topk(x, y.numpy(), 2)
+    (own,) = torch.autograd.grad(found.values.sum(), x)
+    assert torch.equal(own, torch.autograd.grad(cosine_topk(x, y, 2).values.sum(), x)[0])
+
+
 def test_compiled_in_one_graph():
     x, y = torch.randn(20, 6, requires_grad=True), torch.randn(30, 6)
     labels = torch.randint(3, (20,)), torch.randint(3, (30,))
