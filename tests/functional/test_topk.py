@@ -42,8 +42,8 @@ def assert_found(found: TopK, queries: Tensor, keys: Tensor, k: int, out: Tensor
 def test_awkward_sizes(rows, keys, size, k, tile, dtype, where, request):
     if where == "accelerator":
         request.getfixturevalue("accelerated")
-    if tile == 1 and rows * keys > 1000:
-        pytest.skip("a tile for each number")
+    if tile == 1:  # a tile for each number
+        rows, keys, k = min(rows, 7), min(keys, 9), min(k, 9)
     x, y = torch.randn(rows, size).to(dtype), torch.randn(keys, size).to(dtype)
     found = cosine_topk(x, y, k, chunk_size=tile)
     assert found.values.dtype == dtype
