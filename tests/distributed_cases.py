@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from cosnorm import losses
+from cosnorm import losses, metrics
 from cosnorm.distributed import gather_rows
-from cosnorm.functional import contrastive_cross_entropy, pairwise_sigmoid_loss
+from cosnorm.functional import contrastive_cross_entropy, cosine_topk, pairwise_sigmoid_loss
 from cosnorm.nn import CosineLinear
 from cosnorm.operators.pair_options import DIRECTIONS
 
@@ -178,6 +178,43 @@ def stack() -> nn.Sequential:
     return nn.Sequential(CosineLinear(SIZE, 7, **options), nn.ReLU(), CosineLinear(7, 5, **options))
 
 
+SEARCHES: dict[str, dict] = {
+    "alone": {},
+    "below": {"below": 0.5},
+    "chunks": {"chunk_size": 2},
+    "labels": {"labels": True},
+    "self": {"exclude_self": True},
+}
+
+
+def search(one: Tensor, two: Tensor, labels: Tensor, options: dict, group: object) -> list[Tensor]:
+    """Nearest keys, and the gradients of a weighted sum of their cosines that is the same on any process."""
+    one, two = one.clone().requires_grad_(), two.clone().requires_grad_()
+    options = options | ({"labels": (labels, labels)} if "labels" in options else {})
+    found = cosine_topk(one, two, 3, group=group, **options)
+    weights = found.values.detach().cos() * (1 + found.indices)
+    gradients = torch.autograd.grad((found.values * weights)[found.indices >= 0].sum(), (one, two))
+    return [found.values.detach(), found.indices, *gradients]
+
+
+def search_itself(one: Tensor, group: object) -> list[Tensor]:
+    """The same of a set with itself."""
+    one = one.clone().requires_grad_()
+    found = cosine_topk(one, k=2, group=group)
+    (gradient,) = torch.autograd.grad((found.values * (1 + found.indices)).sum(), one)
+    return [found.values.detach(), found.indices, gradient]
+
+
+def judged(one: Tensor, two: Tensor, labels: Tensor, group: object) -> dict[str, Tensor]:
+    """Metrics of all queries, alone and beside keys, and hard negatives of the own ones."""
+    found = metrics.retrieval_metrics(one, labels, recall=(1, 3), group=group)
+    beside = metrics.retrieval_metrics(one, labels, two, labels, ndcg=(2,), group=group)
+    found |= {f"keys, {name}": value for name, value in beside.items()}
+    found["votes"] = metrics.knn_accuracy(one, labels, two, labels, k=3, group=group)
+    hard = losses.mine_hard_negatives(one, two, 2, margin=-0.5, labels=(labels, labels), group=group)
+    return {**found, "mined": hard.indices}
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -215,6 +252,10 @@ def main(rank: int, processes: int, folder: str) -> None:
             found["eager head"] = result(lambda a, b, y, g, h=sharded: h(a, y), network, inputs, group)
             whole = compiled(lambda a, b, y, g, h=sharded: h(a, y), group)
             found["compiled head"] = result(whole, network, inputs, group)
+        for name, options in SEARCHES.items():
+            found[f"search {name}, {dtype}"] = search(first, second, labels, options, group)
+        found[f"judged, {dtype}"] = judged(first, second, labels, group)
+        found[f"search itself, {dtype}"] = search_itself(first, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each
     first, second, labels = (one[own] for one in whole_batch(processes, torch.float32))

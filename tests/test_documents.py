@@ -68,6 +68,14 @@ def _microbatch(names: dict[str, Any]) -> None:
     assert names["over_all"].isfinite()
 
 
+def _metrics(names: dict[str, Any]) -> None:
+    assert names["found"]["recall@1"] > 0.5
+    assert names["negatives"].indices.shape == (64, 5)
+    assert names["clusters"].cosines.mean() > 0.6
+    assert {"uniformity", "norm/mean", "alignment"} <= set(names["line"])
+    assert names["turned"]["angular_step/weight"] > 0
+
+
 def _processes(names: dict[str, Any]) -> None:
     assert names["everything"].shape == (100, 16)
     assert names["everything"].isfinite().all()
@@ -93,6 +101,7 @@ LEFT_BEHIND: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/deploy.md": _deploy,
     "docs/index.md": _index,
     "docs/microbatch.md": _microbatch,
+    "docs/metrics.md": _metrics,
     "docs/processes.md": _processes,
     "docs/scales.md": _scales,
     "docs/start.md": _start,
@@ -251,7 +260,8 @@ def public_names() -> set[str]:
     import importlib
 
     found = set()
-    for module in ("functional", "nn", "losses", "convert", "caffe2", "caffe2.core", "caffe2.workspace"):
+    modules = ("functional", "nn", "losses", "metrics", "diagnostics", "cluster", "convert")
+    for module in (*modules, "caffe2", "caffe2.core", "caffe2.workspace"):
         held = importlib.import_module(f"cosnorm.{module}")
         # Caffe2's modules hold others under its names, and a mapping.
         shown = [name for name in held.__all__ if callable(getattr(held, name)) or module == "caffe2"]

@@ -193,6 +193,13 @@ CALLS: dict[str, Callable[[], object]] = {
     "head's classes": lambda: losses.ArcFaceLoss(C, D).predict(of_rows(), topk=2),
     "sample_classes": lambda: functional.sample_classes(LABELS, 20, 8),
     "sample_negatives": lambda: losses.sample_negatives(N, 2, LABELS),
+    "topk": lambda: functional.cosine_topk(of_rows(), of_rows(9), 3).values,
+    "topk of itself": lambda: functional.cosine_topk(of_rows(), k=3, labels=LABELS, chunk_size=2).values,
+    "topk, an index out": lambda: functional.cosine_topk(of_rows(), of_rows(), 3, exclude=INDEX).values,
+    "topk, pairs out": lambda: functional.cosine_topk(of_rows(), of_rows(), 3, exclude=PAIRS).values,
+    "topk, a mask, a bound": lambda: (
+        functional.cosine_topk(of_rows(), of_rows(), 3, exclude=torch.eye(N).bool(), below=0.7).values
+    ),
     "fp8": lambda: functional.cosine_linear(of_rows(), of_rows(C), precision="fp8"),
     "folded": lambda: CosineLinear(D, C, centered=True).fold()(of_rows()),
     "folded conv": lambda: CosineConv2d(2, 3, 3, centered=True).fold()(
@@ -233,6 +240,8 @@ def test_every_loss_is_among_them():
     for module in (functional, losses):
         assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules <= {
             "NoMargin",
+            "TopK",
+            "mine_hard_negatives",  # a search, and no step
             "cosine_conv1d",
             "cosine_conv2d",
             "cosine_conv3d",
@@ -272,6 +281,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "an index": lambda: contrastive(of_rows(), of_rows(), torch.full((N,), N)),
     "pairs": lambda: contrastive(of_rows(), of_rows(), PAIRS + 5),
     "weights": lambda: contrastive(of_rows(), of_rows(), PAIRS, positive_weights=-torch.ones(3)),
+    "keys that stay out": lambda: functional.cosine_topk(of_rows(), of_rows(), exclude=torch.full((N,), N)),
     "negatives": lambda: losses.info_nce_loss(of_rows(), of_rows(), torch.full((N, 1), N)),
     "centers": lambda: losses.center_loss(of_rows(), torch.full((N,), -1), of_rows(C)),
     "signs": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), torch.zeros(N)),

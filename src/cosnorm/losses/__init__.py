@@ -5,6 +5,7 @@ from cosnorm.losses.clip import CLIPLoss, clip_loss
 from cosnorm.losses.embedding import CosineEmbeddingLoss, cosine_embedding_loss
 from cosnorm.losses.heads import AMSoftmaxLoss, ArcFaceLoss, CosFaceLoss, NormFaceLoss
 from cosnorm.losses.info_nce import InfoNCELoss, info_nce_loss, sample_negatives
+from cosnorm.losses.mining import mine_hard_negatives
 from cosnorm.losses.nt_xent import NTXentLoss, nt_xent_loss
 from cosnorm.losses.queue import Queue
 from cosnorm.losses.siglip import SigLIPLoss
@@ -30,6 +31,7 @@ __all__ = [
     "cosine_embedding_loss",
     "info_nce_loss",
     "island_loss",
+    "mine_hard_negatives",
     "nt_xent_loss",
     "sample_negatives",
     "sup_con_loss",
