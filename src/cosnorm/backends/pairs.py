@@ -38,7 +38,7 @@ class Exclusion(NamedTuple):
         return self.negatives is not None and not self.negatives.is_symmetric
 
     def exclude_(
-        self, logits: Tensor, rows: slice, columns: slice, scale: float | Tensor, base: float = 1.0
+        self, logits: Tensor, rows: slice, columns: slice, scale: float | Tensor = 1.0, base: float = 1.0
     ) -> None:
         """Put −inf at the logits of a tile that are left out.
 
