@@ -41,7 +41,7 @@ def precise_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _unit(rows: Tensor, precise: torch.dtype) -> Tensor:
+def precise_unit(rows: Tensor, precise: torch.dtype) -> Tensor:
     """Unit rows, of float64 where the device has it; that holds every square of the narrower types."""
     if precise != torch.float64 or rows.dtype == torch.float64:
         return unit_rows(rows.to(precise)).values
@@ -66,11 +66,11 @@ def find_targets(
     if not number:
         zeros = embeddings.new_zeros(embeddings.shape, dtype=precise)
         return Target(places, zeros[:, :1].sum(1), zeros[:, :1].sum(1), zeros, zeros)
-    x = _unit(embeddings, precise)
+    x = precise_unit(embeddings, precise)
     own = places.clamp(0, number - 1)
     own = own if classes is None else classes[own]
     rows = own.unsqueeze(1) * sub_centers + torch.arange(sub_centers, device=own.device)
-    candidates = _unit(weight[rows], precise)
+    candidates = precise_unit(weight[rows], precise)
     cosine, nearest = (candidates @ x.unsqueeze(2)).squeeze(2).max(1)
     rows = rows.gather(1, nearest.unsqueeze(1)).squeeze(1)
     w = candidates[:, 0]
