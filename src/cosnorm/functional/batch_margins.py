@@ -148,7 +148,7 @@ class AdaFaceMargin(BatchMargin):
             number, mean, deviation = statistics_of(cut, targets.counted & norms.isfinite(), targets.group)
             self._follow(self.mean, mean, number > 0, self.momentum)
             self._follow(self.deviation, deviation, number > 1, self.momentum)
-        quality = (cut - self.mean) / (self.deviation + 1e-3) * self.concentration
+        quality = (cut - self.mean) / (self.deviation.to(cut.dtype) + 1e-3) * self.concentration
         quality = quality.clamp(-1, 1)
         angle = torch.atan2(targets.sine, targets.cosine) - margin * quality
         inside = angle.clamp(0, math.pi)
