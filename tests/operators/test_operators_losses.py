@@ -28,6 +28,7 @@ WEIGHTS, IGNORED = torch.arange(1.0, C + 1), int(LABELS[0])
 SIGNS = torch.arange(N) % 2 * 2 - 1
 NEGATIVES = (torch.arange(N).unsqueeze(1) + torch.tensor([1, 3])) % N
 SOME = torch.tensor([4, 0, 1, 2, 3])
+SCALE = torch.tensor(8.0)
 MASK = torch.arange(N * N).reshape(N, N) % 5 == 1
 
 
@@ -130,6 +131,12 @@ LOSSES: dict[str, Loss] = {
         ),
         ((N, D), (C, D)),
     ),
+    "margin filtered none": Loss(
+        lambda x, w: margin_cross_entropy(
+            x, w, on(x, LABELS), exclude_above=0.3, scale=on(x, SCALE), reduction="none"
+        ),
+        ((N, D), (C, D)),
+    ),
     "cosine_embedding": Loss(lambda a, b: losses.cosine_embedding_loss(a, b, on(a, SIGNS)), twice=True),
     "center": Loss(lambda x, c: losses.center_loss(x, on(x, LABELS), c), ((N, D), (C, D)), twice=True),
     "island": Loss(lambda x, c: losses.island_loss(x, on(x, LABELS), c), ((N, D), (C, D)), twice=True),
@@ -142,6 +149,12 @@ LOSSES: dict[str, Loss] = {
     "NormFaceLoss": Loss(Module(lambda: losses.NormFaceLoss(C, D), LABELS), ((N, D),)),
     "CosFaceLoss": Loss(Module(lambda: losses.CosFaceLoss(C, D), LABELS), ((N, D),)),
     "ArcFaceLoss": Loss(Module(lambda: losses.ArcFaceLoss(C, D), LABELS), ((N, D),)),
+    # Statistics that follow the batches would differ from call to call.
+    "AdaFaceLoss": Loss(Module(lambda: losses.AdaFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "MagFaceLoss": Loss(Module(lambda: losses.MagFaceLoss(C, D, norms=(1, 4)).eval(), LABELS), ((N, D),)),
+    "ElasticFaceLoss": Loss(Module(lambda: losses.ElasticFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "CurricularFaceLoss": Loss(Module(lambda: losses.CurricularFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "CombinedMarginLoss": Loss(Module(lambda: losses.CombinedMarginLoss(C, D), LABELS), ((N, D),)),
     "CenterLoss": Loss(Module(lambda: losses.CenterLoss(C, D), LABELS), ((N, D),), twice=True),
     "IslandLoss": Loss(Module(lambda: losses.IslandLoss(C, D), LABELS), ((N, D),), twice=True),
     "CosineDistanceLoss": Loss(Module(lambda: losses.CosineDistanceLoss(C, D), LABELS), ((N, D),)),
