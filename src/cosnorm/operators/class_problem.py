@@ -1,6 +1,5 @@
 """A softmax over class weights, ready for its passes: options, batch, targets and blocks."""
 
-import itertools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -9,17 +8,15 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
-from cosnorm.backends.classes import Blocks, ClassRows, Negatives
+from cosnorm.backends.classes import Negatives
 from cosnorm.backends.torch import classes as torch_classes
-from cosnorm.backends.torch.unit_rows import project_
-from cosnorm.backends.torch.units import UnitRows
 from cosnorm.devices import is_accelerator
 from cosnorm.distributed import gather, log_sum_over
 from cosnorm.norms import accumulation_dtype
+from cosnorm.operators.class_batch import ClassBatch, class_batch
 from cosnorm.operators.counted import Counted, count
 from cosnorm.operators.indices import assert_all
-from cosnorm.operators.pairs import inverse_norms, unit_rows
-from cosnorm.operators.targets import WHERE, Batch, Target, find_targets, gather_batch
+from cosnorm.operators.targets import WHERE
 
 
 class ClassOptions(NamedTuple):
@@ -113,35 +110,23 @@ class Softmax(NamedTuple):
     options: ClassOptions
     scale: float | Tensor
     negatives: Negatives
-    batch: Batch
-    unit: UnitRows
-    target: Target
+    rows: ClassBatch
     logits: Tensor  # of the own classes
     slopes: Tensor
     penalties: Tensor | None
-    weights: ClassRows
     counted: Counted
     backend: ModuleType
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """What both passes take."""
-        batch = self.batch
-        return (
-            self.unit.values,
-            self.weights,
-            batch.places,
-            self.scale,
-            self.negatives,
-            batch.embeddings.dtype,
-        )
+        batch, unit, _, weights = self.rows
+        return unit.values, weights, batch.places, self.scale, self.negatives, batch.embeddings.dtype
 
     def log_sums(self, kept: list[Any] | None) -> Tensor:
         """Logs of the sums over the classes of all processes, (N,)."""
         sums = self.backend.log_sums(*self.inputs, kept)
-        places, number = self.batch.places, self.weights.blocks.number
-        here = (places >= 0) & (places < number)
-        sums = torch.logaddexp(sums, self.logits.masked_fill(~here, -torch.inf))
+        sums = torch.logaddexp(sums, self.logits.masked_fill(~self.rows.here, -torch.inf))
         sums = log_sum_over(sums, self.options.group)
         if self.options.above < 1:  # of an ignored embedding all classes may be left out
             sums.masked_fill_(sums == -torch.inf, 0)
@@ -149,7 +134,7 @@ class Softmax(NamedTuple):
 
     def losses(self, sums: Tensor) -> Tensor:
         """Of the embeddings of all processes, (N,)."""
-        losses = self.counted.losses(sums, self.logits, self.unit.values)
+        losses = self.counted.losses(sums, self.logits, self.rows.unit.values)
         if self.penalties is not None:
             losses = torch.addcmul(losses, self.counted.counts, self.penalties)
         return losses
@@ -171,90 +156,65 @@ class Softmax(NamedTuple):
 
         If `into_weight`, rows of the weight and the projected gradients in them come, block by block.
         """
-        places, blocks, target = self.batch.places, self.weights.blocks, self.target
-        smoothing, classes_sum = self.counted.smoothing, None
+        smoothing, change = self.counted.smoothing, None
         turns = self.scale * self.slopes * pulls
         if smoothing is not None:
-            turns = turns + target.sine * smoothing.own * factors
+            turns = turns + self.rows.target.sine * smoothing.own * factors
             each = smoothing.rows * factors
             into_x.addr_(each, smoothing.sum, alpha=-1)
-            classes_sum = each @ self.unit.values
-        into_x.add_(target.toward_w * turns.unsqueeze(1))
-        toward = (target.toward_x * turns.unsqueeze(1)).to(self.unit.values.dtype)
-        own_of = _own_embeddings(places, blocks)
+            classes, classes_sum = smoothing.classes, each @ self.rows.unit.values
+
+            def change(block: slice, gradient: Tensor) -> None:
+                gradient.addr_(classes[block], classes_sum, alpha=-1)
+
         weighed = self.counted.factors * factors
         found = self.backend.gradients(*self.inputs, sums, weighed, into_x, kept, into_weight=into_weight)
-        for number, (block, unit, gradient) in enumerate(found):
-            if not into_weight:
-                continue
-            if smoothing is not None and classes_sum is not None:
-                gradient.addr_(smoothing.classes[block], classes_sum, alpha=-1)
-            rows = blocks.rows(block)
-            own = slice(None) if own_of is None else own_of[number]
-            at = target.rows[own]
-            at = at - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, at)
-            pulled = toward[own]
-            if own_of is None:  # those of other blocks count 0
-                inside = (places >= block.start) & (places < block.stop)
-                at, pulled = at.where(inside, 0), pulled.where(inside.unsqueeze(1), 0)
-            gradient.index_add_(0, at, pulled)
-            project_(gradient, unit)
-            yield rows, gradient
-
-
-def _own_embeddings(places: Tensor, blocks: Blocks) -> list[Tensor] | None:
-    """The embeddings whose class is in each block; None where nobody waits for how many."""
-    if is_accelerator(places.device):
-        return None
-    order = places.argsort()
-    ends = [block.start for block in blocks.parts()] + [blocks.number]
-    bounds = torch.searchsorted(places[order], torch.tensor(ends, dtype=places.dtype)).tolist()
-    return [order[start:end] for start, end in itertools.pairwise(bounds)]
+        return self.rows.with_own(found, turns, into_x, into_weight=into_weight, change=change)
 
 
 def softmax_of(
     embeddings: Tensor, weight: Tensor, value: Tensor, penalty: Tensor | None, options: ClassOptions
 ) -> Softmax:
     """Bring together what the passes need; `value` is ψ, `penalty` what is added to each loss."""
-    classes, centers = options.classes, options.sub_centers
-    scale = options.scale_for(embeddings)
-    batch = gather_batch(
-        embeddings, weight, options.labels, classes, centers, options.ignore_index, options.group
+    scale, backend = options.scale_for(embeddings), options.backend(embeddings)
+    rows = class_batch(
+        embeddings,
+        weight,
+        options.labels,
+        options.classes,
+        sub_centers=options.sub_centers,
+        ignore=options.ignore_index,
+        group=options.group,
+        size=options.chunk_size,
+        impl=options.impl,
+        block_size=lambda number: backend.block_size(
+            number, options.sub_centers, *_place(backend, embeddings)
+        ),
     )
-    unit = unit_rows(batch.embeddings, options.impl)
-    backend = options.backend(embeddings)
-    size = options.chunk_size or backend.block_size(
-        len(batch.embeddings), centers, *_place(backend, embeddings)
-    )
-    blocks = Blocks(options.number(weight), centers, classes, size)
-    weights = ClassRows(weight, blocks, inverse_norms(weight, options.impl))
-    target = find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True)
+    shares = rows.batch.shares
     counted = count(
         options.labels,
-        batch.shares,
-        weights,
-        target.cosine,
+        shares,
+        rows.weights,
+        rows.target.cosine,
         scale=scale,
         class_weights=options.class_weights,
         smoothing=options.label_smoothing,
         ignore=options.ignore_index,
     )
-    hard, dtype = options.hard, unit.values.dtype
+    hard, dtype = options.hard, rows.unit.values.dtype
     return Softmax(
         options=options,
         scale=scale,
         negatives=Negatives(
-            None if hard is None else gather(hard, batch.shares).to(dtype),
+            None if hard is None else gather(hard, shares).to(dtype),
             None if options.ease is None else options.ease.to(dtype),
             options.above,
         ),
-        batch=batch,
-        unit=unit,
-        target=target,
-        logits=(scale * gather(value, batch.shares)).to(dtype),
-        slopes=gather(options.slope, batch.shares),
-        penalties=None if penalty is None else gather(penalty, batch.shares).to(dtype),
-        weights=weights,
+        rows=rows,
+        logits=(scale * gather(value, shares)).to(dtype),
+        slopes=gather(options.slope, shares),
+        penalties=None if penalty is None else gather(penalty, shares).to(dtype),
         counted=counted,
         backend=backend,
     )

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.unit_rows import project_
-from cosnorm.distributed import gather, number_of_processes, reduce_rows
+from cosnorm.distributed import gather, number_of_processes
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.class_problem import ClassOptions, softmax_of
 from cosnorm.operators.counted import counts_of
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, flags_of, results_of
-from cosnorm.operators.pairs import divide, pack, quotients_of, split_factor
+from cosnorm.operators.pairs import divide, pack, split_factor
 from cosnorm.operators.targets import precise_dtype
 
 
@@ -55,17 +55,20 @@ def _compute(
     kept: list[Any] | None = [] if options.keeps(embeddings, weight, keep) else None
     sums = softmax.log_sums(kept)
     losses = softmax.losses(sums)
-    own = softmax.batch.shares.own
+    own = softmax.rows.batch.shares.own
     loss = losses[own] if options.separate else losses.sum()
     into_x, divisors, into_w, divisors_w, into_value, log_sums = (losses.new_empty(0) for _ in range(6))
     if kept is not None:
         pulls = softmax.pulls(sums)
-        into_x, divisors = torch.zeros_like(softmax.unit.values), pack(softmax.unit)
+        into_x, divisors = torch.zeros_like(softmax.rows.unit.values), pack(softmax.rows.unit)
         if keep[1]:
-            into_w, divisors_w = weight.new_zeros(weight.shape, dtype=losses.dtype), softmax.weights.divisors
+            into_w, divisors_w = (
+                weight.new_zeros(weight.shape, dtype=losses.dtype),
+                softmax.rows.weights.divisors,
+            )
         for rows, gradient in softmax.gradients(sums, 1.0, pulls, into_x, kept, keep[1]):
             into_w[rows] = gradient
-        project_(into_x, softmax.unit.values)
+        project_(into_x, softmax.rows.unit.values)
         into_value = pulls * softmax.scale
     elif any(keep):
         log_sums = sums[own].clone()
@@ -135,26 +138,23 @@ def _made_again(
 ) -> tuple[Tensor | None, ...]:
     """The gradients by a second pass over the classes."""
     softmax = softmax_of(embeddings, weight, value, None, options)
-    shares = softmax.batch.shares
+    shares = softmax.rows.batch.shares
     factors, factor = split_factor(gather(cotangent, shares) if options.separate else cotangent)
     sums = gather(log_sums, shares)
     factors = factors.expand(len(sums))
     pulls = factors * softmax.pulls(sums)
-    gradient_x, into_w = torch.zeros_like(softmax.unit.values), None
-    if needs[1]:  # classes that take no part receive 0
-        into_w = torch.empty_like(weight) if options.classes is None else torch.zeros_like(weight)
-    weights = softmax.weights
-    quotients = quotients_of(weights.divisors, factor, options.impl) if weights.known else None
-    for rows, gradient in softmax.gradients(sums, factors, pulls, gradient_x, None, needs[1]):
-        assert into_w is not None
-        if quotients is not None and isinstance(rows, slice):
-            torch.mul(gradient, quotients[rows], out=into_w[rows])
-        else:
-            into_w[rows] = divide(gradient, weights.divisors[rows], factor, weight, options.impl)
+    gradient_x = torch.zeros_like(softmax.rows.unit.values)
     to_all = factor * _times(options)
-    gradient_x = reduce_rows(gradient_x, shares)
-    project_(gradient_x, softmax.unit.values[shares.own])
-    into_x = divide(gradient_x, pack(softmax.unit)[shares.own], to_all, embeddings, options.impl)
+    into_x, into_w = softmax.rows.finish(
+        softmax.gradients(sums, factors, pulls, gradient_x, None, needs[1]),
+        gradient_x,
+        factor,
+        to_all,
+        embeddings,
+        weight,
+        into_weight=needs[1],
+        impl=options.impl,
+    )
     return into_x, into_w, saturate(pulls[shares.own] * softmax.scale * to_all, value.dtype)
 
 
