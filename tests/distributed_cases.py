@@ -105,6 +105,8 @@ HEADS: dict[str, Head] = {
     "magface": lambda **options: losses.MagFaceLoss(CLASSES, SIZE, norms=(0.1, 9), penalty=2.0, **options),
     "curricularface": lambda **options: losses.CurricularFaceLoss(CLASSES, SIZE, momentum=0.5, **options),
     "filtered": lambda **options: losses.CosFaceLoss(CLASSES, SIZE, exclude_above=0.1, **options),
+    "sphereface2": lambda **options: losses.SphereFace2Loss(CLASSES, SIZE, **options),
+    "anchors": lambda class_weights, **options: losses.ProxyAnchorLoss(CLASSES, SIZE, **options),
     "scheduled": lambda **options: losses.ArcFaceLoss(CLASSES, SIZE, margin=ramp, **options),
 }
 
@@ -134,7 +136,8 @@ def steps(name: str, dtype: torch.dtype, network: nn.Module, inputs: tuple, grou
     for _ in range(2):
         made.zero_grad()
         values = result(lambda a, b, y, g: made(a, y), network, inputs, group)
-    return [*values, *remembered(made), made.weight.grad.clone()]
+    bias = [made.bias.grad.clone()] if hasattr(made, "bias") else []
+    return [*values, *remembered(made), *bias, made.weight.grad.clone()]
 
 
 def remembered(head: nn.Module) -> list[Tensor]:

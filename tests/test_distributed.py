@@ -84,7 +84,10 @@ def test_sharded_heads_that_look_at_norms_and_batches(ranks: list[dict], name: s
     for found in ranks:
         *values, own = found[f"{name}, {dtype}"]
         for one, other in zip(values, expected, strict=True):
-            assert close(one, other, torch.float32 if one.ndim == 0 else dtype)  # statistics are float32
+            if one.shape == (1,):  # a bias, where own and other classes cancel
+                assert (one - other).abs() <= BOUNDS[dtype]
+            else:
+                assert close(one, other, torch.float32 if one.ndim == 0 else dtype)  # statistics are float32
         assert close(own, gradient[found[f"share, {dtype}"]], dtype)
 
 

@@ -16,6 +16,9 @@ HEADS = (
     losses.CurricularFaceLoss,
     losses.SphereFaceLoss,
     losses.CombinedMarginLoss,
+    losses.SphereFace2Loss,
+    losses.ProxyAnchorLoss,
+    losses.ProxyNCALoss,
     losses.CosineDistanceLoss,
 )
 

@@ -140,6 +140,11 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "head, sampled": lambda: head(classes=torch.arange(C), chunk_size=2),
     "head, counted": lambda: head(labels=SOME, label_smoothing=0.1, class_weights=torch.rand(C)),
+    "class sigmoid": lambda: functional.class_sigmoid_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
+    "class sigmoid, none": lambda: losses.SphereFace2Loss(C, D, sub_centers=2, reduction="none")(
+        of_rows(), LABELS
+    ),
+    "anchors": lambda: functional.proxy_anchor_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
     "head, filtered": lambda: head(exclude_above=0.2, chunk_size=2),
     "head, a tensor for the scale": lambda: head(scale=SCALE, margin=SCHEDULED),
     "head, half": lambda: losses.AdaFaceLoss(C, D)(
@@ -190,7 +195,7 @@ def test_every_loss_is_among_them():
     text = Path(__file__).read_text(encoding="utf-8")
     # Of other options than those here.
     heads = {"AMSoftmaxLoss", "NormFaceLoss", "CombinedMarginLoss", "CurricularFaceLoss", "ElasticFaceLoss"}
-    heads |= {"MagFaceLoss", "SphereFaceLoss"}
+    heads |= {"MagFaceLoss", "SphereFaceLoss", "ProxyAnchorLoss", "ProxyNCALoss"}
     modules = {"CenterLoss", "CosineEmbeddingLoss", "IslandLoss", "SupConLoss"}  # of functions that are here
     margins = {make.__name__ for make in MARGINS.values()}
     for module in (functional, losses):

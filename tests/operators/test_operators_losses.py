@@ -17,9 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosnorm import losses
 from cosnorm.functional import (
     AdditiveAngle,
+    class_sigmoid_loss,
     contrastive_cross_entropy,
     margin_cross_entropy,
     pairwise_sigmoid_loss,
+    proxy_anchor_loss,
 )
 
 N, D, C = 8, 5, 6
@@ -154,6 +156,12 @@ LOSSES: dict[str, Loss] = {
     "MagFaceLoss": Loss(Module(lambda: losses.MagFaceLoss(C, D, norms=(1, 4)).eval(), LABELS), ((N, D),)),
     "ElasticFaceLoss": Loss(Module(lambda: losses.ElasticFaceLoss(C, D).eval(), LABELS), ((N, D),)),
     "CurricularFaceLoss": Loss(Module(lambda: losses.CurricularFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "class sigmoid none": Loss(
+        lambda x, w, b: class_sigmoid_loss(x, w, on(x, LABELS), bias=b, reduction="none"),
+        ((N, D), (C, D), ()),
+    ),
+    "proxy anchor": Loss(lambda x, w: proxy_anchor_loss(x, w, on(x, LABELS)), ((N, D), (C, D))),
+    "SphereFace2Loss": Loss(Module(lambda: losses.SphereFace2Loss(C, D), LABELS), ((N, D),)),
     "CombinedMarginLoss": Loss(Module(lambda: losses.CombinedMarginLoss(C, D), LABELS), ((N, D),)),
     "CenterLoss": Loss(Module(lambda: losses.CenterLoss(C, D), LABELS), ((N, D),), twice=True),
     "IslandLoss": Loss(Module(lambda: losses.IslandLoss(C, D), LABELS), ((N, D),), twice=True),
@@ -278,6 +286,8 @@ def test_func_grad_of_a_batch_and_of_an_empty_one(loss: Loss):
         lambda a: losses.sup_con_loss(a, torch.arange(0)),
         lambda a: pairwise_sigmoid_loss(a, a),
         lambda a: margin_cross_entropy(a, torch.ones(C, D), torch.arange(0)),
+        lambda a: class_sigmoid_loss(a, torch.ones(C, D), torch.arange(0)),
+        lambda a: proxy_anchor_loss(a, torch.ones(C, D), torch.arange(0)),
         lambda a: losses.center_loss(a, torch.arange(0), torch.ones(C, D)),
         lambda a: losses.cosine_embedding_loss(a, a, torch.arange(0)),
     ],
@@ -344,7 +354,16 @@ def test_symbolic_tracing_sees_one_call():
 
 
 def test_multiplications_are_counted(request):
-    for name in ("nt_xent", "info_nce negatives", "clip", "sup_con", "sigmoid", "margin", "island"):
+    for name in (
+        "nt_xent",
+        "info_nce negatives",
+        "clip",
+        "sup_con",
+        "sigmoid",
+        "margin",
+        "proxy anchor",
+        "island",
+    ):
         with FlopCounterMode(display=False) as forward:
             value = LOSSES[name].call(*learning(LOSSES[name].inputs()))
         with FlopCounterMode(display=False) as both:

@@ -1,5 +1,6 @@
 """Cosine similarity as functions: the mathematics of the library, exact at every scale."""
 
+from cosnorm.functional.anchors import proxy_anchor_loss
 from cosnorm.functional.batch_margins import (
     AdaFaceMargin,
     BatchMargin,
@@ -9,6 +10,7 @@ from cosnorm.functional.batch_margins import (
     MagFaceMargin,
     Targets,
 )
+from cosnorm.functional.class_sigmoid import class_sigmoid_loss
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.conv import cosine_conv1d, cosine_conv2d, cosine_conv3d
 from cosnorm.functional.linear import cosine_linear
@@ -41,6 +43,7 @@ __all__ = [
     "Schedule",
     "ScheduledMargin",
     "Targets",
+    "class_sigmoid_loss",
     "contrastive_cross_entropy",
     "cosine_conv1d",
     "cosine_conv2d",
@@ -50,5 +53,6 @@ __all__ = [
     "margin_cross_entropy",
     "pairwise_cosine",
     "pairwise_sigmoid_loss",
+    "proxy_anchor_loss",
     "sample_classes",
 ]

@@ -9,13 +9,13 @@ from cosnorm.functional.batch_margins import BatchMargin, Changed, Targets
 from cosnorm.functional.checks import (
     Reduction,
     check_count,
-    check_indices,
     check_labels,
     check_reduction,
     check_rows_of_classes,
     is_number,
     reduced,
 )
+from cosnorm.functional.classes import check_classes, check_sub_centers
 from cosnorm.functional.counting import check_counting
 from cosnorm.functional.margins import Margin, NoMargin
 from cosnorm.functional.overrides import overridable
@@ -118,12 +118,7 @@ def margin_cross_entropy(
     """
     check_rows_of_classes(_WHERE, embeddings=embeddings, weight=weight)
     check_labels(_WHERE, labels, embeddings)
-    check_count(_WHERE, "sub_centers", sub_centers)
-    if weight.shape[0] % sub_centers:
-        raise ValueError(
-            f"{_WHERE}: with {sub_centers} sub-centers the rows of weight must be a multiple of as many, "
-            f"got {len(weight)}"
-        )
+    check_sub_centers(_WHERE, weight, sub_centers)
     tensor_scale = _check_scale(scale)
     check_reduction(_WHERE, reduction)
     if chunk_size is not None:
@@ -136,11 +131,7 @@ def margin_cross_entropy(
     check_impl(_WHERE, impl)
     if exclude_above is not None:
         _check_threshold(exclude_above, label_smoothing)
-    if classes is not None:
-        check_indices(_WHERE, "classes", classes, labels.device)
-        if classes.ndim != 1:
-            raise ValueError(f"{_WHERE}: classes must have shape (S,), got {tuple(classes.shape)}")
-        classes = classes.long().sort().values
+    classes = check_classes(_WHERE, classes, labels)
     check_counting(
         _WHERE,
         embeddings,
@@ -152,7 +143,14 @@ def margin_cross_entropy(
     )
     processes = name_of(_WHERE, group)
     cosine, sine = class_targets(
-        embeddings.detach(), weight.detach(), labels, classes, sub_centers, int(ignore_index), processes
+        embeddings.detach(),
+        weight.detach(),
+        labels,
+        classes,
+        sub_centers,
+        int(ignore_index),
+        processes,
+        _WHERE,
     )
     if isinstance(margin, BatchMargin):
         counted = labels != ignore_index

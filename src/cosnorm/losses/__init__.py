@@ -14,6 +14,7 @@ from cosnorm.losses.margin_heads import (
     SphereFaceLoss,
 )
 from cosnorm.losses.nt_xent import NTXentLoss, nt_xent_loss
+from cosnorm.losses.proxies import ProxyAnchorLoss, ProxyNCALoss, SphereFace2Loss
 from cosnorm.losses.siglip import SigLIPLoss
 from cosnorm.losses.sup_con import SupConLoss, sup_con_loss
 
@@ -34,7 +35,10 @@ __all__ = [
     "MagFaceLoss",
     "NTXentLoss",
     "NormFaceLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
     "SigLIPLoss",
+    "SphereFace2Loss",
     "SphereFaceLoss",
     "SupConLoss",
     "center_loss",

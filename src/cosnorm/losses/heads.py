@@ -113,9 +113,6 @@ class CosineSoftmaxLoss(Grouped):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, D) of the classes `labels` (N,); see `margin_cross_entropy`."""
-        classes = None
-        if self.num_sampled is not None and self.training:
-            classes = self._sample(labels)
         return margin_cross_entropy(
             embeddings,
             self.weight,
@@ -123,7 +120,7 @@ class CosineSoftmaxLoss(Grouped):
             margin=self.margin,
             scale=now(self.scale),
             sub_centers=self.sub_centers,
-            classes=classes,
+            classes=self._classes(labels),
             exclude_above=self.exclude_above,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
@@ -176,6 +173,10 @@ class CosineSoftmaxLoss(Grouped):
             classes = torch.where(classes < 0, classes, classes + self.own.start)
             classes = best_over(self.group, cosines, classes, slice(offset, offset + len(embeddings)))
         return classes.squeeze(1) if topk is None else classes
+
+    def _classes(self, labels: Tensor) -> Tensor | None:
+        """The classes that take part in a step; None: all."""
+        return self._sample(labels) if self.num_sampled is not None and self.training else None
 
     def _sample(self, labels: Tensor) -> Tensor:
         """Classes of this process for one step, all those of the batch among them."""

@@ -1,4 +1,4 @@
-"""A batch beside the weights of its classes, and the way of gradients back to both, for all losses over classes.
+"""A batch beside the weights of its classes, and the way of gradients back to both.
 
 A loss gives the gradients of the cosines with other classes, block by block, and how far each embedding and
 its own class turn to each other; what is done with both is the same for all.
@@ -134,9 +134,10 @@ def class_batch(
     size: int | None,
     impl: str,
     block_size: Callable[[int], int],
+    check: str = "",
 ) -> ClassBatch:
-    """Bring the embeddings of all processes beside this one's classes, in blocks of `size`, or as chosen."""
-    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore, group)
+    """Bring the embeddings of all processes beside this one's classes; `check` as in `gather_batch`."""
+    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore, group, check=check)
     number = weight.shape[0] // sub_centers if classes is None else classes.shape[0]
     blocks = Blocks(number, sub_centers, classes, size or block_size(len(batch.embeddings)))
     return ClassBatch(

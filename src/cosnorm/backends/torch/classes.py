@@ -91,7 +91,7 @@ def gradients(
     # Finite where an embedding meets no class, and its own counts next to nothing.
     quotients = factors * (-sums).exp().clamp(max=torch.finfo(sums.dtype).max)
     buffer = passes.buffer() if kept is None else None
-    into_unit = _Buffer(x, passes.rows_of_a_block() * x.shape[1])
+    into_unit = Buffer(x, passes.rows_of_a_block() * x.shape[1])
     for number, block in enumerate(weights.blocks.parts()):
         unit, softmax, nearest, slopes = passes.block(block, buffer) if kept is None else kept[number]
         if passes.bounded:
@@ -100,15 +100,28 @@ def gradients(
             softmax.sub_(sums).exp_().mul_(factors)
         if slopes is not None:
             softmax.mul_(slopes)
-        centers = weights.blocks.sub_centers
-        if centers > 1:
-            spread = softmax.new_zeros(len(softmax), centers, softmax.shape[1])
-            softmax = spread.scatter_(1, nearest.unsqueeze(1), softmax.unsqueeze(1)).flatten(0, 1)
+        softmax = spread(softmax, nearest, weights.blocks.sub_centers)
         into_x.addmm_(softmax.t(), unit)
         yield block, unit, into_unit.product(softmax, x) if into_weight else unit
 
 
-class _Buffer:
+def nearest_of(cosines: Tensor, centers: int) -> tuple[Tensor, Tensor]:
+    """Of sub-centers (classes · centers, N) the largest of each class, (classes, N), and which it is."""
+    if centers == 1:
+        return cosines, cosines.new_empty(0, dtype=torch.int64)
+    values, nearest = cosines.unflatten(0, (-1, centers)).max(1)
+    return values, nearest
+
+
+def spread(values: Tensor, nearest: Tensor, centers: int) -> Tensor:
+    """The way back: values (classes, N) at the nearest sub-centers, 0 at the others."""
+    if centers == 1:
+        return values
+    room = values.new_zeros(len(values), centers, values.shape[1])
+    return room.scatter_(1, nearest.unsqueeze(1), values.unsqueeze(1)).flatten(0, 1)
+
+
+class Buffer:
     """Memory for the products of one block after another: fresh memory costs more than a small product."""
 
     def __init__(self, like: Tensor, numbers: int, *, keep: bool = False) -> None:
@@ -141,20 +154,18 @@ class _Passes:
         blocks = self._weights.blocks
         return min(blocks.size, blocks.number) * blocks.sub_centers
 
-    def buffer(self, *, keep: bool = False) -> _Buffer:
+    def buffer(self, *, keep: bool = False) -> Buffer:
         """Room for the logits of a block, or of all blocks."""
         blocks = self._weights.blocks
         rows = blocks.number * blocks.sub_centers if keep else self.rows_of_a_block()
-        return _Buffer(self._x, rows * len(self._x), keep=keep)
+        return Buffer(self._x, rows * len(self._x), keep=keep)
 
-    def block(self, block: slice, buffer: _Buffer | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def block(self, block: slice, buffer: Buffer | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """An entry of `Kept`: logits are (classes, N), −inf at the targets."""
         assert buffer is not None
         unit, labels = self._weights.unit(block), self._labels
         logits = buffer.product(unit, self._scaled.t())
-        nearest = labels.new_empty(0)
-        if self._weights.blocks.sub_centers > 1:
-            logits, nearest = logits.unflatten(0, (-1, self._weights.blocks.sub_centers)).max(1)
+        logits, nearest = nearest_of(logits, self._weights.blocks.sub_centers)
         slopes = None
         if self._changes:
             slopes = self._negatives.change_(logits)
