@@ -17,6 +17,7 @@ from cosnorm.functional import (
     ElasticMargin,
     MagFaceMargin,
     MultiplicativeAngle,
+    Schedule,
     ScheduledMargin,
     Targets,
     margin_cross_entropy,
@@ -289,6 +290,12 @@ def test_margins_learn(name: str):
         (lambda: MagFaceMargin(margins=(28.6, 40.0)), ValueError, "u_m ≤ π/2, in radians, got"),
         (lambda: ElasticMargin(3.0, angle=False), ValueError, "between 0 and 2, got 3.0"),
         (lambda: CurricularMargin(momentum=2), ValueError, "momentum must be between"),
+        (lambda: Schedule(0.3), TypeError, "function must be one of the step, got float"),
+        (
+            lambda: ScheduledMargin(AdditiveAngle, "a"),
+            TypeError,
+            "number0 must be a number, a tensor of one, or a function of the step, got str",
+        ),
         (lambda: MultiplicativeAngle(0.5), ValueError, "multiple must be between 1 and 16, got 0.5"),
         (
             lambda: CombinedMargin(1.0, 28.6),

@@ -88,6 +88,8 @@ def beside(
 ) -> None:
     """The same loss and gradients, in embeddings and class weights."""
     turned = proxies == "W"
+    torch.manual_seed(5)  # of seed 0 embeddings are class weights, and theirs are NaN at an angle of 0
+    ours.reset_parameters()
     weight = ours.weight.detach().clone()
     setattr(theirs, proxies, torch.nn.Parameter(weight.t().contiguous() if turned else weight))
     labels = torch.arange(NUMBER) % CLASSES
@@ -97,10 +99,7 @@ def beside(
     other = list(torch.autograd.grad(expected, [embeddings, getattr(theirs, proxies)]))
     other[1] = other[1].t() if turned else other[1]
     for a, b in zip(mine, other, strict=True):
-        known = b.isfinite()  # its ArcFace gives some embeddings NaN in float64; ours is finite there
-        assert known.any(1).sum() > len(known) // 2
-        assert a.isfinite().all()
-        assert (a - b)[known].abs().max() < BOUNDS[dtype] * b[known].abs().max()
+        assert (a - b).abs().max() < BOUNDS[dtype] * b.abs().max()
 
 
 @each_dtype
