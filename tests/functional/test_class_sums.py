@@ -179,6 +179,8 @@ def test_the_bias_begins_where_orthogonal_vectors_have_the_least_loss(classes: i
         (lambda x, y: proxy_anchor_loss(x, x.double(), y), TypeError, "both be float64, or neither"),
         (lambda x, y: losses.SphereFace2Loss(4, 3, impl="torch"), TypeError, "there is no impl here"),
         (lambda x, y: losses.ProxyAnchorLoss(4, 3, sub_centers=2), TypeError, "no sub_centers here"),
+        (lambda x, y: losses.SphereFace2Loss(4, 3, scale=len), TypeError, "scale must be a number, got buil"),
+        (lambda x, y: losses.ProxyAnchorLoss(4, 3, scale=x.sum()), TypeError, "a number, got Tensor"),
         (lambda x, y: losses.ProxyNCALoss(4, 3, temperature=0), ValueError, "a positive number, got 0"),
     ],
 )

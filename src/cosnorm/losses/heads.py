@@ -207,8 +207,9 @@ class CosineSoftmaxLoss(Grouped):
 
     def extra_repr(self) -> str:
         """The options, for `print`."""
+        margin = type(self.margin).__name__ if isinstance(self.margin, nn.Module) else self.margin
         return (
-            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
+            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={margin}, "
             f"scale={shown(self.scale)}, sub_centers={self.sub_centers}, num_sampled={self.num_sampled}"
         )
 

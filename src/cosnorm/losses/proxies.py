@@ -54,8 +54,10 @@ class SphereFace2Loss(CosineSoftmaxLoss):
         refused = {"label_smoothing", "exclude_above", "impl"} & options.keys()
         if refused:
             raise TypeError(f"SphereFace2Loss: there is no {' nor '.join(sorted(refused))} here")
+        if not is_number(scale):
+            raise TypeError(f"SphereFace2Loss: scale must be a number, got {type(scale).__name__}")
         super().__init__(num_classes, embedding_size, NoMargin(), scale, **options)
-        self.shift, self.power, self.balance = margin, power, balance
+        self.margin, self.power, self.balance = margin, power, balance
         start = _least_bias(num_classes, margin, self.scale, power, balance)
         self.bias = nn.Parameter(number(start, self.weight.device, self.weight.dtype))
 
@@ -65,7 +67,7 @@ class SphereFace2Loss(CosineSoftmaxLoss):
             embeddings,
             self.weight,
             labels,
-            margin=self.shift,
+            margin=self.margin,
             scale=self.scale,
             bias=self.bias,
             power=self.power,
@@ -114,8 +116,10 @@ class ProxyAnchorLoss(CosineSoftmaxLoss):
         refused = options.keys() - {"ignore_index", "chunk_size", "group", "device", "dtype"}
         if refused:
             raise TypeError(f"ProxyAnchorLoss: there is no {' nor '.join(sorted(refused))} here")
+        if not is_number(scale):
+            raise TypeError(f"ProxyAnchorLoss: scale must be a number, got {type(scale).__name__}")
         super().__init__(num_classes, embedding_size, NoMargin(), scale, **options)
-        self.shift = margin
+        self.margin = margin
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, D) of the classes `labels` (N,)."""
@@ -123,7 +127,7 @@ class ProxyAnchorLoss(CosineSoftmaxLoss):
             embeddings,
             self.weight,
             labels,
-            margin=self.shift,
+            margin=self.margin,
             scale=self.scale,
             ignore_index=self.ignore_index,
             chunk_size=self.chunk_size,
