@@ -55,7 +55,7 @@ def proxy_anchor_loss(
         TypeError: not tensors, wrong dtypes.
         ValueError: shapes that do not fit, labels or numbers out of range.
 
-    Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", arXiv 2003.13911, eq. 4.
+    Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", arXiv 2003.13911.
 
     Example:
         >>> import torch

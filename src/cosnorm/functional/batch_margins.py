@@ -118,7 +118,7 @@ class AdaFaceMargin(BatchMargin):
         mean: μ, a buffer, 20 at first.
         deviation: σ, a buffer, 100 at first.
 
-    Source: Kim et al., "AdaFace", arXiv 2204.00964, eq. 11 to 15 and section 3.3.
+    Source: Kim et al., "AdaFace", arXiv 2204.00964, and the authors' code.
 
     Example:
         >>> one = torch.tensor([True])
@@ -169,7 +169,7 @@ class MagFaceMargin(BatchMargin):
         margins: l_m and u_m in radians, the margins there.
         weight: λ_g.
 
-    Source: Meng et al., "MagFace", arXiv 2103.06627, eq. 3 and section 3.3; the authors' code.
+    Source: Meng et al., "MagFace", arXiv 2103.06627, and the authors' code.
 
     Example:
         >>> one = torch.tensor([True])
@@ -220,7 +220,7 @@ class ElasticMargin(BatchMargin):
         angle: add e to the angle (Arc), or take it from the cosine (Cos).
         sort: give the larger of the margins that are drawn to the smaller of the cosines (ElasticFace+).
 
-    Source: Boutros et al., "ElasticFace", arXiv 2109.09416, eq. 5 to 7.
+    Source: Boutros et al., "ElasticFace", arXiv 2109.09416.
 
     Example:
         >>> one = torch.tensor([True])
@@ -268,7 +268,7 @@ class CurricularMargin(BatchMargin):
     Attributes:
         ease: t, a buffer, 0 at first.
 
-    Source: Huang et al., "CurricularFace", arXiv 2004.00288, eq. 8 to 11.
+    Source: Huang et al., "CurricularFace", arXiv 2004.00288, and the authors' code.
 
     Example:
         >>> margin = CurricularMargin(0.5)

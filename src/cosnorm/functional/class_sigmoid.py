@@ -81,7 +81,7 @@ def class_sigmoid_loss(
         TypeError: not tensors, wrong dtypes.
         ValueError: shapes that do not fit, labels or numbers out of range.
 
-    Source: Wen et al., "SphereFace2", arXiv 2108.01513, eq. 6 to 8.
+    Source: Wen et al., "SphereFace2", arXiv 2108.01513, with the additive margin (SphereFace2-C).
 
     Example:
         >>> import torch

@@ -104,7 +104,7 @@ class CombinedMargin:
 
     .. math:: \psi = (-1)^k \cos a - 2k - m_3, \qquad k = \lfloor a / \pi \rfloor
 
-    Beyond a = π the cosine would rise again; SphereFace's extension (arXiv 1704.08063, eq. 7) goes on
+    Beyond a = π the cosine would rise again; SphereFace's extension (arXiv 1704.08063) goes on
     falling, without a step.
 
     Attributes:
@@ -140,7 +140,7 @@ class CombinedMargin:
 
 @dataclass(frozen=True)
 class MultiplicativeAngle:
-    r"""ψ of m θ: SphereFace (Liu et al., arXiv 1704.08063, eq. 7), with unit embeddings as SphereFace-R.
+    r"""ψ of m θ: SphereFace (Liu et al., arXiv 1704.08063), with unit embeddings as SphereFace-R.
 
     .. math:: \psi = (-1)^k \cos(m\theta) - 2k, \qquad \theta \in [k\pi/m, (k + 1)\pi/m]
 

@@ -31,7 +31,7 @@ class SphereFace2Loss(CosineSoftmaxLoss):
         bias: b, (1,), a parameter; at first that for which the loss of orthogonal vectors is least. Over
             processes each has the same.
 
-    Source: Wen et al., "SphereFace2", arXiv 2108.01513; the bias from the authors' code.
+    Source: Wen et al., "SphereFace2", arXiv 2108.01513.
 
     Example:
         >>> import torch
@@ -151,7 +151,7 @@ class ProxyNCALoss(CosineSoftmaxLoss):
         weight: the proxies, (C, D).
 
     Source: Movshovitz-Attias et al., "No Fuss Distance Metric Learning using Proxies", arXiv 1703.07464; Teh
-        et al., "ProxyNCA++", arXiv 2004.01113, eq. 7.
+        et al., "ProxyNCA++", arXiv 2004.01113.
 
     Example:
         >>> import torch
