@@ -124,6 +124,54 @@ def weighed(dtype: torch.dtype, group: object) -> losses.CosFaceLoss:
     return made
 
 
+Head = Callable[..., losses.heads.CosineSoftmaxLoss]
+
+# Heads that look at more than angles; what they remember is that of all processes.
+HEADS: dict[str, Head] = {
+    "adaface": lambda **options: losses.AdaFaceLoss(CLASSES, SIZE, momentum=0.5, **options),
+    "magface": lambda **options: losses.MagFaceLoss(CLASSES, SIZE, norms=(0.1, 9), penalty=2.0, **options),
+    "curricularface": lambda **options: losses.CurricularFaceLoss(CLASSES, SIZE, momentum=0.5, **options),
+    "filtered": lambda **options: losses.CosFaceLoss(CLASSES, SIZE, exclude_above=0.1, **options),
+    "sphereface2": lambda **options: losses.SphereFace2Loss(CLASSES, SIZE, **options),
+    "anchors": lambda class_weights, **options: losses.ProxyAnchorLoss(CLASSES, SIZE, **options),
+    "scheduled": lambda **options: losses.ArcFaceLoss(CLASSES, SIZE, margin=ramp, **options),
+}
+
+
+def ramp(step: Tensor) -> Tensor:
+    return 0.2 + 0.1 * step
+
+
+def looking(name: str, dtype: torch.dtype, group: object) -> losses.heads.CosineSoftmaxLoss:
+    """One of these heads, with class weights and an ignored label."""
+    made = HEADS[name](
+        scale=8.0,
+        class_weights=torch.arange(1, CLASSES + 1, dtype=dtype),
+        ignore_index=1,
+        dtype=dtype,
+        group=group,
+    )
+    generator = torch.Generator().manual_seed(2)
+    full = torch.randn(CLASSES, SIZE, generator=generator, dtype=torch.float64)
+    made.load_state_dict({**made.state_dict(), "weight": full.to(dtype)})
+    return made
+
+
+def steps(name: str, dtype: torch.dtype, network: nn.Module, inputs: tuple, group: object) -> list[Tensor]:
+    """Two steps: loss and gradients of the last, and what the head has then."""
+    made = looking(name, dtype, group)
+    for _ in range(2):
+        made.zero_grad()
+        values = result(lambda a, b, y, g: made(a, y), network, inputs, group)
+    bias = [made.bias.grad.clone()] if hasattr(made, "bias") else []
+    return [*values, *remembered(made), *bias, made.weight.grad.clone()]
+
+
+def remembered(head: nn.Module) -> list[Tensor]:
+    """Statistics and steps, but not what belongs to classes."""
+    return [one.clone() for name, one in head.state_dict().items() if name.startswith(("margin", "scale"))]
+
+
 def tensor_parallel(processes: int) -> dict[str, object]:
     """Two layers column-wise, seven features over the processes; and what is refused."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -235,6 +283,8 @@ def main(rank: int, processes: int, folder: str) -> None:
         counting = weighed(dtype, group)
         values = result(lambda a, b, y, g, h=counting: h(a, y), network, (first, second, labels), group)
         found[f"weighed, {dtype}"] = [*values, counting.weight.grad.clone()]
+        for name in HEADS:
+            found[f"{name}, {dtype}"] = steps(name, dtype, network, (first, second, labels), group)
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
         rows = first.clone().requires_grad_()

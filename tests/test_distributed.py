@@ -77,6 +77,21 @@ def test_a_sharded_head_that_weighs_classes(ranks: list[dict], dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("name", cases.HEADS)
+def test_sharded_heads_that_look_at_norms_and_batches(ranks: list[dict], name: str, dtype: torch.dtype):
+    batch = cases.whole_batch(len(ranks), dtype)
+    *expected, gradient = cases.steps(name, dtype, cases.model(dtype), batch, None)
+    for found in ranks:
+        *values, own = found[f"{name}, {dtype}"]
+        for one, other in zip(values, expected, strict=True):
+            if one.shape == (1,):  # a bias, where own and other classes cancel
+                assert (one - other).abs() <= BOUNDS[dtype]
+            else:
+                assert close(one, other, torch.float32 if one.ndim == 0 else dtype)  # statistics are float32
+        assert close(own, gradient[found[f"share, {dtype}"]], dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], dtype: torch.dtype):
     whole = cases.head(dtype, None)
     embeddings, _, _ = cases.whole_batch(len(ranks), dtype)

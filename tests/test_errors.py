@@ -297,15 +297,30 @@ def test_the_error_says_what_to_do(name, call, error, words):
     assert not missing, message
 
 
-# In tests/functional/test_loss_errors.py and test_margins.py; NoMargin has no argument, TopK is a result.
+# In tests/functional: test_loss_errors.py, test_class_sums.py, test_margins.py and test_batch_margins.py.
+# NoMargin and BatchMargin have no argument; Targets and Changed are what margins get and give, and
+# TopK is a result.
 TESTED_ELSEWHERE = {
+    "AdaFaceMargin",
     "AdditiveAngle",
     "AdditiveCosine",
+    "BatchMargin",
+    "Changed",
+    "CombinedMargin",
+    "CurricularMargin",
+    "ElasticMargin",
+    "MagFaceMargin",
+    "MultiplicativeAngle",
     "NoMargin",
     "TopK",
+    "Schedule",
+    "ScheduledMargin",
+    "Targets",
+    "class_sigmoid_loss",
     "contrastive_cross_entropy",
     "margin_cross_entropy",
     "pairwise_sigmoid_loss",
+    "proxy_anchor_loss",
     "sample_classes",
 }
 

@@ -110,7 +110,11 @@ CASES = [
     (heads(ROWS, FEW, torch.eye(4)), TypeError, r"whole numbers.*labels\.argmax\(1\)"),
     (heads(ROWS, FEW, LABELS % 3, sub_centers=2), ValueError, "multiple of as many, got 3"),
     (heads(ROWS, FEW, LABELS % 3, scale=0.0), ValueError, "scale must be positive"),
-    (heads(ROWS, FEW, LABELS % 3, scale="1"), TypeError, "scale must be a number, got str"),
+    (
+        heads(ROWS, FEW, LABELS % 3, scale="1"),
+        TypeError,
+        "scale must be a number, or a tensor of one, got str",
+    ),
     (heads(ROWS, FEW, LABELS % 3, margin=0.5), TypeError, r"such as AdditiveCosine\(0.5\), got float"),
     (
         heads(ROWS, FEW, LABELS % 3, classes=torch.tensor([0, 1])),

@@ -5,6 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from margin_laws import LAWS
+
 from cosnorm.functional import (
     AdditiveAngle,
     AdditiveCosine,
@@ -106,6 +108,26 @@ def test_heads(margin, options):
         weight,
         tolerance=1e-5,
     )
+
+
+@pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.negatives is None])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_margins(name: str, reduction: str):
+    x, weight, labels = 4 * torch.randn(N, D), torch.randn(43, D), torch.arange(N)
+    options = {"margin": LAWS[name].make(), "scale": 8.0, "reduction": reduction}
+    _both(
+        lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl, **options), x, weight, tolerance=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"margin": LAWS["curricularface"].make()}, {"exclude_above": 0.1}, {"sub_centers": 2}]
+)
+def test_a_whole_program_by_kernels_leaves_to_torch_what_has_none(options, force):
+    x, weight, labels = torch.randn(N, D), torch.randn(42, D), torch.arange(N)
+    expected = margin_cross_entropy(x, weight, labels, **options)
+    force("triton")
+    torch.testing.assert_close(margin_cross_entropy(x, weight, labels, **options), expected)
 
 
 def test_a_head_in_half_precision():

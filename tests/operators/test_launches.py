@@ -11,6 +11,7 @@ from operations import OPERATIONS, Operation
 from torch import Tensor, nn
 
 from cosnorm import functional, losses
+from cosnorm.functional.named_margins import MARGINS
 from cosnorm.nn import CosineConv2d, CosineLinear, MaxNorm, MeanOnlyBatchNorm1d
 from cosnorm.operators.pair_options import DIRECTIONS
 
@@ -96,7 +97,6 @@ def sparse(**options: object) -> Tensor:
 CSR = torch.eye(N, D).to_sparse_csr()
 PAIRS, INDEX = torch.tensor([[0, 1], [0, 2], [3, 1]]), torch.tensor([0, -1, 2, 3, 1, 0])
 SIGNS, NORM = torch.tensor([1, -1] * 3), MeanOnlyBatchNorm1d(D)
-MARGINS = (None, functional.AdditiveCosine(0.3), functional.AdditiveAngle(0.3))
 CSR6 = torch.eye(N).to_sparse_csr()
 SOME_WEIGHTS = torch.tensor([0.5, 1.0, 0.0])
 
@@ -108,6 +108,8 @@ def queued() -> Tensor:
     return losses.info_nce_loss(of_rows(), of_rows(), groups=(LABELS, LABELS), **queue())
 
 
+SCALE = torch.tensor(8.0)
+SCHEDULED = functional.ScheduledMargin(functional.AdditiveAngle, lambda step: step / 1000)
 CALLS: dict[str, Callable[[], object]] = {
     "nt-xent": lambda: losses.nt_xent_loss(of_rows(), of_rows()),
     "nt-xent decoupled, a queue": lambda: losses.nt_xent_loss(
@@ -186,6 +188,16 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "head, sampled": lambda: head(classes=torch.arange(C), chunk_size=2),
     "head, counted": lambda: head(labels=SOME, label_smoothing=0.1, class_weights=torch.rand(C)),
+    "class sigmoid": lambda: functional.class_sigmoid_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
+    "class sigmoid, none": lambda: losses.SphereFace2Loss(C, D, sub_centers=2, reduction="none")(
+        of_rows(), LABELS
+    ),
+    "anchors": lambda: functional.proxy_anchor_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
+    "head, filtered": lambda: head(exclude_above=0.2, chunk_size=2),
+    "head, a tensor for the scale": lambda: head(scale=SCALE, margin=SCHEDULED),
+    "head, half": lambda: losses.AdaFaceLoss(C, D)(
+        torch.randn(N, D, dtype=torch.bfloat16, requires_grad=True), SOME
+    ),
     "head that samples": lambda: losses.CosFaceLoss(20, D, num_sampled=8)(of_rows(), SOME),
     "head's logits": lambda: losses.ArcFaceLoss(C, D).logits(
         of_rows(),
@@ -211,8 +223,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "sparse": sparse,
     "sparse, centered": lambda: sparse(centered=True, augment=0.1),
 }
-for number, each in enumerate(MARGINS):
-    CALLS[f"head {number}"] = lambda margin=each: head(margin=margin)
+for law, each in MARGINS.items():
+    CALLS[f"head {law}"] = lambda make=each: head(margin=make())
+    CALLS[f"head {law} none"] = lambda make=each: head(margin=make(), labels=SOME, reduction="none")
 for one in OPERATIONS:
     for kind in (torch.float32, torch.float64, torch.bfloat16):
         CALLS[f"{one.name} {kind}"] = lambda one=one, kind=kind: one.call(*learning(one, kind))
@@ -235,11 +248,17 @@ def test_nothing_waits_for_the_device(name: str):
 def test_every_loss_is_among_them():
     """By the names that are called, in what this file says."""
     text = Path(__file__).read_text(encoding="utf-8")
-    heads = {"AMSoftmaxLoss", "NormFaceLoss"}  # of other options than those here
+    # Of other options than those here.
+    heads = {"AMSoftmaxLoss", "NormFaceLoss", "CombinedMarginLoss", "CurricularFaceLoss", "ElasticFaceLoss"}
+    heads |= {"MagFaceLoss", "SphereFaceLoss", "ProxyAnchorLoss", "ProxyNCALoss"}
     modules = {"CenterLoss", "CosineEmbeddingLoss", "IslandLoss", "SupConLoss"}  # of functions that are here
+    margins = {make.__name__ for make in MARGINS.values()}
     for module in (functional, losses):
-        assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules <= {
-            "NoMargin",
+        assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules - margins <= {
+            "BatchMargin",
+            "Changed",
+            "Schedule",
+            "Targets",
             "TopK",
             "mine_hard_negatives",  # a search, and no step
             "cosine_conv1d",
