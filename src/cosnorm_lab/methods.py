@@ -183,6 +183,27 @@ RETRIEVAL = _named(
         takes=("scale", "margin"),
     ),
     Method(
+        name="adaface",
+        title="AdaFace",
+        colour="#0072B2",
+        build="cosnorm.losses:AdaFaceLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="curricularface",
+        title="CurricularFace",
+        colour="#D55E00",
+        build="cosnorm.losses:CurricularFaceLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="proxy-anchor",
+        title="Proxy-Anchor",
+        colour="#CC79A7",
+        build="cosnorm.losses:ProxyAnchorLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
         name="sup-con",
         title="SupCon",
         colour="#56B4E9",

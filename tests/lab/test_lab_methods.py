@@ -49,7 +49,14 @@ def test_every_normalization_has_a_rate_for_digits_and_for_own_data():
 
 def test_what_methods_take():
     assert taking("hidden_bias") == ["baseline", "max"]
-    assert taking("margin") == ["am-softmax", "arcface", "cosine-distance"]
+    assert taking("margin") == [
+        "adaface",
+        "am-softmax",
+        "arcface",
+        "cosine-distance",
+        "curricularface",
+        "proxy-anchor",
+    ]
 
 
 def double(weight: torch.Tensor, **_: object) -> nn.Module:

@@ -13,6 +13,7 @@ NAME = "retrieval"
 # A method that is not named here takes the scale and the margin of `USUAL`.
 OPTIONS: Mapping[str, Mapping[str, float]] = {
     "normface": {"scale": 16.0},
+    "proxy-anchor": {"scale": 32.0, "margin": 0.1},  # the paper's, of 100 classes
     "sup-con": {"temperature": 0.1},
 }
 USUAL: Mapping[str, float] = {"scale": 16.0, "margin": 0.2, "temperature": 0.1}
