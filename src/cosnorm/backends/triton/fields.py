@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry
-from cosnorm.backends.triton.launch import ROW_WINDOW, readable, writable
+from cosnorm.backends.triton.launch import ROW_WINDOW, launch, readable, writable
 from cosnorm.backends.triton.units import clamp, power_of_two, unit_rows
 
 _BLOCK, _PLACES, _FILTERS, _DEPTH = 256, 64, 32, 16
@@ -227,10 +227,12 @@ def cosines(
     norms = unit_rows(weight.flatten(1), augment=augment)
     x, places = readable(x), x[0, 0].numel()
     maps = torch.empty((rows, places), dtype=torch.float64, device=x.device)
-    _square_maps[(rows, triton.cdiv(places, _BLOCK))](x, maps, channels, places, BLOCK=_BLOCK)
+    launch(_square_maps, (rows, triton.cdiv(places, _BLOCK)), x, maps, channels, places, BLOCK=_BLOCK)
     inverse, extra = (torch.empty((rows, outputs), dtype=torch.float32, device=x.device) for _ in range(2))
     exponent = torch.empty((rows, outputs), dtype=torch.int32, device=x.device)
-    _field_norms[(rows, triton.cdiv(outputs, _BLOCK))](
+    launch(
+        _field_norms,
+        (rows, triton.cdiv(outputs, _BLOCK)),
         maps,
         inverse,
         exponent,
@@ -242,7 +244,9 @@ def cosines(
         **places_of,
         BLOCK=_BLOCK,
     )
-    _finish_fields[(rows, triton.cdiv(outputs, _PLACES), triton.cdiv(filters, _FILTERS))](
+    launch(
+        _finish_fields,
+        (rows, triton.cdiv(outputs, _PLACES), triton.cdiv(filters, _FILTERS)),
         readable(products),
         output,
         x,

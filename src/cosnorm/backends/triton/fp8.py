@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.backends.triton.launch import readable, writable
+from cosnorm.backends.triton.launch import launch, readable, writable
 from cosnorm.backends.triton.units import centered_rows, power_of_two, row_statistics, store_rows, tile
 
 _LARGEST = 448.0  # of e4m3
@@ -57,7 +57,19 @@ def quantize(x: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tens
     scale, extra = (torch.empty((rows, 1), dtype=torch.float32, device=x.device) for _ in range(2))
     if rows:
         shape = tile(rows, size)
-        _quantize[(triton.cdiv(rows, shape["ROWS"]),)](
-            x, values, scale, extra, rows, size, augment, eps, _LARGEST, CENTERED=centered, **shape
+        launch(
+            _quantize,
+            (triton.cdiv(rows, shape["ROWS"]),),
+            x,
+            values,
+            scale,
+            extra,
+            rows,
+            size,
+            augment,
+            eps,
+            _LARGEST,
+            CENTERED=centered,
+            **shape,
         )
     return values.to(torch.float8_e4m3fn), scale, extra if augment else None

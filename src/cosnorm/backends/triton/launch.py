@@ -1,6 +1,9 @@
-"""What every launch needs: whether kernels can run, and tensors as they take them."""
+"""What every launch needs: whether kernels can run, tensors as they take them, and the launch itself."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -10,6 +13,48 @@ from torch import Tensor
 # digits; the kernels compute such rows again, scaled.
 ROW_WINDOW = 30
 COTANGENT_WINDOW = 90
+
+
+class Launch(NamedTuple):
+    """One launch: what is asked of a device, and what a compiler needs to know of it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+
+
+_seen: list[Launch] | None = None
+_held = False
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
+    """Launch a kernel: the only place that does, so that launches can be counted and compiled elsewhere.
+
+    Args:
+        kernel: a function of `triton.jit`.
+        grid: programs in each dimension.
+        arguments: what changes from call to call, in the kernel's order.
+        warps: of a program.
+        constants: what the kernel is compiled for, by name.
+    """
+    if _seen is not None:
+        _seen.append(Launch(kernel, grid, arguments, constants, warps))
+    if not _held:
+        kernel[grid](*arguments, num_warps=warps, **constants)
+
+
+@contextmanager
+def launches(*, held: bool = False) -> Iterator[list[Launch]]:
+    """The launches within a block; `held`: none runs, so that tensors need no memory and no device."""
+    global _seen, _held
+    before = _seen, _held
+    _seen, _held = [], held
+    try:
+        yield _seen
+    finally:
+        _seen, _held = before
 
 
 def interpreting() -> bool:

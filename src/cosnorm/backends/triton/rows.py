@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.torch.contraction import Contraction
-from cosnorm.backends.triton.launch import COTANGENT_WINDOW, ROW_WINDOW, product, readable, writable
+from cosnorm.backends.triton.launch import COTANGENT_WINDOW, ROW_WINDOW, launch, product, readable, writable
 from cosnorm.backends.triton.units import (
     KernelRows,
     centered_rows,
@@ -113,7 +113,9 @@ def cosines(
     output = writable((len(x), len(y)), dtype, x.device)
     grid = (triton.cdiv(len(x), _TILE), triton.cdiv(len(y), _TILE))
     if output.numel():
-        _finish_products[grid](
+        launch(
+            _finish_products,
+            grid,
             readable(products),
             output,
             readable(x),
@@ -268,7 +270,9 @@ def _gradient(
     if gradient.numel():
         shape = tile(rows, size)
         programs = triton.cdiv(rows, shape["ROWS"])
-        _again[(programs, triton.cdiv(size, shape["BLOCK"]))](
+        launch(
+            _again,
+            (programs, triton.cdiv(size, shape["BLOCK"])),
             sums,
             cotangent,
             values,
@@ -280,7 +284,9 @@ def _gradient(
             WINDOW=COTANGENT_WINDOW,
             **shape,
         )
-        _project[(programs,)](
+        launch(
+            _project,
+            (programs,),
             sums,
             x,
             gradient,
@@ -325,7 +331,7 @@ def gradients(
     largest_y = torch.zeros(columns, dtype=torch.int32, device=x.device)
     if cotangent.numel():
         grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
-        _largest[grid](readable(cotangent), largest_x, largest_y, rows, columns, TILE=_TILE)
+        launch(_largest, grid, readable(cotangent), largest_x, largest_y, rows, columns, TILE=_TILE)
     gradient_x = gradient_y = x.new_empty(0)
     if needs[0]:
         unit = unit_rows(y, centered=centered, augment=augment, dtype=y.dtype)

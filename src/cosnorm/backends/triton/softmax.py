@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.pairs import Direction, Exclusion
-from cosnorm.backends.triton.launch import interpreting, product, readable, writable
+from cosnorm.backends.triton.launch import interpreting, launch, product, readable, writable
 
 # Bytes of W that are held at a time.
 _CHUNK = 2**27
@@ -266,7 +266,9 @@ def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> T
     sums = torch.full((len(x),), _EMPTY, dtype=torch.float32, device=x.device)
     if len(x) and len(y):
         tiles = _tiles(len(x), len(y), x.shape[1])
-        _log_sums[(triton.cdiv(len(x), tiles["TILE_I"]),)](
+        launch(
+            _log_sums,
+            (triton.cdiv(len(x), tiles["TILE_I"]),),
             x,
             y,
             sums,
@@ -330,7 +332,9 @@ def softmax_weights(
     weights = writable((len(x), len(y)), dtype, x.device)
     tiles = _tiles(len(x), len(y), x.shape[1])
     if weights.numel():
-        _weights[(triton.cdiv(len(x), tiles["TILE_I"]), triton.cdiv(len(y), tiles["TILE_J"]))](
+        launch(
+            _weights,
+            (triton.cdiv(len(x), tiles["TILE_I"]), triton.cdiv(len(y), tiles["TILE_J"])),
             x,
             y,
             weights,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.backends.triton.launch import readable, writable
+from cosnorm.backends.triton.launch import launch, readable, writable
 
 # Elements of a tile, and the most of one row at once.
 _TILE, _BLOCK = 4096, 2048
@@ -186,7 +186,9 @@ def unit_rows(
     exponent = torch.empty(rows, dtype=torch.int32, device=x.device)
     if rows:
         shape = tile(rows, size)
-        _unit_rows[(triton.cdiv(rows, shape["ROWS"]),)](
+        launch(
+            _unit_rows,
+            (triton.cdiv(rows, shape["ROWS"]),),
             x,
             x if values is None else values,
             extra,

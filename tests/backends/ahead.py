@@ -1,0 +1,220 @@
+"""The Triton kernels compiled for GPUs that are not here, as they are launched, and what they take.
+
+A program of its own (`python tests/backends/ahead.py …` prints JSON), because triton decides on import whether
+kernels are interpreted. The backend is called with tensors that have shapes and no data; what it would launch
+is compiled for a GPU, and the assembler's own report is read: registers, stack (what spills), shared memory.
+"""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+import cosnorm.backends.triton as kernels
+from cosnorm.backends.geometry import Geometry
+from cosnorm.backends.pairs import Direction, Exclusion
+from cosnorm.backends.torch.contraction import MATRIX
+from cosnorm.backends.triton import fields, fp8, rows, softmax
+from cosnorm.backends.triton.launch import Launch, launches
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# Bytes that one program may have, from the CUDA programming guide's table and AMD's of the MI300.
+SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor without data."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _rows(dtype: torch.dtype, n: int, m: int, size: int, centered: bool, augment: float) -> None:
+    x, w = tensor(n, size, dtype=dtype), tensor(m, size, dtype=dtype)
+    options: Any = {"centered": centered, "augment": augment}
+    output, *saved = rows.cosines(x, w, MATRIX, keep=True, **options)
+    rows.gradients(torch.empty_like(output), x, w, *saved, MATRIX, needs=[True, True], **options)
+
+
+def _fields(
+    dtype: torch.dtype, order: torch.memory_format, centered: bool, augment: float, groups: int = 1
+) -> None:
+    x, w = tensor(32, 64, 56, 56, dtype=dtype), tensor(128, 64 // groups, 3, 3, dtype=dtype)
+    x, w = (one.contiguous(memory_format=order) for one in (x, w))
+    geometry = Geometry((3, 3), (1, 1), (1, 1), (1, 1), groups)
+    if not fields.handles(x, w, geometry, centered):
+        return
+    options: Any = {"centered": centered, "augment": augment}
+    output, *saved = fields.cosines(x, w, geometry, keep=True, **options)
+    fields.gradients(torch.empty_like(output), x, w, *saved, geometry, needs=[True, True], **options)
+
+
+def _pairs(dtype: torch.dtype, exclusion: Exclusion, both: bool) -> None:
+    x, y = tensor(4096, 512, dtype=dtype), tensor(4096, 512, dtype=dtype)
+    along = Direction(tensor(4096), tensor(4096))
+    softmax.log_sums(x, y, 10.0, exclusion)
+    softmax.gradients(x, y, 10.0, exclusion, along, along if both else None, x.float(), y.float())
+
+
+def _quantized(dtype: torch.dtype, centered: bool) -> None:
+    fp8.quantize(tensor(4096, 1024, dtype=dtype), centered=centered, augment=1e-4)
+
+
+def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
+    """Calls of the backend that launch every kernel in each of its forms."""
+    numbers = tensor(4096, dtype=torch.int64)
+    for centered in (False, True):
+        for augment in (0.0, 1e-4):
+            yield partial(_rows, dtype, 4096, 4096, 1024, centered, augment)
+            yield partial(_rows, dtype, 8, 4096, 1024, centered, augment)
+            for order in (torch.contiguous_format, torch.channels_last):
+                yield partial(_fields, dtype, order, centered, augment)
+        yield partial(_rows, dtype, 100, 1000, 63, centered, 0.0)
+        yield partial(_quantized, dtype, centered)
+    for exclusion in (
+        Exclusion(),
+        Exclusion(offset=0),
+        Exclusion(partner=numbers),
+        Exclusion(labels=(numbers, numbers)),
+        Exclusion(mask=tensor(4096, 4096, dtype=torch.bool)),
+    ):
+        yield partial(_pairs, dtype, exclusion, exclusion.offset is not None)
+
+
+def every_kernel() -> set[str]:
+    """The names of all functions that are compiled, in all modules of the backend."""
+    found = set()
+    for module in pkgutil.iter_modules(kernels.__path__):
+        own = importlib.import_module(f"{kernels.__name__}.{module.name}")
+        found |= {
+            name
+            for name, value in vars(own).items()
+            if isinstance(value, JITFunction) and value.fn.__module__ == own.__name__
+        }
+    return found
+
+
+def launched(dtype: torch.dtype) -> list[Launch]:
+    """All that the cases launch."""
+    with launches(held=True) as seen:
+        for case in cases(dtype):
+            case()
+    return seen
+
+
+def _source(one: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
+    """What the compiler would be given for a launch on a GPU."""
+    backend = make_backend(target)
+    bind = create_function_from_signature(one.kernel.signature, one.kernel.params, backend)
+    bound, specialization, options = bind(*one.arguments, **one.constants, num_warps=one.warps)
+    options, signature, constants, attributes = one.kernel._pack_args(
+        backend, options, bound, specialization, options
+    )
+    return ASTSource(one.kernel, signature, constants, attributes), options.__dict__
+
+
+def _resources(binary: Any) -> dict[str, int]:
+    """Registers and stack of a program's threads, from the assembler's report."""
+    if "cubin" not in binary.asm:
+        assembly = binary.asm["amdgcn"]
+
+        def said(name: str) -> int:
+            return int(assembly.split(f".{name}:", 1)[1].split()[0])
+
+        return {"registers": said("vgpr_count"), "stack": said("private_segment_fixed_size")}
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        report = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    numbers = dict(
+        part.split(":") for part in report.split("Function", 1)[1].split() if part.startswith(("REG:", "STACK:"))
+    )
+    return {"registers": int(numbers["REG"]), "stack": int(numbers["STACK"])}
+
+
+def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict[str, Any]]:
+    """Every kernel in each form in which it is launched, compiled for each target."""
+    found, done = [], set()
+    for dtype in dtypes:
+        for one in launched(DTYPES[dtype]):
+            for target in targets:
+                source, options = _source(one, TARGETS[target])
+                key = target, source.hash(), one.warps
+                if key in done or only not in one.kernel.__name__:
+                    continue
+                done.add(key)
+                binary = triton.compile(source, target=TARGETS[target], options=options)
+                found.append(
+                    {
+                        "kernel": one.kernel.__name__,
+                        "dtype": dtype,
+                        "target": target,
+                        "constants": {name: value for name, value in one.constants.items()},
+                        "threads": one.warps * TARGETS[target].warp_size,
+                        "shared": binary.metadata.shared,
+                        **_resources(binary),
+                    }
+                )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--targets", nargs="+", default=["sm_90"])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    found = compiled(given.dtypes, given.targets, given.only)
+    if given.table:
+        for one in found:
+            constants = " ".join(f"{name}={value}" for name, value in one["constants"].items())
+            print(
+                f"{one['kernel']:24} {one['dtype']:9} {one['target']:7} REG {one['registers']:3} "
+                f"STACK {one['stack']:4} SHARED {one['shared']:6} {constants}"
+            )
+        return
+    with launches(held=True):
+        called = _called(found)
+    print(json.dumps({"kernels": sorted(every_kernel()), "called": sorted(called), "compiled": found}))
+
+
+def _called(found: list[dict[str, Any]]) -> set[str]:
+    """The functions that the compiled ones call, and these themselves."""
+    names = {one["kernel"] for one in found}
+    by_name = {}
+    for module in pkgutil.iter_modules(kernels.__path__):
+        own = importlib.import_module(f"{kernels.__name__}.{module.name}")
+        by_name |= {name: one for name, one in vars(own).items() if isinstance(one, JITFunction)}
+    left = list(names)
+    while left:
+        for name in by_name[left.pop()].fn.__code__.co_names:
+            if name in by_name and name not in names:
+                names.add(name)
+                left.append(name)
+    return names
+
+
+if __name__ == "__main__":
+    main()
