@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.triton.launch import ROW_WINDOW, launch, readable, writable
-from cosnorm.backends.triton.units import clamp, power_of_two, unit_rows
+from cosnorm.backends.triton.units import clamp
 
 _BLOCK, _PLACES, _FILTERS, _DEPTH = 256, 64, 32, 16
 

@@ -9,10 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-# Beyond 2^±30 for rows, and 2^±90 for cotangents, raw products could leave the range of float32 or lose their
-# digits; the kernels compute such rows again, scaled.
-ROW_WINDOW = 30
-COTANGENT_WINDOW = 90
+# Cotangents within [1/limit, limit] leave the sums of the products in the range of float32, whatever their
+# number, with all of their digits, and behind two norms within theirs (`cosnorm.norms.NORM_LIMIT`), too.
+COTANGENT_LIMIT = 2.0**60
 
 
 class Launch(NamedTuple):
@@ -94,3 +93,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cuda":
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
+
+
+def precision(dtype: torch.dtype) -> str:
+    """That of a kernel's float32 products: TF32 where the user has allowed torch that, too."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
+    return "tf32" if allowed else "ieee"
+
+
+ROW_WINDOW = 30

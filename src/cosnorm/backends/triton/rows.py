@@ -1,14 +1,19 @@
 """Cosines of rows, (N, D) with (M, D), and their gradients: the vendor's matrix product between fused passes.
 
-Forward: the norms (one pass over each operand), the product of the rows as they are, and an epilogue. Rows
-whose norms the product cannot hold are computed again, scaled, in the tiles of the epilogue that they touch,
-so that every finite row comes out right and no usual tile pays for it. Backward: with unit rows ŵ and the
-cotangent g,
+Forward: the norms of both in one launch, the product of the rows as they are, and an epilogue; for few rows
+one kernel reads the weight once. Backward: with unit rows ŵ and the cotangent g,
 
     u = g ŵ,   ∂/∂x = (u − x̂ (x̂·u)) / |x|   (eqs. 9-12),
 
-the product by the library again, the projection in one pass. Centered rows are made unit rows first.
+one launch writes both sets of unit rows from the norms that were kept, the products by the library again, the
+projection of both in one pass. Centered rows enter their products as unit rows.
+
+What the products could not hold (norms or cotangents beyond a window) is computed again in float64, by
+kernels of their own whose programs end at once where there is nothing to do: every finite row comes out
+right, and no usual tile pays for it.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -16,75 +21,148 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.torch.contraction import Contraction
-from cosnorm.backends.triton.launch import COTANGENT_WINDOW, ROW_WINDOW, launch, product, readable, writable
+from cosnorm.backends.triton.launch import COTANGENT_LIMIT, launch, precision, product, readable, writable
 from cosnorm.backends.triton.units import (
-    KernelRows,
-    centered_rows,
+    beyond,
     clamp,
+    inverse_of,
     load_rows,
-    power_of_two,
-    row_statistics,
-    scale_by_exponent,
-    scale_exponent,
+    norm_of,
+    norms,
+    reciprocal,
     store_rows,
     tile,
-    unit_rows,
 )
+from cosnorm.norms import NORM_LIMIT
 
-_TILE, _DEPTH = 64, 32
+_LIMIT = NORM_LIMIT[torch.float32]
+# Rows and columns of a tile of the epilogue; of what one program of the rare kernels looks at; and of a tile
+# that these compute.
+_TILE, _FEW = (32, 64), 16
+_LOOKED_AT, _AGAIN = (128, 512), (16, 64)
+# Rows of the weight, and how much of them at once, for few rows.
+_FEW_TILE = {torch.float32: (32, 64), torch.bfloat16: (32, 128), torch.float16: (32, 128)}
 
 
 @triton.jit
 def _finish_products(
     products_pointer,
     output_pointer,
+    norms_pointer,
+    rows,
+    columns,
+    augment,
+    UNIT: tl.constexpr,
+    AUGMENTED: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+):
+    """Products of rows as they are (or of unit rows) to cosines."""
+    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
+    j = tl.program_id(1) * TILE_J + tl.arange(0, TILE_J)
+    inside = (i < rows)[:, None] & (j < columns)[None, :]
+    places = i[:, None] * columns + j[None, :]
+    cosines = tl.load(products_pointer + places, mask=inside, other=0.0).to(tl.float32)
+    if AUGMENTED or not UNIT:
+        norm_x = tl.load(norms_pointer + i, mask=i < rows, other=1.0)
+        norm_y = tl.load(norms_pointer + rows + j, mask=j < columns, other=1.0)
+        inverse_x, inverse_y = inverse_of(norm_x), inverse_of(norm_y)
+        if not UNIT:
+            cosines = cosines * inverse_x[:, None] * inverse_y[None, :]
+        if AUGMENTED:
+            cosines += (augment * inverse_x)[:, None] * (augment * inverse_y)[None, :]
+    tl.store(output_pointer + places, clamp(cosines, 1.0), mask=inside)
+
+
+@triton.jit
+def _products_again(
+    output_pointer,
     x_pointer,
     y_pointer,
-    extra_x_pointer,
-    inverse_x_pointer,
-    exponent_x_pointer,
-    extra_y_pointer,
-    inverse_y_pointer,
-    exponent_y_pointer,
+    norms_pointer,
     rows,
     columns,
     size,
-    WINDOW: tl.constexpr,
+    augment,
+    LIMIT: tl.constexpr,
+    LOOK_I: tl.constexpr,
+    LOOK_J: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+):
+    """Cosines of tiles in which a row's norm is beyond the window, in float64."""
+    top, left = tl.program_id(0).to(tl.int64) * LOOK_I, tl.program_id(1) * LOOK_J
+    all_i, all_j = top + tl.arange(0, LOOK_I), left + tl.arange(0, LOOK_J)
+    rare_x = beyond(tl.load(norms_pointer + all_i, mask=all_i < rows, other=1.0), LIMIT)
+    rare_y = beyond(tl.load(norms_pointer + rows + all_j, mask=all_j < columns, other=1.0), LIMIT)
+    if tl.max(rare_x.to(tl.int32)) + tl.max(rare_y.to(tl.int32)) > 0:
+        for number in range(0, (LOOK_I // TILE_I) * (LOOK_J // TILE_J)):
+            i = top + number // (LOOK_J // TILE_J) * TILE_I + tl.arange(0, TILE_I)
+            j = left + number % (LOOK_J // TILE_J) * TILE_J + tl.arange(0, TILE_J)
+            norm_x = tl.load(norms_pointer + i, mask=i < rows, other=1.0)
+            norm_y = tl.load(norms_pointer + rows + j, mask=j < columns, other=1.0)
+            rare = beyond(norm_x, LIMIT)[:, None] | beyond(norm_y, LIMIT)[None, :]
+            if tl.max(rare.to(tl.int32)) > 0:
+                inverse_x, inverse_y = reciprocal(norm_x), reciprocal(norm_y)
+                sums = tl.zeros([TILE_I, TILE_J], tl.float64)
+                for d in range(0, size):
+                    x = tl.load(x_pointer + i * size + d, mask=i < rows, other=0.0)
+                    y = tl.load(y_pointer + j.to(tl.int64) * size + d, mask=j < columns, other=0.0)
+                    sums += (
+                        x.to(tl.float32).to(tl.float64)[:, None] * y.to(tl.float32).to(tl.float64)[None, :]
+                    )
+                appended = tl.zeros_like(sums) + augment
+                cosines = (sums + appended * appended) * inverse_x[:, None] * inverse_y[None, :]
+                inside = rare & (i < rows)[:, None] & (j < columns)[None, :]
+                places = i[:, None] * columns + j[None, :]
+                tl.store(output_pointer + places, clamp(cosines, 1.0).to(tl.float32), mask=inside)
+
+
+@triton.jit
+def _few_rows(
+    x_pointer,
+    y_pointer,
+    output_pointer,
+    norms_pointer,
+    rows,
+    columns,
+    size,
+    augment,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
     TILE: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    j = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+    """Norms and cosines of up to ROWS rows with a tile of the weight, which is read once."""
+    i, j = tl.arange(0, ROWS), tl.program_id(0) * TILE + tl.arange(0, TILE)
+    products = tl.zeros([ROWS, TILE], tl.float32)
+    squared_x, squared_y = tl.zeros([ROWS], tl.float64), tl.zeros([TILE], tl.float64)
+    for start in range(0, size, DEPTH):
+        d = start + tl.arange(0, DEPTH)
+        x = tl.load(
+            x_pointer + i[:, None] * size + d[None, :],
+            mask=(i < rows)[:, None] & (d < size)[None, :],
+            other=0.0,
+        )
+        y = tl.load(
+            y_pointer + j.to(tl.int64)[:, None] * size + d[None, :],
+            mask=(j < columns)[:, None] & (d < size)[None, :],
+            other=0.0,
+        )
+        products = tl.dot(x, tl.trans(y), products, input_precision=PRECISION)
+        wide_x, wide_y = x.to(tl.float32).to(tl.float64), y.to(tl.float32).to(tl.float64)
+        squared_x += tl.sum(wide_x * wide_x, 1)
+        squared_y += tl.sum(wide_y * wide_y, 1)
+    norm_x, norm_y = norm_of(squared_x, augment, squared_x < 0), norm_of(squared_y, augment, squared_y < 0)
+    tl.store(norms_pointer + i, norm_x, mask=(i < rows) & (tl.program_id(0) == 0))
+    tl.store(norms_pointer + rows + j, norm_y, mask=j < columns)
+    inverse_x, inverse_y = inverse_of(norm_x), inverse_of(norm_y)
+    cosines = products * inverse_x[:, None] * inverse_y[None, :]
+    cosines += (augment * inverse_x)[:, None] * (augment * inverse_y)[None, :]
     inside = (i < rows)[:, None] & (j < columns)[None, :]
-    exponent_x = tl.load(exponent_x_pointer + i, mask=i < rows, other=0)
-    exponent_y = tl.load(exponent_y_pointer + j, mask=j < columns, other=0)
-    scale_x, scale_y = power_of_two(-exponent_x), power_of_two(-exponent_y)
-    widest = tl.maximum(tl.max(tl.abs(exponent_x)), tl.max(tl.abs(exponent_y)))
-    places = i[:, None] * columns + j[None, :]
-    if widest > WINDOW:
-        products = tl.zeros([TILE, TILE], tl.float32)
-        for start in range(0, size, DEPTH):
-            d = start + tl.arange(0, DEPTH)
-            x = tl.load(
-                x_pointer + i[:, None] * size + d[None, :],
-                mask=(i < rows)[:, None] & (d < size)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            y = tl.load(
-                y_pointer + j[None, :] * size + d[:, None],
-                mask=(j < columns)[None, :] & (d < size)[:, None],
-                other=0.0,
-            ).to(tl.float32)
-            products += tl.dot(x * scale_x[:, None], y * scale_y[None, :], input_precision="ieee")
-    else:
-        products = tl.load(products_pointer + places, mask=inside, other=0.0).to(tl.float32)
-        products = products * scale_x[:, None] * scale_y[None, :]
-    inverse_x = tl.load(inverse_x_pointer + i, mask=i < rows, other=0.0)
-    inverse_y = tl.load(inverse_y_pointer + j, mask=j < columns, other=0.0)
-    extra_x = tl.load(extra_x_pointer + i, mask=i < rows, other=0.0)
-    extra_y = tl.load(extra_y_pointer + j, mask=j < columns, other=0.0)
-    cosines = products * inverse_x[:, None] * inverse_y[None, :] + extra_x[:, None] * extra_y[None, :]
-    tl.store(output_pointer + places, clamp(cosines, 1.0), mask=inside)
+    tl.store(
+        output_pointer + i.to(tl.int64)[:, None] * columns + j[None, :], clamp(cosines, 1.0), mask=inside
+    )
 
 
 def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
@@ -93,219 +171,318 @@ def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
 
 
 def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
-    """Empty products and statistics: nothing is kept."""
-    return x.new_empty(0), x.new_empty(0)
+    """No products, and memory for the norms of x and then of y, and for their means."""
+    return x.new_empty(0), x.new_empty((2 if centered else 1, len(x) + len(y)), dtype=torch.float64)
 
 
 def cosines(
     x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M); and nothing else."""
-    dtype, nothing = x.dtype, saved(x, y, contraction, centered)
+    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M); nothing; and norms and means."""
+    dtype, eps = x.dtype, torch.finfo(x.dtype).eps
     x, y = x.detach().contiguous(), y.detach().contiguous()
-    rows_x = unit_rows(x, centered=centered, augment=augment, dtype=dtype if centered else None)
-    rows_y = unit_rows(y, centered=centered, augment=augment, dtype=dtype if centered else None)
-    if rows_x.values is not None and rows_y.values is not None:
-        # Unit rows are products in range: their factors are 1.
-        x, y = rows_x.values, rows_y.values
-        rows_x, rows_y = _ones(rows_x), _ones(rows_y)
-    products = product(x, y.mT)
-    output = writable((len(x), len(y)), dtype, x.device)
-    grid = (triton.cdiv(len(x), _TILE), triton.cdiv(len(y), _TILE))
-    if output.numel():
+    readable_x, readable_y = readable(x), readable(y)
+    (n, size), m = x.shape, len(y)
+    output, numbers = writable((n, m), dtype, x.device), saved(x, y, contraction, centered)[1]
+    if 0 < n <= _FEW and m and not centered:
         launch(
-            _finish_products,
-            grid,
-            readable(products),
+            _few_rows,
+            (triton.cdiv(m, _FEW_TILE[dtype][0]),),
+            readable_x,
+            readable_y,
             output,
-            readable(x),
-            readable(y),
-            rows_x.extra,
-            rows_x.inverse_norm,
-            rows_x.exponent,
-            rows_y.extra,
-            rows_y.inverse_norm,
-            rows_y.exponent,
-            len(x),
-            len(y),
-            x.shape[1],
-            WINDOW=ROW_WINDOW,
-            TILE=_TILE,
-            DEPTH=_DEPTH,
+            numbers,
+            n,
+            m,
+            size,
+            float(augment),
+            PRECISION=precision(dtype),
+            ROWS=_FEW,
+            TILE=_FEW_TILE[dtype][0],
+            DEPTH=_FEW_TILE[dtype][1],
         )
-    return output.to(dtype), *nothing
-
-
-def _ones(rows: KernelRows) -> KernelRows:
-    return KernelRows(None, rows.extra, torch.ones_like(rows.inverse_norm), torch.zeros_like(rows.exponent))
+    else:
+        options: Any = {"centered": centered, "augment": augment, "eps": eps}
+        unit = norms(readable_x, readable_y, numbers, dtype=dtype if centered else None, **options)
+        products = product(x, y.mT) if unit is None else product(unit[0].to(dtype), unit[1].to(dtype).mT)
+        # Without aligned rows each element has an address of its own, in two registers.
+        tile_i = _TILE[0] if m % 16 == 0 else _TILE[0] // 2
+        if output.numel():
+            launch(
+                _finish_products,
+                (triton.cdiv(n, tile_i), triton.cdiv(m, _TILE[1])),
+                readable(products),
+                output,
+                numbers,
+                n,
+                m,
+                float(augment),
+                UNIT=centered,
+                AUGMENTED=bool(augment),
+                TILE_I=tile_i,
+                TILE_J=_TILE[1],
+            )
+    if output.numel() and not centered:
+        launch(
+            _products_again,
+            (triton.cdiv(n, _LOOKED_AT[0]), triton.cdiv(m, _LOOKED_AT[1])),
+            output,
+            readable_x,
+            readable_y,
+            numbers,
+            n,
+            m,
+            size,
+            float(augment),
+            LIMIT=_LIMIT,
+            LOOK_I=_LOOKED_AT[0],
+            LOOK_J=_LOOKED_AT[1],
+            TILE_I=_AGAIN[0],
+            TILE_J=_AGAIN[1],
+        )
+    return output.to(dtype), x.new_empty(0), numbers
 
 
 @triton.jit
-def _largest(cotangent_pointer, rows_pointer, columns_pointer, rows, columns, TILE: tl.constexpr):
-    """The largest magnitude of each row and of each column, as the bits of floats, which order alike."""
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    j = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
+def _look_at_cotangent(
+    cotangent_pointer,
+    norms_pointer,
+    row_most_pointer,
+    column_most_pointer,
+    row_sums_pointer,
+    column_sums_pointer,
+    rows,
+    columns,
+    AUGMENTED: tl.constexpr,
+    TILE_I: tl.constexpr,
+    TILE_J: tl.constexpr,
+):
+    """Of each tile the largest magnitude of each row and column; and Σ g/|other|, for augmented rows."""
+    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
+    j = tl.program_id(1) * TILE_J + tl.arange(0, TILE_J)
     inside = (i < rows)[:, None] & (j < columns)[None, :]
     values = tl.load(cotangent_pointer + i[:, None] * columns + j[None, :], mask=inside, other=0.0)
-    bits = tl.abs(values.to(tl.float32)).to(tl.int32, bitcast=True)
-    tl.atomic_max(rows_pointer + i, tl.max(bits, 1), mask=i < rows)
-    tl.atomic_max(columns_pointer + j, tl.max(bits, 0), mask=j < columns)
+    values = values.to(tl.float32)
+    place_i = tl.program_id(1).to(tl.int64) * rows + i
+    place_j = tl.program_id(0).to(tl.int64) * columns + j
+    tl.store(row_most_pointer + place_i, tl.max(tl.abs(values), 1), mask=i < rows)
+    tl.store(column_most_pointer + place_j, tl.max(tl.abs(values), 0), mask=j < columns)
+    if AUGMENTED:
+        norm_x = tl.load(norms_pointer + i, mask=i < rows, other=1.0)
+        norm_y = tl.load(norms_pointer + rows + j, mask=j < columns, other=1.0)
+        inverse_x, inverse_y = inverse_of(norm_x), inverse_of(norm_y)
+        tl.store(row_sums_pointer + place_i, tl.sum(values * inverse_y[None, :], 1), mask=i < rows)
+        tl.store(column_sums_pointer + place_j, tl.sum(values * inverse_x[:, None], 0), mask=j < columns)
 
 
 @triton.jit
-def _window_exponent(bits, WINDOW: tl.constexpr):
-    """The exponent to scale cotangents by, of the bits of the largest; 0 where they are fine as they are."""
-    exponent = scale_exponent(bits.to(tl.float32, bitcast=True))
-    return tl.where(tl.abs(exponent) > WINDOW, exponent, 0)
-
-
-@triton.jit
-def _again(
-    sums_pointer,
-    cotangent_pointer,
-    unit_pointer,
-    largest_pointer,
-    rows,
-    others,
-    size,
-    stride,
-    stride_other,
-    WINDOW: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Σ_j g_ij · 2^-e_i · unit_j for the rows i whose cotangents the product could not hold."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    exponent = _window_exponent(tl.load(largest_pointer + row, mask=row < rows, other=0), WINDOW)
-    if tl.max(tl.abs(exponent)) > 0:
-        start = tl.program_id(1) * BLOCK
-        d = start + tl.arange(0, BLOCK)
-        sums = tl.zeros([ROWS, BLOCK], tl.float32)
-        for other in range(0, others):
-            place = row * stride + other * stride_other
-            values = tl.load(cotangent_pointer + place, mask=row < rows, other=0.0).to(tl.float32)
-            unit = tl.load(unit_pointer + other * size + d, mask=d < size, other=0.0).to(tl.float32)
-            sums += (values * power_of_two(-exponent))[:, None] * unit[None, :]
-        before = load_rows(sums_pointer, row, start, rows, size, BLOCK)
-        sums = tl.where((exponent != 0)[:, None], sums, before)
-        store_rows(sums_pointer, sums, row, start, rows, size, BLOCK)
+def finished(u, unit, along, offset, inverse, limit):
+    """(u − x̂ along − offset) / |x| in float64, within the limit, as float32."""
+    values = (u - unit * along[:, None] - offset[:, None]).to(tl.float64) * inverse[:, None]
+    return clamp(values, limit).to(tl.float32)
 
 
 @triton.jit
 def _project(
-    sums_pointer,
-    x_pointer,
-    gradient_pointer,
-    largest_pointer,
-    cotangent_pointer,
-    extra_pointer,
-    rows,
-    others,
+    sums_x_pointer,
+    sums_y_pointer,
+    unit_x_pointer,
+    unit_y_pointer,
+    gradient_x_pointer,
+    gradient_y_pointer,
+    norms_pointer,
+    row_sums_pointer,
+    column_sums_pointer,
+    rows_x,
+    rows_y,
+    parts_x,
+    parts_y,
+    programs_x,
     size,
-    stride,
-    stride_other,
     augment,
-    eps,
     limit,
     CENTERED: tl.constexpr,
     AUGMENTED: tl.constexpr,
-    WINDOW: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(u − x̂ (x̂·u)) / |x| for each row, less its mean if centered; `limit` is the largest finite number."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    exponent, inverse, mean, factor = row_statistics(
-        x_pointer, row, rows, size, augment, eps, CENTERED, ROWS, BLOCK
+    """(u − x̂ (x̂·u)) / |x| for each row of two sets, less its mean if centered."""
+    program = tl.program_id(0)
+    second = program >= programs_x
+    program -= tl.where(second, programs_x, 0)
+    rows, before = tl.where(second, rows_y, rows_x), tl.where(second, rows_x, 0)
+    sums_pointer, unit_pointer, gradient_pointer = sums_x_pointer, unit_x_pointer, gradient_x_pointer
+    if second:
+        sums_pointer, unit_pointer, gradient_pointer = sums_y_pointer, unit_y_pointer, gradient_y_pointer
+    row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inverse = reciprocal(tl.abs(tl.load(norms_pointer + before + row, mask=row < rows, other=1.0)))
+    along, total, ones = (
+        tl.zeros([ROWS], tl.float32),
+        tl.zeros([ROWS], tl.float32),
+        tl.zeros([ROWS], tl.float32),
     )
-    scale = power_of_two(-exponent)
-    cotangent_exponent = _window_exponent(tl.load(largest_pointer + row, mask=row < rows, other=0), WINDOW)
-    along = tl.zeros([ROWS], tl.float32)
     for start in range(0, size, BLOCK):
-        unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-        along += tl.sum(unit * load_rows(sums_pointer, row, start, rows, size, BLOCK), 1)
+        unit = load_rows(unit_pointer, row, start, rows, size, BLOCK)
+        u = load_rows(sums_pointer, row, start, rows, size, BLOCK)
+        along += tl.sum(unit * u, 1)
+        if CENTERED:
+            total += tl.sum(u, 1)
+            ones += tl.sum(unit, 1)
     if AUGMENTED:
-        extra = tl.zeros([ROWS], tl.float32)
-        for start in range(0, others, BLOCK):
-            j = start + tl.arange(0, BLOCK)
-            values = tl.load(
-                cotangent_pointer + row[:, None] * stride + j.to(tl.int64)[None, :] * stride_other,
-                mask=(row < rows)[:, None] & (j < others)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            values *= power_of_two(-cotangent_exponent)[:, None]
-            extra += tl.sum(values * tl.load(extra_pointer + j, mask=j < others, other=0.0)[None, :], 1)
-        along += augment * scale * inverse * extra
+        parts, appended_pointer = tl.where(second, parts_y, parts_x), row_sums_pointer
+        if second:
+            appended_pointer = column_sums_pointer
+        appended = tl.zeros([ROWS], tl.float32)
+        place = row
+        for _ in range(0, parts):
+            appended += tl.load(appended_pointer + place, mask=row < rows, other=0.0)
+            place += rows
+        along += augment * augment * inverse.to(tl.float32) * appended
     offset = tl.zeros([ROWS], tl.float32)
     if CENTERED:
-        for start in range(0, size, BLOCK):
-            unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-            offset += tl.sum(
-                load_rows(sums_pointer, row, start, rows, size, BLOCK) - unit * along[:, None], 1
-            )
-        offset /= size
+        offset = (total - along * ones) / size
     for start in range(0, size, BLOCK):
-        unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-        gradient = load_rows(sums_pointer, row, start, rows, size, BLOCK) - unit * along[:, None]
-        gradient = (gradient - offset[:, None]) * inverse[:, None]
-        gradient = scale_by_exponent(gradient, (cotangent_exponent - exponent)[:, None])
-        store_rows(gradient_pointer, clamp(gradient, limit), row, start, rows, size, BLOCK)
+        unit = load_rows(unit_pointer, row, start, rows, size, BLOCK)
+        u = load_rows(sums_pointer, row, start, rows, size, BLOCK)
+        store_rows(
+            gradient_pointer, finished(u, unit, along, offset, inverse, limit), row, start, rows, size, BLOCK
+        )
 
 
-def _gradient(
-    cotangent: Tensor, x: Tensor, unit: KernelRows, largest: Tensor, centered: bool, augment: float
-) -> Tensor:
-    """The gradient in x (N, D) for a cotangent (N, M), transposed or not; `unit` are the other rows."""
-    assert unit.values is not None
-    eps, dtype = torch.finfo(x.dtype).eps, x.dtype
-    # A scaler looks for inf in float16; the other types saturate.
-    limit = torch.inf if dtype == torch.float16 else torch.finfo(dtype).max
-    sums = readable(product(cotangent, unit.values))
-    x, values = readable(x), readable(unit.values)
-    if cotangent.dtype != values.dtype:  # in the interpreter
-        cotangent = cotangent.to(values.dtype)
-    rows, size = x.shape
-    others = cotangent.shape[1]
-    gradient = writable((rows, size), dtype, x.device)
-    if gradient.numel():
-        shape = tile(rows, size)
-        programs = triton.cdiv(rows, shape["ROWS"])
-        launch(
-            _again,
-            (programs, triton.cdiv(size, shape["BLOCK"])),
-            sums,
-            cotangent,
-            values,
-            largest,
-            rows,
-            others,
-            size,
-            *cotangent.stride(),
-            WINDOW=COTANGENT_WINDOW,
-            **shape,
-        )
-        launch(
-            _project,
-            (programs,),
-            sums,
-            x,
-            gradient,
-            largest,
-            cotangent,
-            unit.extra,
-            rows,
-            others,
-            size,
-            *cotangent.stride(),
-            augment,
-            eps,
-            limit,
-            CENTERED=centered,
-            AUGMENTED=bool(augment),
-            WINDOW=COTANGENT_WINDOW,
-            **shape,
-        )
-    return gradient.to(dtype)
+@triton.jit
+def _gradients_again(
+    cotangent_pointer,
+    unit_x_pointer,
+    unit_y_pointer,
+    gradient_x_pointer,
+    gradient_y_pointer,
+    norms_pointer,
+    row_most_pointer,
+    column_most_pointer,
+    rows_x,
+    rows_y,
+    parts_x,
+    parts_y,
+    programs_x,
+    size,
+    augment,
+    limit,
+    LIMIT: tl.constexpr,
+    CENTERED: tl.constexpr,
+    LOOK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The gradients of rows whose largest cotangent is beyond the window, in float64."""
+    program = tl.program_id(0)
+    second = program >= programs_x
+    program -= tl.where(second, programs_x, 0)
+    rows, before = tl.where(second, rows_y, rows_x), tl.where(second, rows_x, 0)
+    others, parts = tl.where(second, rows_x, rows_y), tl.where(second, parts_y, parts_x)
+    stride, stride_other = tl.where(second, 1, rows_y), tl.where(second, rows_y, 1)
+    most_pointer, unit_pointer = row_most_pointer, unit_x_pointer
+    other_pointer, gradient_pointer = unit_y_pointer, gradient_x_pointer
+    if second:
+        most_pointer, unit_pointer = column_most_pointer, unit_y_pointer
+        other_pointer, gradient_pointer = unit_x_pointer, gradient_y_pointer
+    top = program.to(tl.int64) * LOOK
+    if tl.max(_rare(most_pointer, top + tl.arange(0, LOOK), rows, parts, LIMIT).to(tl.int32)) > 0:
+        for begin in range(0, LOOK, ROWS):
+            row = top + begin + tl.arange(0, ROWS)
+            rare = _rare(most_pointer, row, rows, parts, LIMIT)
+            if tl.max(rare.to(tl.int32)) > 0:
+                inverse = reciprocal(
+                    tl.abs(tl.load(norms_pointer + before + row, mask=row < rows, other=1.0))
+                )
+                appended = tl.zeros([ROWS], tl.float64)
+                place = row * stride
+                for other in range(0, others):
+                    norm = tl.load(norms_pointer + rows_x - before + other)
+                    inverse_other = reciprocal(tl.abs(norm))
+                    g = tl.load(cotangent_pointer + place, mask=rare, other=0.0)
+                    place += stride_other
+                    appended += g.to(tl.float32).to(tl.float64) * inverse_other
+                wide = tl.zeros_like(inverse) + augment
+                along = wide * wide * inverse * appended
+                total, ones = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
+                for start in range(0, size, BLOCK):
+                    u = _sums_again(
+                        cotangent_pointer,
+                        other_pointer,
+                        row,
+                        rare,
+                        start,
+                        size,
+                        others,
+                        stride,
+                        stride_other,
+                        ROWS,
+                        BLOCK,
+                    )
+                    unit = load_rows(unit_pointer, row, start, rows, size, BLOCK).to(tl.float64)
+                    along += tl.sum(unit * u, 1)
+                    total += tl.sum(u, 1)
+                    ones += tl.sum(unit, 1)
+                offset = tl.zeros([ROWS], tl.float64)
+                if CENTERED:
+                    offset = (total - along * ones) * reciprocal(tl.zeros_like(total) + size)
+                for start in range(0, size, BLOCK):
+                    u = _sums_again(
+                        cotangent_pointer,
+                        other_pointer,
+                        row,
+                        rare,
+                        start,
+                        size,
+                        others,
+                        stride,
+                        stride_other,
+                        ROWS,
+                        BLOCK,
+                    )
+                    unit = load_rows(unit_pointer, row, start, rows, size, BLOCK).to(tl.float64)
+                    values = finished(u, unit, along, offset, inverse, limit)
+                    column = start + tl.arange(0, BLOCK)
+                    inside = rare[:, None] & (column < size)[None, :]
+                    tl.store(gradient_pointer + row[:, None] * size + column[None, :], values, mask=inside)
+
+
+@triton.jit
+def _rare(most_pointer, row, rows, parts, LIMIT: tl.constexpr):
+    """Whether the largest cotangent of a row, of so many parts, is beyond the window; 0 is not."""
+    most = tl.load(most_pointer + row, mask=row < rows, other=0.0)
+    place = row
+    for _ in range(1, parts):
+        place += rows
+        most = tl.maximum(most, tl.load(most_pointer + place, mask=row < rows, other=0.0))
+    return (most > 0) & ((most < 1 / LIMIT) | ((most > LIMIT) & (most < float("inf"))))
+
+
+@triton.jit
+def _sums_again(
+    cotangent_pointer,
+    other_pointer,
+    row,
+    rare,
+    start,
+    size,
+    others,
+    stride,
+    stride_other,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Σ g ŵ over the other rows, of columns start … start + BLOCK, in float64."""
+    column = start + tl.arange(0, BLOCK)
+    sums = tl.zeros([ROWS, BLOCK], tl.float64)
+    given, unit = cotangent_pointer + row * stride, other_pointer + column
+    for _ in range(0, others):
+        g = tl.load(given, mask=rare, other=0.0).to(tl.float32)
+        values = tl.load(unit, mask=column < size, other=0.0).to(tl.float32)
+        sums += g.to(tl.float64)[:, None] * values.to(tl.float64)[None, :]
+        given += stride_other
+        unit += size
+    return sums
 
 
 def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> None:
@@ -325,18 +502,96 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `cosines` in x and in y; an empty tensor for one that is not needed."""
+    dtype, eps = x.dtype, torch.finfo(x.dtype).eps
+    if not cotangent.numel():
+        return torch.zeros_like(x), torch.zeros_like(y)
     cotangent = cotangent.detach().contiguous()
-    rows, columns = cotangent.shape
-    largest_x = torch.zeros(rows, dtype=torch.int32, device=x.device)
-    largest_y = torch.zeros(columns, dtype=torch.int32, device=x.device)
-    if cotangent.numel():
-        grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
-        launch(_largest, grid, readable(cotangent), largest_x, largest_y, rows, columns, TILE=_TILE)
-    gradient_x = gradient_y = x.new_empty(0)
-    if needs[0]:
-        unit = unit_rows(y, centered=centered, augment=augment, dtype=y.dtype)
-        gradient_x = _gradient(cotangent, x, unit, largest_x, centered, augment)
-    if needs[1]:
-        unit = unit_rows(x, centered=centered, augment=augment, dtype=x.dtype)
-        gradient_y = _gradient(cotangent.mT, y, unit, largest_y, centered, augment)
-    return gradient_x, gradient_y
+    (n, m), size = cotangent.shape, x.shape[1]
+    known = statistics.dtype == torch.float64 and statistics.shape == (2 if centered else 1, n + m)
+    numbers = statistics if known else saved(x, y, contraction, centered)[1]
+    options: Any = {"centered": centered, "augment": augment, "eps": eps}
+    unit = norms(readable(x), readable(y), numbers, known=known, dtype=dtype, **options)
+    assert unit is not None
+    tile_i = _TILE[0] // 2 if augment else _TILE[0]
+    parts_x, parts_y = triton.cdiv(m, _TILE[1]), triton.cdiv(n, tile_i)
+    empty: Any = {"dtype": torch.float32, "device": x.device}
+    most_x, most_y = torch.empty((parts_x, n), **empty), torch.empty((parts_y, m), **empty)
+    sums_x, sums_y = (torch.empty_like(one) if augment else one for one in (most_x, most_y))
+    given = readable(cotangent)
+    launch(
+        _look_at_cotangent,
+        (parts_y, parts_x),
+        given,
+        numbers,
+        most_x,
+        most_y,
+        sums_x,
+        sums_y,
+        n,
+        m,
+        AUGMENTED=bool(augment),
+        TILE_I=tile_i,
+        TILE_J=_TILE[1],
+    )
+    own = [one.to(dtype) for one in unit]
+    through = [
+        readable(product(cotangent, own[1])) if needs[0] else None,
+        readable(product(cotangent.mT, own[0])) if needs[1] else None,
+    ]
+    found = [
+        writable(tuple(one.shape), dtype, x.device) if needed else None
+        for one, needed in zip((x, y), needs, strict=True)
+    ]
+    # A scaler looks for inf in float16; the other types saturate.
+    limit = torch.inf if dtype == torch.float16 else torch.finfo(dtype).max
+    either = [one[0] if one[0] is not None else one[1] for one in (through, found)]
+    shape = tile(max(n, m), size)
+    first, all_of = (triton.cdiv(rows, shape["ROWS"]) for rows in (n, m))
+    programs = first * needs[0], first * needs[0] + all_of * needs[1]
+    launch(
+        _project,
+        (programs[1],),
+        *(either[0] if one is None else one for one in through),
+        *unit,
+        *(either[1] if one is None else one for one in found),
+        numbers,
+        sums_x,
+        sums_y,
+        n,
+        m,
+        parts_x,
+        parts_y,
+        programs[0],
+        size,
+        float(augment),
+        limit,
+        CENTERED=centered,
+        AUGMENTED=bool(augment),
+        **shape,
+    )
+    looked = [triton.cdiv(rows, _LOOKED_AT[0]) * needed for rows, needed in zip((n, m), needs, strict=True)]
+    launch(
+        _gradients_again,
+        (sum(looked),),
+        given,
+        *unit,
+        *(either[1] if one is None else one for one in found),
+        numbers,
+        most_x,
+        most_y,
+        n,
+        m,
+        parts_x,
+        parts_y,
+        looked[0],
+        size,
+        float(augment),
+        limit,
+        LIMIT=COTANGENT_LIMIT,
+        CENTERED=centered,
+        LOOK=_LOOKED_AT[0],
+        ROWS=_AGAIN[0],
+        BLOCK=_AGAIN[1],
+    )
+    into_x, into_y = (x.new_empty(0) if one is None else one.to(dtype) for one in found)
+    return into_x, into_y

@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.pairs import Direction, Exclusion
-from cosnorm.backends.triton.launch import interpreting, launch, product, readable, writable
+from cosnorm.backends.triton.launch import launch, product, readable, writable
+from cosnorm.backends.triton.launch import precision as precision_of
 
 # Bytes of W that are held at a time.
 _CHUNK = 2**27
@@ -230,12 +231,6 @@ def _tiles(rows: int, columns: int, size: int) -> dict[str, int]:
     return {"TILE_I": power(rows, 128), "TILE_J": power(columns, 128), "DEPTH": power(size, 64)}
 
 
-def _precision(dtype: torch.dtype) -> str:
-    """That of float32 products which the user has allowed torch, too."""
-    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
-    return "tf32" if allowed else "ieee"
-
-
 def log_sums(
     x: Tensor,
     y: Tensor,
@@ -261,7 +256,7 @@ def rows_with_gradients(*arguments: object, tile: int | None = None) -> None:
 
 
 def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor:
-    precision = _precision(x.dtype)
+    precision = precision_of(x.dtype)
     x, y = readable(x), readable(y)
     sums = torch.full((len(x),), _EMPTY, dtype=torch.float32, device=x.device)
     if len(x) and len(y):
@@ -325,7 +320,7 @@ def softmax_weights(
     start: int = 0,
 ) -> Tensor:
     """W of the module's formula, (N, M), in the dtype of x; `start` is the number of the first row of x."""
-    dtype, precision = x.dtype, _precision(x.dtype)
+    dtype, precision = x.dtype, precision_of(x.dtype)
     x, y = readable(x), readable(y)
     by_row = [one.contiguous() for one in along_rows]
     by_column = [one.contiguous() for one in along_columns or along_rows]
