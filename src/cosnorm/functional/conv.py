@@ -154,10 +154,6 @@ def _cosine_conv(
 ) -> Tensor:
     augment = check_options(where, centered, augment, impl)
     check_tensors(where, x=x, weight=weight)
-    if impl == "triton" and centered:
-        raise RuntimeError(
-            f'{where}: impl="triton" has no kernel for centered convolutions; use impl="torch"'
-        )
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"{where}: x must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, "

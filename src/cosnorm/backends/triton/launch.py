@@ -99,6 +99,3 @@ def precision(dtype: torch.dtype) -> str:
     """That of a kernel's float32 products: TF32 where the user has allowed torch that, too."""
     allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
     return "tf32" if allowed else "ieee"
-
-
-ROW_WINDOW = 30

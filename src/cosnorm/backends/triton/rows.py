@@ -283,6 +283,18 @@ def finished(u, unit, along, offset, inverse, limit):
 
 
 @triton.jit
+def _load_sums(sums_pointer, more_pointer, row, start, rows, size, MORE: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums of products, and what else belongs to them, in float64."""
+    sums = load_rows(sums_pointer, row, start, rows, size, BLOCK)
+    if MORE:
+        column = start + tl.arange(0, BLOCK)
+        inside = (row < rows)[:, None] & (column < size)[None, :]
+        more = tl.load(more_pointer + row[:, None] * size + column[None, :], mask=inside, other=0.0)
+        sums = sums.to(tl.float64) + more
+    return sums
+
+
+@triton.jit
 def _project(
     sums_x_pointer,
     sums_y_pointer,
@@ -293,6 +305,8 @@ def _project(
     norms_pointer,
     row_sums_pointer,
     column_sums_pointer,
+    more_pointer,
+    more_sums_pointer,
     rows_x,
     rows_y,
     parts_x,
@@ -303,10 +317,14 @@ def _project(
     limit,
     CENTERED: tl.constexpr,
     AUGMENTED: tl.constexpr,
+    MORE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(u − x̂ (x̂·u)) / |x| for each row of two sets, less its mean if centered."""
+    """(u − x̂ (x̂·u)) / |x| for each row of two sets, less its mean if centered.
+
+    With MORE there is one set, and more of its sums in float64.
+    """
     program = tl.program_id(0)
     second = program >= programs_x
     program -= tl.where(second, programs_x, 0)
@@ -316,34 +334,38 @@ def _project(
         sums_pointer, unit_pointer, gradient_pointer = sums_y_pointer, unit_y_pointer, gradient_y_pointer
     row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inverse = reciprocal(tl.abs(tl.load(norms_pointer + before + row, mask=row < rows, other=1.0)))
-    along, total, ones = (
-        tl.zeros([ROWS], tl.float32),
-        tl.zeros([ROWS], tl.float32),
-        tl.zeros([ROWS], tl.float32),
-    )
+    along = tl.zeros([ROWS], tl.float64 if MORE else tl.float32)
+    total, ones = tl.zeros_like(along), tl.zeros_like(along)
     for start in range(0, size, BLOCK):
         unit = load_rows(unit_pointer, row, start, rows, size, BLOCK)
-        u = load_rows(sums_pointer, row, start, rows, size, BLOCK)
+        u = _load_sums(sums_pointer, more_pointer, row, start, rows, size, MORE, BLOCK)
         along += tl.sum(unit * u, 1)
         if CENTERED:
             total += tl.sum(u, 1)
             ones += tl.sum(unit, 1)
+    offset = tl.zeros_like(along)
+    if CENTERED:
+        # A unit row's own mean is not 0, but its rounding.
+        share = (1.0 / (tl.zeros([ROWS], tl.float32) + size)).to(along.dtype)
+        along -= total * ones * share
+        offset = (total - along * ones) * share
     if AUGMENTED:
         parts, appended_pointer = tl.where(second, parts_y, parts_x), row_sums_pointer
         if second:
             appended_pointer = column_sums_pointer
-        appended = tl.zeros([ROWS], tl.float32)
+        appended = tl.zeros_like(along)
         place = row
         for _ in range(0, parts):
             appended += tl.load(appended_pointer + place, mask=row < rows, other=0.0)
             place += rows
-        along += augment * augment * inverse.to(tl.float32) * appended
-    offset = tl.zeros([ROWS], tl.float32)
-    if CENTERED:
-        offset = (total - along * ones) / size
+        if MORE:
+            appended += tl.load(more_sums_pointer + row, mask=row < rows, other=0.0)
+        along += augment * augment * inverse.to(along.dtype) * appended
+        if CENTERED:
+            offset = (total - along * ones) * share
     for start in range(0, size, BLOCK):
         unit = load_rows(unit_pointer, row, start, rows, size, BLOCK)
-        u = load_rows(sums_pointer, row, start, rows, size, BLOCK)
+        u = _load_sums(sums_pointer, more_pointer, row, start, rows, size, MORE, BLOCK)
         store_rows(
             gradient_pointer, finished(u, unit, along, offset, inverse, limit), row, start, rows, size, BLOCK
         )
@@ -485,6 +507,63 @@ def _sums_again(
     return sums
 
 
+def project_more(
+    sums: Tensor,
+    more: Tensor,
+    unit: Tensor,
+    gradient: Tensor,
+    norms: Tensor,
+    appended: tuple[Tensor, Tensor],
+    *,
+    centered: bool,
+    augment: float,
+    limit: float,
+) -> None:
+    """The gradients in rows (N, D) from sums in two parts, the second of float64; as `_project` does it.
+
+    Args:
+        sums: Σ h x for each row, as many numbers as the rows have, in the order of their memory.
+        more: the same, in float64.
+        unit: the unit rows.
+        gradient: memory for the result.
+        norms: of the rows.
+        appended: the sums of h, (N,), in two parts, too.
+        centered: the rows are.
+        augment: their appended component.
+        limit: the largest magnitude of a gradient.
+    """
+    rows = len(unit)
+    size = unit[0].numel()
+    shape = tile(rows, size)
+    launch(
+        _project,
+        (triton.cdiv(rows, shape["ROWS"]),),
+        sums,
+        sums,
+        unit,
+        unit,
+        gradient,
+        gradient,
+        norms,
+        appended[0],
+        appended[0],
+        more,
+        appended[1],
+        rows,
+        0,
+        1,
+        0,
+        triton.cdiv(rows, shape["ROWS"]),
+        size,
+        float(augment),
+        limit,
+        CENTERED=centered,
+        AUGMENTED=bool(augment),
+        MORE=True,
+        **shape,
+    )
+
+
 def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> None:
     """Declined: torch's form does it."""
 
@@ -557,6 +636,8 @@ def gradients(
         numbers,
         sums_x,
         sums_y,
+        numbers,
+        numbers,
         n,
         m,
         parts_x,
@@ -567,6 +648,7 @@ def gradients(
         limit,
         CENTERED=centered,
         AUGMENTED=bool(augment),
+        MORE=False,
         **shape,
     )
     looked = [triton.cdiv(rows, _LOOKED_AT[0]) * needed for rows, needed in zip((n, m), needs, strict=True)]
