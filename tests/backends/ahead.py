@@ -1,8 +1,9 @@
 """The Triton kernels compiled for GPUs that are not here, as they are launched, and what they take.
 
 A program of its own (`python tests/backends/ahead.py …` prints JSON), because triton decides on import
-whether kernels are interpreted. The backend is called with tensors that have shapes and no data; what it would launch
-is compiled for a GPU, and the assembler's own report is read: registers, stack (what spills), shared memory.
+whether kernels are interpreted. The backend is called with tensors that have shapes and no data; what it
+would launch is compiled for a GPU, and the assembler's own report is read: registers, stack (what spills),
+shared memory.
 """
 
 import argparse
@@ -126,8 +127,11 @@ def launched(dtype: torch.dtype) -> list[Launch]:
 def _source(one: Launch, target: GPUTarget) -> tuple[ASTSource, dict[str, Any]]:
     """What the compiler would be given for a launch on a GPU."""
     backend = make_backend(target)
+    own = {
+        name: value for name, value in one.options.items() if name != "maxnreg" or target.backend == "cuda"
+    }
     bind = create_function_from_signature(one.kernel.signature, one.kernel.params, backend)
-    bound, specialization, options = bind(*one.arguments, **one.constants, num_warps=one.warps)
+    bound, specialization, options = bind(*one.arguments, **one.constants, **own)
     options, signature, constants, attributes = one.kernel._pack_args(
         backend, options, bound, specialization, options
     )
@@ -165,7 +169,7 @@ def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict
         for one in launched(DTYPES[dtype]):
             for target in targets:
                 source, options = _source(one, TARGETS[target])
-                key = target, source.hash(), one.warps
+                key = target, source.hash(), str(one.options)
                 if (
                     key in done
                     or (one.kernel.__name__, target) in NOT_THERE
@@ -173,14 +177,18 @@ def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict
                 ):
                     continue
                 done.add(key)
-                binary = triton.compile(source, target=TARGETS[target], options=options)
+                try:
+                    binary = triton.compile(source, target=TARGETS[target], options=options)
+                except Exception as error:
+                    raise RuntimeError(f"{one.kernel.__name__} {dtype} {target} {one.constants}") from error
                 found.append(
                     {
                         "kernel": one.kernel.__name__,
                         "dtype": dtype,
                         "target": target,
                         "constants": dict(one.constants),
-                        "threads": one.warps * TARGETS[target].warp_size,
+                        "threads": one.options["num_warps"] * TARGETS[target].warp_size,
+                        "limit": one.options.get("maxnreg"),
                         "shared": binary.metadata.shared,
                         **_resources(binary),
                     }

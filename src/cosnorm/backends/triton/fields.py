@@ -25,15 +25,15 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry, empty_output, memory_format
-from cosnorm.backends.triton.launch import COTANGENT_LIMIT, interpreting, launch, writable
+from cosnorm.backends.triton.launch import COTANGENT_LIMIT, MOST, interpreting, launch, writable
 from cosnorm.backends.triton.rows import project_more
 from cosnorm.backends.triton.units import (
+    FILTER_TILE,
     beyond,
     clamp,
     deviations,
     factor_of,
     inverse_of,
-    load_rows,
     norm_of,
     reciprocal,
     row_norms,
@@ -45,8 +45,12 @@ from cosnorm.norms import CONSTANT_EPS, NORM_LIMIT
 _LIMIT = NORM_LIMIT[torch.float32]
 # Places and channels of a tile of images, by whether the channels are last; fields of a tile; fields and
 # filters of a tile of the epilogue; and what the rare kernels look at and compute at once.
-_MAP_TILE = {False: (256, 4), True: (32, 32)}
-_FIELDS, _FINISH_TILE = 128, {False: (128, 8), True: (32, 32)}
+_MAP_TILE = {False: (128, 4), True: (32, 32)}
+_FIELDS, _FINISH_TILE, _GRADIENT_TILE = (
+    128,
+    {False: (128, 8), True: (32, 32)},
+    {False: (128, 4), True: (32, 32)},
+)
 _LOOKED_AT, _AGAIN = 512, 16
 
 
@@ -144,13 +148,13 @@ def _prepare(
             tl.store(extremes_pointer + at, highest, mask=there)
             tl.store(extremes_pointer + after + at, lowest, mask=there)
     else:
-        row = (program - rows * blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        filter_rows = (program - rows * blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
         _filters(
             weight_pointer,
             unit_pointer,
             numbers_pointer,
             sums_pointer,
-            row,
+            filter_rows,
             filters,
             size,
             augment,
@@ -352,8 +356,8 @@ def _fields_again(
             if tl.max(rare.to(tl.int32)) > 0:
                 mean = tl.zeros([TILE], tl.float64)
                 if CENTERED:
-                    place = rows.to(tl.int64) * outputs + row * outputs + output
-                    mean = tl.load(numbers_pointer + place, mask=output < outputs, other=0.0)
+                    behind = rows.to(tl.int64) * outputs + row * outputs + output
+                    mean = tl.load(numbers_pointer + behind, mask=output < outputs, other=0.0)
                 inverse = reciprocal(tl.abs(norm))
                 for first in range(0, filters, TILE):
                     own = first + tl.arange(0, TILE)
@@ -447,7 +451,7 @@ def _prepare_gradients(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """h = g/|x|, and k = Σ h c / |x| and k μ of each field; 0, and a mark, for rare ones. And unit filters."""
+    """Of each field h = g/|x|, k = Σ h c / |x| and k μ; 0, and a mark, for rare ones. And unit filters."""
     program, blocks = tl.program_id(0), tl.cdiv(outputs, FIELDS)
     if program < rows * blocks:
         row = (program // blocks).to(tl.int64)
@@ -491,13 +495,13 @@ def _prepare_gradients(
     else:
         program -= rows * blocks
         if program < filter_programs:
-            row = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+            filter_rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
             _filters(
                 weight_pointer,
                 unit_pointer,
                 filter_numbers_pointer,
                 sums_pointer,
-                row,
+                filter_rows,
                 filters,
                 size,
                 augment,
@@ -508,9 +512,9 @@ def _prepare_gradients(
                 BLOCK,
             )
         elif WIDE:
-            at = (program - filter_programs).to(tl.int64) * 1024 + tl.arange(0, 1024)
-            values = tl.load(x_pointer + at, mask=at < elements, other=0.0).to(tl.float32)
-            tl.store(wide_pointer + at, values, mask=at < elements)
+            element = (program - filter_programs).to(tl.int64) * 1024 + tl.arange(0, 1024)
+            copied = tl.load(x_pointer + element, mask=element < elements, other=0.0).to(tl.float32)
+            tl.store(wide_pointer + element, copied, mask=element < elements)
 
 
 @triton.jit
@@ -846,7 +850,7 @@ class _Images(NamedTuple):
 
     def shape_of_filters(self) -> tuple[dict[str, int], int]:
         """Tiles of filters as rows, and how many programs they are."""
-        shape = tile(len(self.weight), self.size)
+        shape = tile(len(self.weight), self.size, FILTER_TILE)
         return shape, triton.cdiv(len(self.weight), shape["ROWS"])
 
     def split(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
@@ -856,7 +860,7 @@ class _Images(NamedTuple):
         return statistics[: both * number], statistics[both * number :]
 
     def working(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory: images for the convolution, unit filters and their sums; the images themselves if they serve.
+        """Memory: images for the convolution (they themselves, if they serve), unit filters and their sums.
 
         A sum of float16 products may leave its range: they are taken in float32, where TF32 holds what
         enters them exactly.
@@ -870,7 +874,7 @@ class _Images(NamedTuple):
 def saved(
     x: Tensor, weight: Tensor, geometry: Geometry, centered: bool, augment: float
 ) -> tuple[Tensor, Tensor]:
-    """Memory for the cosines as exact as products are; for norms of filters and fields, and for their means."""
+    """Memory for the cosines as exact as products are; and for norms (and means) of filters and fields."""
     dtype = torch.float32 if x.dtype == torch.float16 else x.dtype
     products = empty_output(x, weight, geometry, dtype)
     samples, _, *places = products.shape
@@ -990,6 +994,7 @@ def cosines(
         *images.sizes,
         *images.out_sizes[1:],
         images.outputs,
+        registers=MOST,
         **images.window,
         CENTERED=centered,
         KEEP=keep,
@@ -1032,7 +1037,7 @@ def gradients(
     number = 2 if centered else 1
     along = torch.empty((number, rows, images.outputs), dtype=torch.float32, device=x.device)
     rare = torch.empty((rows, images.outputs), dtype=torch.int8, device=x.device)
-    across, deep = _FINISH_TILE[images.order != torch.contiguous_format]
+    across, deep = _GRADIENT_TILE[images.order != torch.contiguous_format]
     flags_of_row = triton.cdiv(images.outputs, across)
     flags = torch.empty((rows, flags_of_row), dtype=torch.int32, device=x.device)
     shape, programs = images.shape_of_filters()
@@ -1120,6 +1125,7 @@ def gradients(
             limit,
             *images.sizes,
             *images.out_sizes,
+            registers=MOST,
             **images.window,
             CENTERED=centered,
             LOOK=_LOOKED_AT,
@@ -1152,6 +1158,7 @@ def gradients(
             *images.sizes,
             *images.out_sizes[1:],
             images.outputs,
+            registers=MOST,
             **images.window,
             CENTERED=centered,
             LOOK=_LOOKED_AT,

@@ -13,6 +13,9 @@ from torch import Tensor
 # number, with all of their digits, and behind two norms within theirs (`cosnorm.norms.NORM_LIMIT`), too.
 COTANGENT_LIMIT = 2.0**60
 
+# Registers that a thread can have.
+MOST = 255
+
 
 class Launch(NamedTuple):
     """One launch: what is asked of a device, and what a compiler needs to know of it."""
@@ -21,27 +24,34 @@ class Launch(NamedTuple):
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
-    warps: int
+    options: dict[str, int]
 
 
 _seen: list[Launch] | None = None
 _held = False
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], *arguments: Any, registers: int = 64, **constants: Any
+) -> None:
     """Launch a kernel: the only place that does, so that launches can be counted and compiled elsewhere.
 
     Args:
         kernel: a function of `triton.jit`.
         grid: programs in each dimension.
         arguments: what changes from call to call, in the kernel's order.
-        warps: of a program.
+        registers: the most that a thread may take: 64 leave room for eight blocks of 128 threads on a
+            multiprocessor, which a pass that only moves memory wants. `MOST` for products and what is rare;
+            told of no number, NVIDIA's assembler aims at fewer than it needs for some, and spills.
         constants: what the kernel is compiled for, by name.
     """
+    options = {"num_warps": 4}
+    if not torch.version.hip:
+        options["maxnreg"] = registers
     if _seen is not None:
-        _seen.append(Launch(kernel, grid, arguments, constants, warps))
+        _seen.append(Launch(kernel, grid, arguments, constants, options))
     if not _held:
-        kernel[grid](*arguments, num_warps=warps, **constants)
+        kernel[grid](*arguments, **options, **constants)
 
 
 @contextmanager

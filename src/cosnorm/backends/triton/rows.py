@@ -21,8 +21,17 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.torch.contraction import Contraction
-from cosnorm.backends.triton.launch import COTANGENT_LIMIT, launch, precision, product, readable, writable
+from cosnorm.backends.triton.launch import (
+    COTANGENT_LIMIT,
+    MOST,
+    launch,
+    precision,
+    product,
+    readable,
+    writable,
+)
 from cosnorm.backends.triton.units import (
+    FILTER_TILE,
     beyond,
     clamp,
     inverse_of,
@@ -196,6 +205,7 @@ def cosines(
             m,
             size,
             float(augment),
+            registers=MOST,
             PRECISION=precision(dtype),
             ROWS=_FEW,
             TILE=_FEW_TILE[dtype][0],
@@ -234,6 +244,7 @@ def cosines(
             m,
             size,
             float(augment),
+            registers=MOST,
             LIMIT=_LIMIT,
             LOOK_I=_LOOKED_AT[0],
             LOOK_J=_LOOKED_AT[1],
@@ -343,12 +354,13 @@ def _project(
         if CENTERED:
             total += tl.sum(u, 1)
             ones += tl.sum(unit, 1)
-    offset = tl.zeros_like(along)
+    mean, tilt = tl.zeros_like(along), tl.zeros_like(along)
     if CENTERED:
-        # A unit row's own mean is not 0, but its rounding.
-        share = (1.0 / (tl.zeros([ROWS], tl.float32) + size)).to(along.dtype)
-        along -= total * ones * share
-        offset = (total - along * ones) * share
+        # A unit row's own mean is not 0, but its rounding. (Triton 3.6 wants each of the sums used once.)
+        numbers = tl.zeros_like(along) + size
+        share = (1.0 / numbers.to(tl.float32)).to(along.dtype)
+        mean, tilt = total * share, ones * share
+        along -= mean * tilt * numbers
     if AUGMENTED:
         parts, appended_pointer = tl.where(second, parts_y, parts_x), row_sums_pointer
         if second:
@@ -361,8 +373,7 @@ def _project(
         if MORE:
             appended += tl.load(more_sums_pointer + row, mask=row < rows, other=0.0)
         along += augment * augment * inverse.to(along.dtype) * appended
-        if CENTERED:
-            offset = (total - along * ones) * share
+    offset = mean - along * tilt
     for start in range(0, size, BLOCK):
         unit = load_rows(unit_pointer, row, start, rows, size, BLOCK)
         u = _load_sums(sums_pointer, more_pointer, row, start, rows, size, MORE, BLOCK)
@@ -534,7 +545,7 @@ def project_more(
     """
     rows = len(unit)
     size = unit[0].numel()
-    shape = tile(rows, size)
+    shape = tile(rows, size, FILTER_TILE)
     launch(
         _project,
         (triton.cdiv(rows, shape["ROWS"]),),
@@ -669,6 +680,7 @@ def gradients(
         size,
         float(augment),
         limit,
+        registers=MOST,
         LIMIT=COTANGENT_LIMIT,
         CENTERED=centered,
         LOOK=_LOOKED_AT[0],

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.pairs import Direction, Exclusion
-from cosnorm.backends.triton.launch import launch, product, readable, writable
+from cosnorm.backends.triton.launch import MOST, launch, product, readable, writable
 from cosnorm.backends.triton.launch import precision as precision_of
 
 # Bytes of W that are held at a time.
@@ -271,6 +271,7 @@ def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> T
             len(y),
             x.shape[1],
             scale,
+            registers=MOST,
             **_arguments(exclusion, 0, x),
             PRECISION=precision,
             **tiles,
@@ -339,6 +340,7 @@ def softmax_weights(
             len(y),
             x.shape[1],
             scale,
+            registers=MOST,
             **_arguments(exclusion, start, x),
             BOTH=along_columns is not None,
             PRECISION=precision,

@@ -14,9 +14,11 @@ from torch import Tensor
 from cosnorm.backends.triton.launch import interpreting, launch, writable
 from cosnorm.norms import CONSTANT_EPS
 
-# Elements of a tile: 16 for each thread, whose float64 copies are registers; 8 where rows are short; 2 where no
-# row but the first is aligned, so that each element has an address of its own. And the most of one row at once.
+# Elements of a tile: 16 for each thread, whose float64 copies are registers; 8 where rows are short; 2 where
+# no row but the first is aligned, so that each element has an address of its own. And the most of one row.
 _TILE, _SHORT, _UNALIGNED, _BLOCK = 2048, 1024, 256, 1024
+# The same for filters, which are worked on beside images or in float64.
+FILTER_TILE = 512
 
 
 @triton.jit
@@ -99,7 +101,7 @@ def factor_of(norm):
 
 @triton.jit
 def inverse_of(norm):
-    """1/|norm|, rounded once, as float32, of norms within the window; 0 for inf. A float64 quotient is long."""
+    """1/|norm|, rounded once, as float32, of norms within the window; 0 for inf."""
     size = tl.abs(norm)
     inverse = (1.0 / size.to(tl.float32)).to(tl.float64)
     inverse = inverse * (2.0 - size * inverse)
@@ -185,9 +187,10 @@ def _norms(
             store_rows(unit_pointer, values.to(tl.float32), row, start, rows, size, BLOCK)
 
 
-def tile(rows: int, size: int) -> dict[str, int]:
+def tile(rows: int, size: int, limit: int = _TILE) -> dict[str, int]:
     """How many rows a program takes, and how much of them at once; the interpreter pays by the program."""
     most = _UNALIGNED if size % 16 else _TILE if size >= _BLOCK // 2 else _SHORT
+    most = min(most, limit)
     block = min(_BLOCK, most, max(16, triton.next_power_of_2(size)))
     most = most * (8 if interpreting() else 1) // block
     return {"ROWS": max(1, min(most, triton.next_power_of_2(rows))), "BLOCK": block}
