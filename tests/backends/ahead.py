@@ -38,8 +38,6 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Bytes that one program may have, from the CUDA programming guide's table and AMD's of the MI300.
-SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # These have other numbers of 8 bits, or none.
 NOT_THERE = {("_quantize", "sm_80"), ("_quantize", "gfx942")}
@@ -162,19 +160,19 @@ def _resources(binary: Any) -> dict[str, int]:
     return {"registers": int(numbers["REG"]), "stack": int(numbers["STACK"])}
 
 
-def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict[str, Any]]:
-    """Every kernel in each form in which it is launched, compiled for each target."""
-    found, done = [], set()
+def compiled(dtypes: list[str], targets: list[str], *, once: bool = False) -> list[dict[str, Any]]:
+    """Every kernel in each form in which it is launched (`once`: in one), compiled for each target."""
+    found: list[dict[str, Any]] = []
+    done: set[Any] = set()
     for dtype in dtypes:
         for one in launched(DTYPES[dtype]):
             for target in targets:
+                name = one.kernel.__name__
+                if once and (target, name) in done:
+                    continue
                 source, options = _source(one, TARGETS[target])
-                key = target, source.hash(), str(one.options)
-                if (
-                    key in done
-                    or (one.kernel.__name__, target) in NOT_THERE
-                    or only not in one.kernel.__name__
-                ):
+                key = (target, name) if once else (target, source.hash(), str(one.options))
+                if key in done or (name, target) in NOT_THERE:
                     continue
                 done.add(key)
                 try:
@@ -186,9 +184,7 @@ def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict
                         "kernel": one.kernel.__name__,
                         "dtype": dtype,
                         "target": target,
-                        "constants": dict(one.constants),
-                        "threads": one.options["num_warps"] * TARGETS[target].warp_size,
-                        "limit": one.options.get("maxnreg"),
+                        "constants": {k: v for k, v in one.constants.items() if not isinstance(v, Tensor)},
                         "shared": binary.metadata.shared,
                         **_resources(binary),
                     }
@@ -197,24 +193,25 @@ def compiled(dtypes: list[str], targets: list[str], only: str = "") -> list[dict
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtypes", nargs="+", default=["float32"])
     parser.add_argument("--targets", nargs="+", default=["sm_90"])
-    parser.add_argument("--only", default="")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--once", action="store_true", help="one form of each kernel")
+    parser.add_argument("--table", action="store_true", help="for people")
     given = parser.parse_args()
-    found = compiled(given.dtypes, given.targets, given.only)
-    if given.table:
-        for one in found:
-            constants = " ".join(f"{name}={value}" for name, value in one["constants"].items())
-            print(
-                f"{one['kernel']:24} {one['dtype']:9} {one['target']:7} REG {one['registers']:3} "
-                f"STACK {one['stack']:4} SHARED {one['shared']:6} {constants}"
+    found = compiled(given.dtypes, given.targets, once=given.once)
+    if not given.table:
+        print(
+            json.dumps(
+                {"kernels": sorted(every_kernel()), "called": sorted(_called(found)), "compiled": found}
             )
+        )
         return
-    with launches(held=True):
-        called = _called(found)
-    print(json.dumps({"kernels": sorted(every_kernel()), "called": sorted(called), "compiled": found}))
+    for one in found:
+        print(
+            f"{one['kernel']:20} {one['dtype']:9} {one['target']:7} registers {one['registers']:3} "
+            f"stack {one['stack']:4} shared {one['shared']:6} {one['constants']}"
+        )
 
 
 def _called(found: list[dict[str, Any]]) -> set[str]:

@@ -32,7 +32,12 @@ _held = False
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], *arguments: Any, registers: int = 64, **constants: Any
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    warps: int = 4,
+    registers: int = 64,
+    **constants: Any,
 ) -> None:
     """Launch a kernel: the only place that does, so that launches can be counted and compiled elsewhere.
 
@@ -40,12 +45,13 @@ def launch(
         kernel: a function of `triton.jit`.
         grid: programs in each dimension.
         arguments: what changes from call to call, in the kernel's order.
+        warps: of a program.
         registers: the most that a thread may take: 64 leave room for eight blocks of 128 threads on a
             multiprocessor, which a pass that only moves memory wants. `MOST` for products and what is rare;
             told of no number, NVIDIA's assembler aims at fewer than it needs for some, and spills.
         constants: what the kernel is compiled for, by name.
     """
-    options = {"num_warps": 4}
+    options = {"num_warps": warps}
     if not torch.version.hip:
         options["maxnreg"] = registers
     if _seen is not None:
