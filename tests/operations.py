@@ -101,15 +101,18 @@ def _operations() -> list[Operation]:
 OPERATIONS = _operations()
 
 
-# The same by the Triton kernels, in their interpreter; that of convolutions is slow and has tests of its own.
+# The same by the Triton kernels, in their interpreter: few rows, and more than few. Those of convolutions are
+# slow there, and have tests of their own.
 KERNELS = [
     replace(
         operation,
-        name=f"{operation.name}-triton",
+        name=f"{operation.name}-triton{suffix}",
         call=partial(operation.call, impl="triton"),
+        x_shape=(rows, *operation.x_shape[1:]),
         dtypes=DTYPES[1:],
     )
     for operation in OPERATIONS
+    for suffix, rows in (("", 9), ("-rows", 17))
     if operation.name.startswith("linear")
 ]
 

@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="triton is not installed")
 import cosnorm
 
 # Products, and what is computed again for rare rows: they may take any number of registers.
-FREE = {"_few_rows", "_log_sums", "_weights", "_products_again", "_gradients_again"}
-FREE |= {"_fields_again", "_images_again", "_filters_again"}
+FREE = {"few_rows", "_log_sums", "_weights", "products_again", "gradients_again"}
+FREE |= {"fields_again", "images_again", "filters_again"}
 # KiB of shared memory that a program may have: the CUDA programming guide's table, and AMD's of the MI300.
 SHARED = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99, "gfx942": 64}
 

@@ -9,6 +9,8 @@ for a chunk of rows, in the dtype of the rows, for the two products W y and Wᵀ
 is excluded has W = 0 and takes no part in the sums.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -362,7 +364,7 @@ def softmax_weights(
     return weights.to(dtype)
 
 
-def _arguments(exclusion: Exclusion, start: int, like: Tensor) -> dict[str, object]:
+def _arguments(exclusion: Exclusion, start: int, like: Tensor) -> dict[str, Any]:
     """An exclusion as the kernels take it, for rows from `start` on."""
     labels = exclusion.labels or (like, like)
     mask = like if exclusion.mask is None else exclusion.mask.view(torch.uint8)
