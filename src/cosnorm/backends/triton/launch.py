@@ -13,8 +13,8 @@ from torch import Tensor
 # number, with all of their digits, and behind two norms within theirs (`cosnorm.norms.NORM_LIMIT`), too.
 COTANGENT_LIMIT = 2.0**60
 
-# Registers that a thread can have.
-MOST = 255
+# Registers that a thread can have; and those with which eight blocks of 128 threads fit on a multiprocessor.
+MOST, PASS = 255, 64
 
 
 class Launch(NamedTuple):
@@ -36,7 +36,7 @@ def launch(
     grid: tuple[int, ...],
     *arguments: Any,
     warps: int = 4,
-    registers: int = 64,
+    registers: int = PASS,
     **constants: Any,
 ) -> None:
     """Launch a kernel: the only place that does, so that launches can be counted and compiled elsewhere.
@@ -46,9 +46,8 @@ def launch(
         grid: programs in each dimension.
         arguments: what changes from call to call, in the kernel's order.
         warps: of a program.
-        registers: the most that a thread may take: 64 leave room for eight blocks of 128 threads on a
-            multiprocessor, which a pass that only moves memory wants. `MOST` for products and what is rare;
-            told of no number, NVIDIA's assembler aims at fewer than it needs for some, and spills.
+        registers: the most that a thread may take; if not given, as a pass that only moves memory. Told of
+            no number, NVIDIA's assembler aims at fewer than it needs for some kernels, and spills.
         constants: what the kernel is compiled for, by name.
     """
     options = {"num_warps": warps}

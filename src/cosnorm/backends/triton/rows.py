@@ -23,6 +23,7 @@ from cosnorm.backends.torch.contraction import Contraction
 from cosnorm.backends.triton.launch import (
     COTANGENT_LIMIT,
     MOST,
+    PASS,
     launch,
     precision,
     product,
@@ -78,7 +79,7 @@ def cosines(
             m,
             size,
             float(augment),
-            registers=MOST,
+            registers=2 * PASS,
             PRECISION=precision(dtype),
             ROWS=_FEW,
             TILE=_FEW_TILE[dtype][0],
