@@ -1,12 +1,12 @@
-# make demo · test · test-all · test-oldest · test-version · test-gpu · check · format · docs · dist · bench · bench-gpu
-# make bench-check · clean
+# make demo · test · test-all · test-oldest · test-version · test-gpu · gpu · gpu-quick · check · format
+# make docs · dist · bench · bench-gpu · bench-check · clean
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 OLDEST := .venv-oldest
 DIST := dist
 
-.PHONY: demo test test-all test-oldest test-version test-gpu check format docs bench bench-gpu bench-check dist clean
+.PHONY: demo test test-all test-oldest test-version test-gpu gpu gpu-quick check format docs bench bench-gpu bench-check dist clean
 
 # pip's version does not matter; what it installs is pinned in constraints.txt.
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard src/cosnorm/backends/c/passes/*)
@@ -48,6 +48,13 @@ test-version:
 test-gpu:
 	COSNORM_TEST_DEVICE=cuda $(PYTHON) -m pytest -q -p no:cacheprovider -k "triton or fp8" \
 		tests/backends tests/functional tests/losses
+
+# All that there is to ask of a GPU, within eight minutes, into one record (gpu-quick: what matters most, in two).
+gpu:
+	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu
+
+gpu-quick:
+	PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu --quick --limit 120
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,45 +17,93 @@ from benchmarks.loss_cases import MARGIN, SCALE, TEMPERATURE, loss_training
 from benchmarks.registry import Case, Step
 from cosnorm.functional import AdditiveCosine, margin_cross_entropy
 from cosnorm.losses import nt_xent_loss
+from cosnorm_lab.models import cnn
 
 DTYPE, CHUNK = torch.bfloat16, 8192
-# Of bfloat16, as a part of the largest number.
-TOLERANCE = 4e-2
+# As a part of the largest number.
+TOLERANCE = {torch.bfloat16: 4e-2, torch.float32: 1e-3}
+COSINES = (("cosine by torch", {"impl": "torch"}), ("cosine by triton", {"impl": "triton"}))
 
 
-def _linear(side: int, device: str, make: Callable[..., Step]) -> dict[str, Step]:
-    """Square layers; the ratio of the bare product to ours is the part of cuBLAS's rate that is left."""
-    x = torch.randn(side, side, device=device, dtype=DTYPE)
-    options = {"bias": False, "device": device, "dtype": DTYPE}
-    layers: dict[str, nn.Module] = {"plain": nn.Linear(side, side, **options)}
+def _linear(
+    rows: int, sizes: tuple[int, int], device: str, make: Callable[..., Step], dtype: torch.dtype = DTYPE
+) -> dict[str, Step]:
+    """Layers beside the plain one; the bare product by ours is the part of cuBLAS's rate that is left."""
+    x = torch.randn(rows, sizes[0], device=device, dtype=dtype)
+    options = {"bias": False, "device": device, "dtype": dtype}
+    layers: dict[str, nn.Module] = {"plain": nn.Linear(*sizes, **options)}
     for name, extra in (
-        ("cosine by torch", {"impl": "torch"}),
-        ("cosine by triton", {"impl": "triton"}),
-        ("cosine in 8 bits", {"precision": "fp8"}),
+        *COSINES,
+        ("centered", {"centered": True}),
+        *((("cosine in 8 bits", {"precision": "fp8"}),) if dtype == torch.bfloat16 else ()),
     ):
-        layers[name] = cosnorm.nn.CosineLinear(side, side, **options, **extra)
-    layers["normalize + linear by hand"] = ByHand(side, side, **options)
+        layers[name] = cosnorm.nn.CosineLinear(*sizes, **options, **extra)
+    layers["normalize + linear by hand"] = ByHand(*sizes, **options)
+    layers["by hand, compiled"] = layers["normalize + linear by hand"]
     for layer in layers.values():
         with torch.no_grad():
             layer.weight.copy_(layers["plain"].weight)
-    layers["weight norm"] = nn.utils.parametrizations.weight_norm(nn.Linear(side, side, **options))
-    return {name: make(layer, x) for name, layer in layers.items()}
+    layers["weight norm"] = nn.utils.parametrizations.weight_norm(nn.Linear(*sizes, **options))
+    return {name: make(_compiled(layer, name, device), x) for name, layer in layers.items()}
 
 
-def _conv(samples: int, device: str) -> dict[str, Step]:
-    x = torch.randn(samples, 64, 56, 56, device=device, dtype=DTYPE)
+def _compiled(layer: nn.Module, name: str, device: str) -> nn.Module:
+    """The layer as torch.compile makes it where its name says so; in small, on a CPU, as it is."""
+    if not name.endswith("compiled") or device == "cpu":
+        return layer
+    return torch.compile(layer)  # type: ignore[return-value, unused-ignore]
+
+
+def _conv(samples: int, channels: int, side: int, device: str, dtype: torch.dtype = DTYPE) -> dict[str, Step]:
+    """A 3×3 convolution of ResNet-50, channels last."""
+    x = torch.randn(samples, channels, side, side, device=device, dtype=dtype)
     x = x.contiguous(memory_format=torch.channels_last)
-    options = {"padding": 1, "bias": False, "device": device, "dtype": DTYPE}
-    plain = nn.Conv2d(64, 64, 3, **options)
+    options = {"padding": 1, "bias": False, "device": device, "dtype": dtype}
+    plain = nn.Conv2d(channels, channels, 3, **options)
     layers: dict[str, nn.Module] = {"plain": plain}
-    for impl in ("torch", "triton"):
-        layers[f"cosine by {impl}"] = cosnorm.nn.CosineConv2d(64, 64, 3, **options, impl=impl)
+    for name, extra in (*COSINES, ("centered", {"centered": True})):
+        layers[name] = cosnorm.nn.CosineConv2d(channels, channels, 3, **options, **extra)
         with torch.no_grad():
-            layers[f"cosine by {impl}"].weight.copy_(plain.weight)
+            layers[name].weight.copy_(plain.weight)
     layers["batch norm"] = nn.Sequential(
-        nn.Conv2d(64, 64, 3, **options), nn.BatchNorm2d(64, device=device, dtype=DTYPE)
+        nn.Conv2d(channels, channels, 3, **options), nn.BatchNorm2d(channels, device=device, dtype=dtype)
     )
     return {name: training(layer.to(memory_format=torch.channels_last), x) for name, layer in layers.items()}
+
+
+def _network(samples: int, device: str, how: str) -> dict[str, Step]:
+    """A step of the paper's CIFAR network, with gradient descent: eager, compiled, or as a CUDA graph."""
+    images = torch.randn(samples, 3, 24, 24, device=device)
+    labels = torch.arange(samples, device=device) % 10
+
+    def step(method: str) -> Step:
+        network = cnn((3, 24, 24), (64, 64), (384, 192), 10, method).to(device)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        call = torch.compile(network) if how == "compiled" and device != "cpu" else network
+
+        def train() -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(call(images), labels).backward()
+            optimizer.step()
+
+        return _graph(train) if how == "graph" and device != "cpu" else train
+
+    methods = {"plain": "baseline", "cosine": "cosine", "centered": "centered", "batch norm": "batch"}
+    return {name: step(method) for name, method in methods.items()}
+
+
+def _graph(step: Callable[[], None]) -> Step:
+    """The step as a CUDA graph, after a few that are not."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def _nt_xent(pairs: int, size: int, device: str, *, plain: bool) -> dict[str, Step]:
@@ -127,24 +175,55 @@ def _peers(labels: Tensor) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
 PEERS = ("Liger-Kernel without margin", "cut-cross-entropy without margin")
 
 
-def cases(device: str = "cuda", divisor: int = 1) -> list[Case]:
-    """The cases of `make bench-gpu`."""
+def cases(device: str = "cuda", divisor: int = 1, quick: bool = False) -> list[Case]:
+    """The cases of `make gpu` and `make bench-gpu`, those that matter most first.
 
-    def case(name: str, make: Callable[[], dict[str, Step]], **options: tuple[str, ...]) -> Case:
-        return Case(f"gpu-{name}", make, tolerance=TOLERANCE, **options)
+    Args:
+        device: where they run.
+        divisor: of the sizes, for tests.
+        quick: those of `make gpu-quick` alone.
+    """
+
+    def case(
+        name: str, make: Callable[[], dict[str, Step]], dtype: torch.dtype = DTYPE, **options: tuple[str, ...]
+    ) -> Case:
+        return Case(f"gpu-{name}", make, tolerance=TOLERANCE[dtype], **options)
 
     side, pairs, size = 8192 // divisor, 65_536 // divisor, max(16, 512 // divisor)
-    samples, number, classes = max(1, 256 // divisor), max(8, 4096 // divisor), 1_000_000 // divisor
-    others = ("plain", "weight norm", "cosine in 8 bits")
-    return [
-        case(f"linear-inference-{side}", lambda: _linear(side, device, inference), different=others),
-        case(f"linear-training-{side}", lambda: _linear(side, device, training), different=others),
-        case(f"conv-{samples}", lambda: _conv(samples, device), different=("plain", "batch norm")),
+    samples, number, classes = max(1, 128 // divisor), max(8, 4096 // divisor), 1_000_000 // divisor
+    tokens, width = max(8, 64 * 197 // divisor), max(16, 768 // divisor)  # a batch of 64 of ViT-B
+    others = ("plain", "weight norm", "cosine in 8 bits", "centered")
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        kind = str(dtype)[6:]
+        for sizes in ((width, 4 * width), (4 * width, width)):
+            name = f"vit-b-training-{tokens}x{sizes[0]}-{sizes[1]}-{kind}"
+            make = partial(_linear, tokens, sizes, device, training, dtype)
+            found.append(case(name, make, dtype, different=others))
+        for channels, length in ((64, 56), (128, 28), (256, 14), (512, 7)):
+            channels, length = max(4, channels // divisor), min(length, 56 // min(divisor, 8))
+            name = f"resnet-50-conv-{samples}x{channels}x{length}x{length}-{kind}"
+            make = partial(_conv, samples, channels, length, device, dtype)
+            unlike = ("plain", "batch norm", "centered")
+            found.append(case(name, make, dtype, different=unlike))
+    found = list({one.name: one for one in found}.values())
+    square = partial(_linear, side, (side, side), device)
+    batch = max(4, 128 // divisor)
+    networks = [
+        case(f"cifar-step-{batch}-{how}", partial(_network, batch, device, how))
+        for how in ("eager", "compiled", "graph")
+    ]
+    large = [
+        case(f"linear-training-{side}", partial(square, training), different=others),
         case(f"nt-xent-2x{pairs}x{size}", lambda: _nt_xent(pairs, size, device, plain=True)),
-        case(f"nt-xent-2x{8 * pairs}x{size}", lambda: _nt_xent(8 * pairs, size, device, plain=False)),
         case(
             f"heads-{number}x{size}-{classes}",
             lambda: _heads(number, size, classes, device),
             different=PEERS,
         ),
+        case(f"linear-inference-{side}", partial(square, inference), different=others),
+        case(f"nt-xent-2x{8 * pairs}x{size}", lambda: _nt_xent(8 * pairs, size, device, plain=False)),
     ]
+    if quick:
+        return [found[0], found[2], networks[2], *large[:3]]
+    return [*found, *networks, *large]

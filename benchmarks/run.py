@@ -96,39 +96,41 @@ def _quartiles(ratios: list[float]) -> list[float]:
 
 
 def measure(seconds: float, only: str, peaks: bool = True, device: str = "cpu") -> dict[str, dict[str, Any]]:
-    """Median milliseconds, and the median over the rounds of the ratio to the plain step."""
-    results: dict[str, dict[str, Any]] = {}
-    for case in ALL_CASES if device == "cpu" else gpu_cases.cases(device):
-        if only not in case.name:
-            continue
-        torch.manual_seed(0)
-        found = rates() if case.floor else {}
-        made = case.make()
-        with case.surroundings():
-            times = time_steps(case, made, seconds, device)
-        plain = times.get("plain") or next(iter(times.values()))
-        results[case.name] = {
-            name: {
-                "milliseconds": 1e3 * statistics.median(values),
-                "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
-                "quartiles": _quartiles([a / b for a, b in zip(values, plain, strict=True)]),
-                "peak_mib": _peak(case, name, made[name], device) / 2**20 if peaks else None,
-                "rounds": len(values),
-            }
-            for name, values in times.items()
+    """Median milliseconds, and the median over the rounds of the ratio to the plain step, of every case."""
+    cases = ALL_CASES if device == "cpu" else gpu_cases.cases(device)
+    return {case.name: measure_case(case, seconds, peaks, device) for case in cases if only in case.name}
+
+
+def measure_case(case: Case, seconds: float, peaks: bool = True, device: str = "cpu") -> dict[str, Any]:
+    """The same of one case, printed too."""
+    torch.manual_seed(0)
+    found = rates() if case.floor else {}
+    made = case.make()
+    with case.surroundings():
+        times = time_steps(case, made, seconds, device)
+    plain = times.get("plain") or next(iter(times.values()))
+    results: dict[str, Any] = {
+        name: {
+            "milliseconds": 1e3 * statistics.median(values),
+            "ratio": statistics.median(a / b for a, b in zip(values, plain, strict=True)),
+            "quartiles": _quartiles([a / b for a, b in zip(values, plain, strict=True)]),
+            "peak_mib": _peak(case, name, made[name], device) / 2**20 if peaks else None,
+            "rounds": len(values),
         }
-        floor = milliseconds(case.floor, found) if case.floor else None
-        print(case.name if floor is None else f"{case.name}  (floor {floor:.2f} ms)")
-        for name, result in results[case.name].items():
-            low, high = result["quartiles"]
-            peak = "" if result["peak_mib"] is None else f"{result['peak_mib']:8.1f} MiB"
-            print(
-                f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} × "
-                f"({low:.2f} to {high:.2f})  {peak}",
-                flush=True,
-            )
-        if floor is not None:
-            results[case.name]["floor"] = {"milliseconds": floor, **found}
+        for name, values in times.items()
+    }
+    floor = milliseconds(case.floor, found) if case.floor else None
+    print(case.name if floor is None else f"{case.name}  (floor {floor:.2f} ms)")
+    for name, result in results.items():
+        low, high = result["quartiles"]
+        peak = "" if result["peak_mib"] is None else f"{result['peak_mib']:8.1f} MiB"
+        print(
+            f"  {name:28s} {result['milliseconds']:9.2f} ms  {result['ratio']:6.3f} × "
+            f"({low:.2f} to {high:.2f})  {peak}",
+            flush=True,
+        )
+    if floor is not None:
+        results["floor"] = {"milliseconds": floor, **found}
     return results
 
 

@@ -1,6 +1,7 @@
 """What every test runs under: one seed, and uninitialized memory that is NaN: nothing works by luck."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -49,6 +50,15 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
     yield set_to
     choose._order.cache_clear()
+
+
+@pytest.fixture
+def accelerated(monkeypatch: pytest.MonkeyPatch, force: Callable[[str], None]) -> None:
+    """Tensors of a CPU take the way of those on an accelerator, in torch's own operators."""
+    force("torch")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("cosnorm.") and hasattr(module, "is_accelerator"):
+            monkeypatch.setattr(module, "is_accelerator", lambda device: True)
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,12 @@
 """The benchmark's own parts: what it compares before the clock starts, its history, its tables."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu_cases
+from benchmarks import gpu, gpu_cases
 from benchmarks.check import worse
 from benchmarks.floors import milliseconds
 from benchmarks.history import newest, steps
@@ -97,3 +98,42 @@ def test_the_cases_of_a_gpu_pass_their_gate(case: Case):
     """In small, by the interpreter: they are ready where there is a GPU."""
     pytest.importorskip("triton", reason="triton is not installed")
     check_agreement(case, case.make())
+
+
+def test_a_gpu_is_asked_everything_within_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    pytest.importorskip("triton", reason="triton is not installed")
+    cases = gpu_cases.cases("cpu", divisor=512, quick=True)
+    names = [case.name for case in cases]
+    everything = [case.name for case in gpu_cases.cases("cpu", divisor=512)]
+    assert set(names) < set(everything)
+    assert len(set(everything)) == len(everything)
+    asked = []
+
+    def measured(case, seconds, peaks=True, device="cpu"):
+        asked.append(case.name)
+        if case.name == names[1]:
+            raise RuntimeError("out of memory")
+        return {"plain": {"ratio": 1.0}}
+
+    monkeypatch.setattr(gpu, "measure_case", measured)
+    monkeypatch.setattr(gpu, "kernels_tests", lambda seconds: {"said": "3 passed", "seconds": seconds})
+    path = gpu.run(tmp_path, limit=60, quick=True, device="cpu", divisor=512)
+    record = json.loads(path.read_text())
+    assert asked == names
+    assert set(record["cases"]) == set(names) - {names[1]}
+    assert record["failed"] == {names[1]: "RuntimeError: out of memory"}
+    assert "tests" not in record
+    record = json.loads(gpu.run(tmp_path, limit=60, quick=False, device="cpu", divisor=512).read_text())
+    assert record["tests"]["said"] == "3 passed"
+    assert set(record["cases"]) | set(record["failed"]) == set(everything)
+    record = json.loads(gpu.run(tmp_path, limit=0, quick=True, device="cpu", divisor=512).read_text())
+    assert record["left_out"] == names
+
+
+def test_what_the_kernels_tests_say(monkeypatch: pytest.MonkeyPatch):
+    def stopped(*arguments, timeout, **options):
+        raise subprocess.TimeoutExpired(arguments[0], timeout, output=b"FAILED tests/a.py::test_b - boom\n..")
+
+    monkeypatch.setattr(subprocess, "run", stopped)
+    said = gpu.kernels_tests(3)
+    assert (said["failed"], said["stopped"]) == (["tests/a.py::test_b - boom"], True)

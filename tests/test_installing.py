@@ -79,6 +79,11 @@ MISSING = [
         "torch.utils.tensorboard",
         "from cosnorm_lab.event_files import EventFiles; EventFiles(None)",
     ),
+    (
+        "tables",
+        "pandas",
+        "from pathlib import Path; from cosnorm_lab.data.frames import read_table; read_table(Path('a.csv'))",
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, DRIVER, IN_A_BROWSER, OPTIONS
 from test_documents import ROOT, public_names
 
 pytest.importorskip("mkdocs", reason="mkdocs is not installed")
@@ -162,24 +163,6 @@ def test_a_broken_link_is_an_error(tmp_path: Path):
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-in_a_browser = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one browser
-    pytest.mark.skipif(
-        not (CHROMIUM.exists() and DRIVER.exists()),
-        reason=f"needs {CHROMIUM} and {DRIVER} (Debian: apt-get install chromium chromium-driver)",
-    ),
-]
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +200,7 @@ return wide;
 class TestInABrowser:
     """Pages as a reader sees them who opened index.html from disk."""
 
-    pytestmark = in_a_browser
+    pytestmark = IN_A_BROWSER
 
     @pytest.mark.parametrize("width", [390, 1280])
     def test_nothing_is_cut_and_all_comes_from_disk(self, site: Path, browser, width: int):

@@ -244,22 +244,37 @@ def run(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Records, or folders of them.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("report.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The file to write; by default report.html, else what is printed."),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="html, a page; md or csv, for papers.", metavar="html|md|csv")
+    ] = "html",
     readme: Annotated[
         Path | None, typer.Option(help="Also write tables into this file, between <!-- RECIPE --> marks.")
     ] = None,
 ) -> None:
-    """Write an HTML report of records: table and curves.
+    """Write a report of records: what they answer, tables and curves.
 
-    Example: `cosnorm report runs -o report.html`
+    Examples: `cosnorm report runs -o report.html`, `cosnorm report runs --format csv`
     """
-    from cosnorm_lab.readme import update_readme
+    from cosnorm_lab.files import write_whole
     from cosnorm_lab.records import read_all
-    from cosnorm_lab.report import write_report
+    from cosnorm_lab.report.exports import as_text
+    from cosnorm_lab.report.page import write_report
+    from cosnorm_lab.report.readme import update_readme
 
     found = read_all(runs)
-    write_report(found, out)
-    typer.echo(f"wrote {out}")
+    if format_ == "html":
+        out = out or Path("report.html")
+        write_report(found, out)
+    elif out is None:
+        typer.echo(as_text(found, format_), nl=False)
+    else:
+        write_whole(out, as_text(found, format_).encode())
+    if out is not None:
+        typer.echo(f"wrote {out}")
     if readme is not None:
         typer.echo(f"wrote into {readme}: {', '.join(update_readme(found, readme))}")
 

@@ -12,7 +12,7 @@ from cosnorm_lab.console import console
 from cosnorm_lab.data import Dataset, load
 from cosnorm_lab.progress import show_progress
 from cosnorm_lab.recipes.digits import digits
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.page import write_report
 from cosnorm_lab.tables import print_results
 from cosnorm_lab.train import train
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,8 +17,15 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": version("numpy"),
-        "cosnorm": version("cosnorm"),
+        "cosnorm": _installed(),
     }
+
+
+def _installed() -> str:
+    try:
+        return version("cosnorm")
+    except PackageNotFoundError:  # run from a checkout that nobody installed
+        return "checkout"
 
 
 def host(device: torch.device, processes: int) -> Line:

@@ -28,6 +28,8 @@ def parse_rates(options: list[str]) -> tuple[dict[str, float] | str, float | Non
                 "--lr expects METHOD=VALUE with a number, such as cosine=10, a number for all methods, or "
                 f"paper; got {option!r}"
             ) from None
+        if separator and method.strip() in rates:
+            raise LabError(f"--lr was given twice for {method.strip()}; give one rate")
         if separator:
             rates[method.strip()] = number
         else:

@@ -22,6 +22,8 @@ from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
 
 FORMAT = 1
+MOST_SHOWN = 12  # names of classes in one line
+SAID = (("label", "classes by"), ("group_by", "grouped by"), ("size", "pictures of side"))
 FINAL = ("completed", "diverged")  # how a run ends for good; after anything else it may go on
 
 Line = dict[str, Any]
@@ -65,21 +67,26 @@ class Run:
         name = data.get("file") or data["name"]
         if "train" not in data:
             return str(name)
-        return f"{name} ({data['train']:,} training and {data['test']:,} test samples)"
+        parts = f"{data['train']:,} training and {data['test']:,} test samples"
+        classes = data.get("classes", [])
+        named = ", ".join(classes[:MOST_SHOWN]) + (", …" if len(classes) > MOST_SHOWN else "")
+        said = "".join(f", {words} {data[key]}" for key, words in SAID if key in data)
+        return f"{name} ({parts}{f' of {len(classes)} classes: {named}' if classes else ''}{said})"
 
     @property
     def at_chance(self) -> bool:
         """Whether the errors over the last epochs are not below those of always the most frequent class.
 
-        "Below" is by more than 1.96 standard deviations of such a guess's errors on so many samples. Records
-        of older versions do not hold what guessing would give; of them nothing is said.
+        "Below" is by more than 1.96 standard deviations of such a guess's errors on so many samples, or,
+        where these are few, by half of them. Records of older versions do not hold what guessing would give;
+        of them nothing is said.
         """
         chance = self.start.get("chance")
-        if chance is None or not self.epochs:
+        if not chance or not self.epochs:
             return False
         count = self.epochs[-1]["count"]
         deviation = math.sqrt(chance * (1 - chance / count))
-        return last_epochs(self)[0] >= chance - 1.96 * deviation
+        return last_epochs(self)[0] >= max(chance - 1.96 * deviation, chance / 2)
 
     @property
     def status(self) -> str:

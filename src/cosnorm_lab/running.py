@@ -10,7 +10,7 @@ from cosnorm_lab.execute import Machine, executing
 from cosnorm_lab.recipes import Recipe
 from cosnorm_lab.records import Run
 from cosnorm_lab.sources import Source
-from cosnorm_lab.tables import print_best, print_data, print_results, print_search
+from cosnorm_lab.tables import print_answer, print_best, print_data, print_results, print_search
 
 
 def run_recipe(
@@ -59,6 +59,8 @@ def run_recipe(
             print_results([run for run in runs if not run.config.validation] or runs)
             if swept:
                 print_best(runs)
+            if recipe.fit:
+                print_answer(runs)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from cosnorm_lab.data import Dataset
 from cosnorm_lab.recipes import published
 from cosnorm_lab.recipes.search import best_run, by_method, edge
 from cosnorm_lab.records import Run, last_epochs, of_other_data
-from cosnorm_lab.rows import command
-from cosnorm_lab.series import Series, group
+from cosnorm_lab.report.answers import answers, parts_of
+from cosnorm_lab.report.rows import command
+from cosnorm_lab.report.series import Series, group
 
 
 def print_data(
@@ -57,14 +58,14 @@ def print_results(runs: Sequence[Run], console: Console | None = None) -> None:
         if run.end is not None and run.end["message"]:
             console.print(f"{run.config.name()}: {run.status}: {run.end['message']}", markup=False)
     if any(one.at_chance for one in series):
-        console.print(AT_CHANCE, markup=False)
+        console.print(GUESSING, markup=False)
     if any("layers" in line for run in runs for line in run.epochs):
         console.print(layers_table(series))
 
 
-AT_CHANCE = (
-    "At chance: no fewer errors than by always answering the most frequent class. Try a smaller learning "
-    "rate, --standardize, or more epochs."
+GUESSING = (
+    "At chance: not clearly fewer errors than by always answering the most frequent class. Try a smaller "
+    "learning rate, --standardize, or more epochs."
 )
 
 
@@ -150,6 +151,18 @@ def print_search(runs: Sequence[Run], *, done: bool, console: Console | None = N
                 f"{method}: the best rate, {best:g}, is at the edge of those tried; trying {next_rate:g}",
                 markup=False,
             )
+
+
+def print_answer(runs: Sequence[Run], console: Console | None = None) -> None:
+    """Prints which method is best, and what a test over seeds and the size of the test support of it.
+
+    Args:
+        runs: of one recipe on one data set, those of its search too.
+        console: where to print.
+    """
+    console = console or standard_output()
+    for headline in answers(parts_of(runs)).headlines:
+        console.print(headline.sentence, markup=False, soft_wrap=not console.is_terminal)
 
 
 def print_best(runs: Sequence[Run], console: Console | None = None) -> None:

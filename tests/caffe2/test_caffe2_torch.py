@@ -86,7 +86,10 @@ def test_it_compiles_and_exports():
         pytest.skip("torch.export 2.6 takes the number of rows for a constant; 2.13 does not")
     rows = torch.export.Dim("rows", min=2)
     program = torch.export.export(module, (x, y), dynamic_shapes={"inputs": ({0: rows}, {0: rows})})
-    for found, other in zip(program.module()(x[:5], y[:5]), module(x[:5], y[:5]), strict=True):
+    # The checks that torch 2.9 puts before a program do not know `*inputs`: "name 'L' is not defined".
+    unchecked = {"check_guards": False} if "2.9" <= torch.__version__ < "2.10" else {}
+    exported = program.module(**unchecked)
+    for found, other in zip(exported(x[:5], y[:5]), module(x[:5], y[:5]), strict=True):
         torch.testing.assert_close(found, other)
 
 

@@ -509,3 +509,35 @@ def test_all_that_is_refused_is_named():
     for options, wrong in (({"filter_fn": "x"}, "filter_fn"), ({"remove_norm": "no"}, "remove_norm must be")):
         with pytest.raises(TypeError, match=wrong):
             to_cosine(nn.Linear(3, 2), **options)
+
+
+class Branches(nn.Module):
+    """What torch.fx cannot trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.layer(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), "none stands beside a cosine layer"),
+        (nn.Sequential(Branches(), nn.Linear(4, 2)), "torch.fx cannot trace the model"),
+    ],
+)
+def test_when_no_norm_goes_a_warning_says_why(model: nn.Module, why: str, caplog):
+    with caplog.at_level(logging.WARNING, "cosnorm.convert"):
+        to_cosine(model, remove_norm=True)
+        assert "remove_norm=True removed no norm" in caplog.text
+        assert why in caplog.text
+        caplog.clear()
+        to_cosine(model)
+        to_cosine(
+            nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 2)),
+            remove_norm=True,
+        )
+        assert not caplog.text

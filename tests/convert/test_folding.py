@@ -82,6 +82,36 @@ def test_a_model_keeps_its_other_layers_and_its_state_travels():
     assert torch.equal(model[3][0].fold().weight, folded[3][0].weight)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"centered": True, "scale": "learned"}, {"augment": 0.3}])
+def test_a_checkpoint_of_the_layer_before_folding_is_folded(layer: str, dtype: torch.dtype, options: dict):
+    make, shape = LAYERS[layer]
+    trained = make(bias=True, dtype=dtype, **options)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.5).add_(0.3)
+        trained.weight[1] = 0
+    x = torch.randn(shape, dtype=dtype)
+    model = nn.Sequential(make(bias=True, dtype=dtype, **options))
+    expected = fold(trained)
+    for state in (trained.state_dict(), expected.state_dict()):
+        deployed = fold(model)
+        deployed.load_state_dict({f"0.{name}": value for name, value in state.items()})
+        assert torch.equal(deployed(x), expected(x))
+        alone = fold(model[0])
+        alone.load_state_dict(state)
+        assert torch.equal(alone(x), expected(x))
+    assert not torch.equal(fold(model)(x), expected(x))
+
+
+def test_a_folded_layer_takes_no_checkpoint_of_another_size():
+    with pytest.raises(RuntimeError, match="size mismatch for weight"):
+        fold(CosineLinear(8, 3)).load_state_dict(CosineLinear(7, 3).state_dict())
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*scale\.log_scale"):
+        fold(CosineLinear(8, 3)).load_state_dict(CosineLinear(8, 3, scale="learned").state_dict())
+
+
 def test_what_is_no_module():
     with pytest.raises(TypeError, match=r"must be a torch\.nn.Module, got str"):
         fold("model")

@@ -117,3 +117,8 @@ def test_torchao(options):
     assert all(type(one[1].weight) is not nn.Parameter for one in (quantized[0], quantized[2]))
     error = (quantized(rows) - model(rows)).abs().max() / model(rows).abs().max()
     assert 0 < error < 0.03
+
+
+def test_a_model_that_was_not_exported_is_refused():
+    with pytest.raises(TypeError, match=r"ExportedProgram, got Linear; torch\.export\.export"):
+        decompose(nn.Linear(2, 3))

@@ -4,33 +4,16 @@ import urllib.parse
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, DRIVER, IN_A_BROWSER, OPTIONS
 from report_records import config, every_method, write_record
 
 from cosnorm_lab.methods import METHODS
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.page import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xdist_group("browser"),  # one browser
-    pytest.mark.skipif(
-        not (CHROMIUM.exists() and DRIVER.exists()),
-        reason=f"needs {CHROMIUM} and {DRIVER} (Debian: apt-get install chromium chromium-driver)",
-    ),
-]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +54,7 @@ def _open(browser, page, width):
     return browser
 
 
-@pytest.fixture(params=[1200, 375], ids=["desktop", "phone"])
+@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
 def opened(request, browser, report):
     return _open(browser, report, request.param)
 
@@ -94,12 +77,12 @@ def test_no_console_errors_and_no_sideways_scrolling(opened):
 
 def test_both_figures_are_drawn(opened):
     lines = all_of(opened, ".figure2 .plot g[data-line] path.line")
-    assert len(lines) == 9
+    assert len(lines) == 8  # the ninth series, another learning rate that stopped at epoch 3, folds away
     width = all_of(opened, ".figure2 .plot")[0].rect["width"]
-    assert sum(line.rect["width"] > 0.9 * width for line in lines) == 8  # the ninth stopped at epoch 3
+    assert all(line.rect["width"] > 0.9 * width for line in lines)
     panels = all_of(opened, ".figure3 .plot")
-    assert len(panels) == 9
-    assert all(panel.rect["width"] > 90 and panel.rect["height"] > 100 for panel in panels)
+    assert len(panels) == 8
+    assert all(panel.rect["width"] > 90 and panel.rect["height"] > 80 for panel in panels)
     assert all(len(panel.find_elements("css selector", "path.line")) == 3 for panel in panels)
 
 
@@ -147,27 +130,95 @@ def test_a_name_in_the_legend_hides_its_line(opened):
 
 def test_every_link_resolves(opened, report):
     links = [link.get_attribute("href") for link in all_of(opened, "a[href]")]
-    assert len(links) == 2 * 10 + 2
-    for link in links:
+    files = [link for link in links if "#" not in link]
+    assert len(files) == 10 + 3  # records and pictures
+    for link in files:
         parts = urllib.parse.urlsplit(link)
         assert parts.scheme == "file"
         path = Path(urllib.parse.unquote(parts.path))
         assert path.is_file()
         assert path.is_relative_to(report.parent)
+    _places_are_there(opened, links)
+
+
+def _places_are_there(browser, links):
+    places = {link.partition("#")[2] for link in links if "#" in link}
+    there = browser.execute_script("return [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(places) > 1
+    assert places <= set(there)
+
+
+CUT = """
+const wide = document.documentElement.clientWidth;
+return [...document.querySelectorAll("body *")].filter((one) => {
+  const box = one.getBoundingClientRect();
+  if (!box.width || one.closest("svg, nav, .values")) return false;
+  const head = one.closest("thead");
+  if (head && getComputedStyle(head).position === "absolute") return false; // for screen readers
+  return box.right > wide + 0.5 || (one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0
+    && getComputedStyle(one).display !== "inline");
+}).map((one) => `${one.tagName} ${one.className}: ${one.textContent.slice(0, 60)}`);
+"""
+
+
+def _nothing_is_cut(browser):
+    browser.execute_script("document.querySelectorAll('details').forEach((one) => (one.open = true))")
+    assert browser.execute_script(CUT) == []
+    width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+    assert width <= 0
+
+
+def _answers_first(browser, height):
+    """What the first screen holds, and that the contents stay in sight."""
+    seen = browser.execute_script(
+        "return [...document.querySelectorAll('h1, .summary, .headline')]"
+        ".filter((one) => one.getBoundingClientRect().bottom <= arguments[0]).map((one) => one.className)",
+        height,
+    )
+    browser.execute_script("window.scrollTo(0, document.documentElement.scrollHeight / 2)")
+    box = all_of(browser, "nav")[0].rect
+    top = browser.execute_script("return document.querySelector('nav').getBoundingClientRect().top")
+    assert -1 <= top < 1
+    assert box["height"] > 20
+    return seen
+
+
+def test_the_first_screen_answers(opened):
+    assert {"", "summary", "headline"} <= set(_answers_first(opened, 844))
+
+
+def test_nothing_is_cut(opened):
+    _nothing_is_cut(opened)
+
+
+def test_rows_are_cards_on_a_phone(opened):
+    cells = all_of(opened, "section table")[0].find_elements("css selector", "td")
+    phone = opened.execute_script("return window.innerWidth") < 600
+    shown = cells[0].value_of_css_property("display")
+    assert shown == ("flex" if phone else "table-cell")
+    assert cells[0].aria_role in ("cell", "gridcell")
+    label = opened.execute_script("return getComputedStyle(arguments[0], '::before').content", cells[0])
+    assert label == ('"learning rate"' if phone else "none")
+
+
+def test_the_contents_follow(opened):
+    link = all_of(opened, "nav a")[-1]
+    opened.execute_script("document.querySelector('#not-run').scrollIntoView()")
+    WebDriverWait(opened, 10).until(lambda _: link.get_attribute("aria-current") == "true")
+    assert len(all_of(opened, "nav [aria-current]")) == 1
 
 
 COMMITTED = Path(__file__).parents[2] / "results" / "report.html"
 
 
-@pytest.fixture(params=[1200, 375], ids=["desktop", "phone"])
+@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
 def committed(request, browser):
     return _open(browser, COMMITTED, request.param)
 
 
 def test_the_committed_report_draws_every_figure_and_every_link_resolves(committed):
     assert committed.get_log("browser") == []
-    width = committed.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-    assert width <= 0
+    committed.execute_script("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     plots = all_of(committed, "figure .plot")
     assert len(plots) >= 20
     for plot in plots:
@@ -176,8 +227,19 @@ def test_the_committed_report_draws_every_figure_and_every_link_resolves(committ
         assert any(len(line.get_attribute("d")) > 8 for line in drawn), plot.get_attribute("aria-label")
         assert plot.rect["height"] > 60
     links = {link.get_attribute("href") for link in all_of(committed, "a[href]")}
+    _places_are_there(committed, links)
     for link in links:
         assert Path(urllib.parse.unquote(urllib.parse.urlsplit(link).path)).is_file(), link
+
+
+def test_the_committed_report_answers_first_and_cuts_nothing(committed):
+    height = committed.execute_script("return document.documentElement.scrollHeight")
+    phone = committed.execute_script("return window.innerWidth") < 600
+    assert phone or height < 15_000
+    seen = _answers_first(committed, 844)
+    assert {"", "summary"} <= set(seen)
+    assert seen.count("headline") >= (1 if phone else 6)
+    _nothing_is_cut(committed)
 
 
 def test_convolutional_networks_count_steps(committed):

@@ -15,7 +15,7 @@ from cosnorm_lab.recipes.heads import heads_mnist
 from cosnorm_lab.recipes.mnist import table1
 from cosnorm_lab.recipes.simclr import simclr
 from cosnorm_lab.records import read, record_path
-from cosnorm_lab.rows import command
+from cosnorm_lab.report.rows import command
 
 CONFIG = MLPConfig(
     recipe="mnist-table1",
@@ -63,8 +63,8 @@ def test_from_dict_names_what_is_missing():
         ("method", "cosin", "method must be one of baseline, cosine.*got 'cosin'"),
         ("hidden", (), "at least one layer"),
         ("hidden", (10, 0), "at least one unit"),
-        ("learning_rate", 0.0, "learning_rate must be positive; got 0.0"),
-        ("learning_rate", float("nan"), "learning_rate must be positive; got nan"),
+        ("learning_rate", 0.0, "learning_rate must be positive and finite; got 0.0"),
+        ("learning_rate", float("nan"), "learning_rate must be positive and finite; got nan"),
         ("epochs", 0, "epochs must be positive"),
         ("batch_size", -1, "batch_size must be positive"),
         ("init_std", 0.0, "init_std must be positive"),

@@ -8,13 +8,13 @@ from small_recipes import small_data
 from torch import nn
 
 from cosnorm.nn import CosineConv2d, CosineLinear
-from cosnorm_lab.across import across_table
 from cosnorm_lab.config import DropInConfig
 from cosnorm_lab.data import load
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.methods import CONVERSIONS
 from cosnorm_lab.recipes import drop_in
 from cosnorm_lab.records import Run
+from cosnorm_lab.report.across import across_table
 from cosnorm_lab.tasks.drop_in import network
 from cosnorm_lab.train import train
 
@@ -93,10 +93,14 @@ def test_a_table_with_a_column_for_each_method():
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in across_table(runs).splitlines()]
     assert lines[0] == [
         *("network", "optimizer", "batch size", "lr"),
-        *("plain", "batch or layer norm", "converted", "seeds"),
+        *("plain", "batch or layer norm", "converted", "seeds", "converted beside the norm"),
     ]
+    norms = [made_run("norm", seed, errors=40 + seed, count=100, test_loss=1.0) for seed in range(3)]
+    row = across_table([*runs[:4], *norms]).splitlines()[2]
+    # 10, 9, 8 fewer errors: t is 9 / (1 / √3), and p = 0.0041 of two degrees of freedom.
+    assert row.endswith("| 68.0 ± 5.0 | 1 to 3 | ahead (p = 0.0041) |")
     # 70, 68, 66: the deviation is 2, Student's t of two degrees of freedom 4.303.
-    assert lines[2] == ["cnn", "sgd", "16", "0.01", "40.0", "not run", "68.0 ± 5.0", "0 to 3"]
+    assert lines[2] == ["cnn", "sgd", "16", "0.01", "40.0", "not run", "68.0 ± 5.0", "0 to 3", "not run"]
 
 
 def test_rates_follow_the_batch():

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from report_records import config, every_method, write_record
 
 from cosnorm_lab.config import HeadsConfig
-from cosnorm_lab.figures import embeddings, errors_by_epoch, make_pictures, pre_activations
 from cosnorm_lab.methods import METHODS, NORMALIZATIONS
-from cosnorm_lab.png import draw
-from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
-from cosnorm_lab.series import group
+from cosnorm_lab.report.figures import embeddings, errors_by_epoch, make_pictures, pre_activations
+from cosnorm_lab.report.png import draw
+from cosnorm_lab.report.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
+from cosnorm_lab.report.series import group
 
 
 def pixels(figure: Figure) -> numpy.ndarray:

@@ -8,12 +8,12 @@ from report_records import config, write_record
 from small_recipes import small_data, small_runs
 
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.readme import update_readme
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import read_all
-from cosnorm_lab.report import write_report
-from cosnorm_lab.rows import make_rows
-from cosnorm_lab.series import group
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.readme import update_readme
+from cosnorm_lab.report.rows import make_rows
+from cosnorm_lab.report.series import group
 from cosnorm_lab.train import train
 
 A = {"exact": False, "checksums": {"file": "aa"}, "file": "letters.csv", "train": 16_000, "test": 4_000}
@@ -47,13 +47,13 @@ def test_official_data_need_no_more_than_the_configuration_and_old_names_are_fou
 
 def test_what_a_record_says_of_its_data(tmp_path):
     one = small_runs("mnist-table1", epochs=1)[0]
-    data = dataclasses.replace(small_data("mnist"), file="letters.csv")
+    data = dataclasses.replace(small_data("mnist"), file="letters.csv", classes=("a", "b"))
     run = train(one, data, tmp_path)
     assert run.start["data"] == {
         **{"name": "mnist", "checksums": data.checksums, "exact": False, "file": "letters.csv"},
-        **{"train": len(data.train_labels), "test": len(data.test_labels)},
+        **{"train": len(data.train_labels), "test": len(data.test_labels), "classes": ["a", "b"]},
     }
-    assert run.data_name == "letters.csv (64 training and 32 test samples)"
+    assert run.data_name == "letters.csv (64 training and 32 test samples of 2 classes: a, b)"
 
 
 def test_the_report_keeps_data_sets_apart_and_names_them(tmp_path):
@@ -118,3 +118,12 @@ def test_chance_is_that_of_the_samples_the_errors_are_of(tmp_path):
     held_back = train(dataclasses.replace(one, validation=30), data, tmp_path)
     usual = data.train_labels[:-30].bincount().argmax()
     assert held_back.start["chance"] == sum(label != usual for label in data.train_labels[-30:])
+
+
+@pytest.mark.parametrize(("errors", "guess"), [(0, False), (1, True), (2, True)])
+def test_a_perfect_network_is_not_at_chance_however_rare_a_class_is(tmp_path, errors, guess):
+    run = write_record(tmp_path, config(epochs=1), errors=[errors])
+    found = dataclasses.replace(
+        run, start={**run.start, "chance": 2}, epochs=[{**run.epochs[0], "count": 100}]
+    )
+    assert found.at_chance is guess

@@ -14,7 +14,7 @@ from cosnorm_lab.config import KINDS
 from cosnorm_lab.methods import METHODS, Method, rates, taking
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import read_all
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.page import write_report
 from cosnorm_lab.train import train
 
 GROUPS = (methods.NORMALIZATIONS, methods.CONTRASTIVE, methods.HEADS, methods.CONVERSIONS)

@@ -31,7 +31,7 @@ def test_npz_is_split_evenly_and_always_alike(tmp_path):
     assert (data.num_classes, data.classes) == (3, ("a", "b", "c"))
     assert data.test_labels.bincount().min() >= 3
     together = torch.cat([data.train_images, data.test_images])
-    assert sorted(together.tolist()) == sorted(x.astype(np.float32).tolist())
+    assert sorted(together.tolist()) == sorted(x.tolist())
     assert torch.equal(data.train_images, load("own", tmp_path / "data.npz").train_images)
 
 

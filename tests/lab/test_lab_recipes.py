@@ -9,10 +9,10 @@ from lab_data import record_of
 from small_recipes import forks, small_data, small_runs, train_small
 from test_lab_train import weights_of, without_times
 
-from cosnorm_lab.readme import markdown_table
 from cosnorm_lab.recipes import RECIPES
 from cosnorm_lab.records import read
-from cosnorm_lab.report import write_report
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.readme import markdown_table
 from cosnorm_lab.train import train
 
 EPOCHS = 16

@@ -11,12 +11,12 @@ from report_records import config, every_method, write_record
 from cosnorm_lab import files
 from cosnorm_lab.errors import LabError
 from cosnorm_lab.files import write_whole
-from cosnorm_lab.readme import markdown_table, update_readme
 from cosnorm_lab.recipes import RECIPES, fair, mnist
 from cosnorm_lab.recipes.search import GRID
-from cosnorm_lab.report import write_report
-from cosnorm_lab.rows import command, make_rows
-from cosnorm_lab.series import group
+from cosnorm_lab.report.page import write_report
+from cosnorm_lab.report.readme import markdown_table, update_readme
+from cosnorm_lab.report.rows import command, make_rows
+from cosnorm_lab.report.series import group
 
 
 def page(runs, out: Path) -> str:
@@ -24,11 +24,32 @@ def page(runs, out: Path) -> str:
     return out.read_text(encoding="utf-8")
 
 
-def cells(text: str, heading: str) -> list[list[str]]:
-    """The first table after a heading, as text."""
-    table = text.split(f"<h3>{heading}</h3>")[1].split("<tbody>")[1].split("</tbody>")[0]
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("</tr>")[:-1]]
-    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)).strip() for cell in row] for row in rows]
+def plain(cell: str) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+
+
+def tables(text: str, heading: str) -> list[list[dict[str, str]]]:
+    """The tables below a heading: a row is its cells by the names of their columns, and the note below it."""
+    after = re.split(r"</section>|<h3>(?!Learning)", text.split(f"<h3>{heading}</h3>")[1])[0]
+    found = []
+    for table in re.findall(r"<table.*?</table>", after, re.DOTALL):
+        head, body = table.split("</thead>")
+        names = [plain(cell) for cell in re.findall(r"<th [^>]*>(.*?)</th>", head, re.DOTALL)]
+        rows: list[dict[str, str]] = []
+        for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL):
+            cells = [plain(cell) for cell in re.findall(r"<t[hd] [^>]*>(.*?)</t[hd]>", row, re.DOTALL)]
+            if 'class="note"' in row:
+                rows[-1]["note"] = cells[0]
+            else:
+                assert len(cells) == len(names)
+                rows.append(dict(zip(names, cells, strict=True)))
+        found.append(rows)
+    return found
+
+
+def cells(text: str, heading: str) -> list[dict[str, str]]:
+    """The rows that matter."""
+    return tables(text, heading)[0]
 
 
 def test_table_holds_the_records_figures_and_the_papers(tmp_path):
@@ -37,24 +58,68 @@ def test_table_holds_the_records_figures_and_the_papers(tmp_path):
         write_record(tmp_path / "runs", config("cosine"), errors=flat),
         write_record(tmp_path / "runs", config("layer"), errors=flat),
     ]
-    rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
-    ours = ["141.0", "1"]
-    assert rows[0][:8] == ["cosine", "10", "0", *ours, "143.9", "0.074", "140 (epoch 151)"]
-    assert rows[1][:10] == ["layer norm", "1", "0", *ours, "–", "–", "140 (epoch 151)", "–", "last 50 of 200"]
-    assert rows[0][8] == "reproduced"
-    assert rows[0][11:] == ["completed", "seed 0"]
+    text = page(runs, tmp_path / "report.html")
+    rows = cells(text, "Test errors")
+    settings = {"method": "cosine", "learning rate": "10", "seeds": "0"}
+    ours = {"errors": "141.0", "%": "1.41", "variance": "1"}
+    theirs = {"paper’s errors": "143.9", "paper’s variance": "0.074", "beside the paper": "reproduced"}
+    assert rows[0] == settings | ours | theirs
+    nothing = dict.fromkeys(theirs, "–")
+    assert rows[1] == {"method": "layer norm", "learning rate": "1", "seeds": "0"} | ours | nothing
+    assert text.count("Mean and variance over last 50 of 200 epochs") == 2
     missing = rows[2:]
-    assert [row[0] for row in missing] == ["baseline", "batch norm", "weight norm", "max norm"]
-    assert {tuple(row[3:5]) for row in missing} == {("not run", "–")}
-    assert missing[0][5:9] == ["196.6", "0.887", "–", "–"]
-    assert missing[0][11:] == ["not run", ""]
+    assert [row["method"] for row in missing] == ["baseline", "batch norm", "weight norm", "max norm"]
+    assert {(row["errors"], row["%"], row["variance"]) for row in missing} == {("not run", "–", "–")}
+    assert (missing[0]["paper’s errors"], missing[0]["paper’s variance"]) == ("196.6", "0.887")
+
+
+def test_the_paper_does_not_speak_of_other_files_where_the_official_ones_are_known(tmp_path):
+    mine = {"exact": False, "checksums": {"train": "aa"}}
+    runs = [write_record(tmp_path / "runs", config(method), data=mine) for method in ("cosine", "batch")]
+    text = page(runs, tmp_path / "report.html")
+    rows = cells(text, "Test errors")
+    assert not any("reproduced" in value for row in rows for value in row.values())
+    assert "paper’s errors" not in text
+    assert "143.9" not in text
+    assert [row["method"] for row in rows] == ["cosine", "batch norm"]  # none is missing
+    assert "other files than the official ones" in text
+    (row, _) = make_rows(group(runs))
+    assert (row.paper_mean, row.verdict) == ("–", "–")
+    news = config("max", recipe="news-table3", dataset="20news", learning_rate=0.1, epochs=60)
+    (row,) = make_rows(group([write_record(tmp_path / "news", news, data=mine, errors=[1600] * 60)]))
+    assert (row.paper_mean, row.verdict) == ("2242.5", "better")  # its author publishes no checksums
+
+
+def test_rows_of_other_settings_fold_away(tmp_path):
+    runs = [
+        write_record(tmp_path, config("cosine", epochs=4), errors=[150] * 4),
+        write_record(tmp_path, config("cosine", epochs=8), errors=[160] * 8),
+        write_record(tmp_path, config("cosine", epochs=9), status="diverged", errors=[99] * 3),
+        write_record(tmp_path, config("batch", epochs=4), errors=[152] * 4),
+    ]
+    kept, folded = tables(page(runs, tmp_path / "report.html"), "Test errors")
+    assert [row["errors"] for row in kept][:2] == ["160.0", "152.0"]  # the longest that came to its end
+    assert sorted(row["errors"] for row in folded) == ["150.0", "not run"]
+
+
+def test_a_method_that_only_guesses_is_at_chance(tmp_path):
+    run = write_record(tmp_path, config(recipe="own", epochs=4), errors=[8990] * 4)
+    guessing = dataclasses.replace(run, start={**run.start, "chance": 9000})
+    other = write_record(tmp_path, config("batch", recipe="own", epochs=4), errors=[4000] * 4)
+    text = page([guessing, other], tmp_path / "report.html")
+    rows = cells(text, "Test errors")
+    assert [row["verdict"] for row in rows] == ["at chance", "–"]
+    assert rows[0]["note"] == "Not below the errors of always guessing the most frequent class."
+    assert "At chance: cosine." in text
+    assert "at chance" in markdown_table([guessing, other])
 
 
 def test_short_runs_say_that_the_last_quarter_was_taken(tmp_path):
     run = write_record(tmp_path, config(epochs=8), errors=[50, 40, 30, 20, 10, 10, 6, 4])
-    rows = cells(page([run], tmp_path / "report.html"), "Test errors")
-    assert rows[0][3:5] == ["5.0", "1"]
-    assert rows[0][9] == "last 2 of 8"
+    text = page([run], tmp_path / "report.html")
+    row = cells(text, "Test errors")[0]
+    assert (row["errors"], row["variance"]) == ("5.0", "1")
+    assert "Mean and variance over last 2 of 8 epochs" in text
 
 
 def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
@@ -75,13 +140,15 @@ def test_seeds_share_a_row_and_only_completed_ones_count(tmp_path):
         ("baseline", 206, "reproduced"),
         ("baseline", 207, "not reproduced"),
         ("baseline", 186, "better"),
-        ("max", 140, f"better: {mnist.NOTES_TABLE1['max']}"),
+        ("max", 140, "better"),
         ("layer", 100, "–"),
     ],
 )
 def test_verdicts(tmp_path, method, errors, verdict):
     run = write_record(tmp_path, config(method, epochs=4), errors=[errors] * 4)
-    assert make_rows(group([run]))[0].verdict == verdict
+    row = make_rows(group([run]))[0]
+    assert row.verdict == verdict
+    assert row.note == (mnist.NOTES_TABLE1["max"] if method == "max" else "")
     held_back = write_record(tmp_path, config(method, epochs=4, validation=100), errors=[errors] * 4)
     assert make_rows(group([held_back]))[0].verdict == "–"
 
@@ -92,7 +159,8 @@ def test_depth_is_judged_by_its_least_errors(tmp_path):
         for hidden, errors in ((1, [200, 155, 180, 190]), (4, [150, 140, 138, 139]))
     ]
     rows = cells(page(runs, tmp_path / "report.html"), "Test errors")
-    found = {row[1]: (row[4], row[6], row[7], row[8]) for row in rows}
+    shown = ("errors", "least", "paper’s least", "beside the paper")
+    found = {row["layers"]: tuple(row[name] for name in shown) for row in rows}
     assert found == {
         "2": ("190.0", "155 (epoch 2)", "155", "reproduced"),
         "3": ("not run", "–", "143", "–"),
@@ -113,8 +181,8 @@ def test_depth_is_judged_by_its_least_errors(tmp_path):
 def test_what_did_not_end_has_no_figure(tmp_path, status, message, shown):
     run = write_record(tmp_path, config(), status=status, message=message, errors=[431, 321, 211])
     row = cells(page([run], tmp_path / "report.html"), "Test errors")[0]
-    assert row[3:5] == ["not run", "–"]
-    assert row[11] == shown
+    assert (row["errors"], row["variance"]) == ("not run", "–")
+    assert row["note"] == f"{shown[0].upper()}{shown[1:]}."
     assert "211.0" not in markdown_table([run])
     assert shown in markdown_table([run])
 
@@ -125,8 +193,8 @@ def test_searches_on_held_back_images_never_reach_the_main_table(tmp_path):
         write_record(tmp_path, config("batch", learning_rate=1.0, validation=10_000), errors=[1777] * 200),
     ]
     text = page(runs, tmp_path / "report.html")
-    assert [row[3] for row in cells(text, "Test errors") if row[3] != "not run"] == ["150.0"]
-    assert [row[3] for row in cells(text, "Learning-rate search")] == ["1777.0"]
+    assert [row["errors"] for row in cells(text, "Test errors") if row["errors"] != "not run"] == ["150.0"]
+    assert [row["errors"] for row in cells(text, "Learning-rate search")] == ["1777.0"]
     assert "1777" not in markdown_table(runs)
     assert "1777" not in text.split("Figure 2:")[1].split("</figure>")[0]
 
@@ -145,7 +213,7 @@ def test_record_links_are_relative_and_resolve(tmp_path):
     runs = every_method(tmp_path / "my runs #1", epochs=4)
     out = tmp_path / "pages" / "report.html"
     links = re.findall(r'class="record" href="([^"]*)"', page(runs, out))
-    assert len(links) == 2 * len(runs)
+    assert len(links) == len(runs)
     targets = {(out.parent / urllib.parse.unquote(html.unescape(link))).resolve() for link in links}
     assert targets == {run.path.resolve() for run in runs}
     assert str(tmp_path) not in out.read_text()
@@ -186,6 +254,7 @@ def test_two_recipes_have_a_section_and_pictures_each(tmp_path):
     assert text.index("<h2>mnist-table1</h2>") < text.index("<h2>digits</h2>")
     made = sorted(path.name for path in tmp_path.glob("*.png"))
     assert made == [
+        "all-answer.png",
         "all-digits-errors.png",
         "all-digits-pre-activations.png",
         "all-mnist-table1-figure2.png",
@@ -208,7 +277,7 @@ def test_pictures_lie_beside_the_report_and_nothing_else_does(tmp_path):
     runs = every_method(tmp_path / "runs", epochs=4)
     write_report(runs, tmp_path / "out" / "report.html")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["report-figure2.png", "report-figure3.png", "report.html"]
+    assert names == ["report-answer.png", "report-figure2.png", "report-figure3.png", "report.html"]
     assert (tmp_path / "out" / "report-figure2.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -266,9 +335,11 @@ def test_steps_and_when_the_goal_was_reached(tmp_path):
         write_record(tmp_path, cosine, errors=[4000, 3400, 3000, 3100]),
     ]
     text = page(runs, tmp_path / "report.html")
-    rows = {row[0]: row for row in cells(text, "Test errors")}
-    assert rows["cosine"][5:9] == ["3000 (step 750)", "2700", "step 500", "step 2,000"]
-    assert rows["baseline"][5:9] == ["4000 (step 1,000)", "3510", "–", "step 66,000"]
+    rows = {row["method"]: row for row in cells(text, "Test errors")}
+    shown = ("least", "paper’s least", "down to 3,510", "in the paper")
+    found = {method: [row[name] for name in shown] for method, row in rows.items()}
+    assert found["cosine"] == ["3000 (step 750)", "2700", "step 500", "step 2,000"]
+    assert found["baseline"] == ["4000 (step 1,000)", "3510", "–", "step 66,000"]
     assert "down to 3,510" in text
     assert "against step" in text
     assert "| 3000 (step 750) | 2700 | step 500 | step 2,000 |" in markdown_table(runs)

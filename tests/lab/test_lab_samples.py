@@ -14,6 +14,8 @@ from PIL import Image
 from cosnorm_lab.data import load
 from cosnorm_lab.data.pixels import are_pixels, pixel_range
 from cosnorm_lab.errors import LabError
+from cosnorm_lab.recipes.own import own
+from cosnorm_lab.tasks.batches import split
 
 WORDS = np.array(["ant", "bee", "cow"])
 
@@ -41,7 +43,7 @@ def rows_of(data) -> list[tuple]:
 
 
 def expected_rows(x: np.ndarray, names) -> list[tuple]:
-    rows = x.astype(np.float32).astype(float)
+    rows = x.astype(float)
     return sorted(
         (*(round(value, 4) for value in row), str(name)) for row, name in zip(rows, names, strict=True)
     )
@@ -78,7 +80,7 @@ def test_parquet_and_columns_of_words(tmp_path):
     frame = pandas.DataFrame({"a": x[:, 0], "colour": colours, "kind": WORDS[y], "b": x[:, 1]})
     frame.to_parquet(tmp_path / "data.parquet")
     data = load("own", tmp_path / "data.parquet", label="kind")
-    wanted = np.column_stack([x[:, :2], colours == "blue", colours == "red"])
+    wanted = np.column_stack([x[:, 0], colours == "blue", colours == "red", x[:, 1]])
     assert rows_of(data) == expected_rows(wanted, WORDS[y])
     assert "a column of zeros and ones for each word of 'colour'" in data.notes
 
@@ -105,7 +107,7 @@ def test_which_column_holds_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("hole", "message"),
     [
-        ("", "line 9, column 'c' holds nothing or NaN"),
+        ("", "line 9, column 'c' holds nothing"),
         ("nan", "line 9, column 'c' holds"),
         ("inf", "line 9, column 'c' is inf"),
     ],
@@ -128,7 +130,9 @@ def test_too_many_words_and_empty_tables(tmp_path):
     path = tmp_path / "data.csv"
     lines = [f"name{row},{x[row, 0]},{WORDS[y[row]]}" for row in range(60)]
     path.write_text("\n".join(["id,a,kind", *lines]))
-    with pytest.raises(LabError, match="the column 'id' holds 60 different words, such as 'name0'"):
+    with pytest.raises(
+        LabError, match="the column 'id' holds 60 different words in 60 rows, such as 'name0'"
+    ):
         load("own", path, label="kind")
     for text, message in (
         ("", "cannot be read as a table"),
@@ -211,7 +215,7 @@ def test_a_group_in_both_parts_is_refused(tmp_path):
     x, y = made()
     parts = {"x": x[:40], "y": y[:40], "x_test": x[40:], "y_test": y[40:]}
     np.savez(tmp_path / "data.npz", **parts, groups=np.arange(40), groups_test=np.arange(39, 59))
-    with pytest.raises(LabError, match="1 groups stand in training and test both, such as 39"):
+    with pytest.raises(LabError, match="1 groups stand in training and test both, such as '39'"):
         load("own", tmp_path / "data.npz")
 
 
@@ -498,3 +502,169 @@ def test_a_picture_that_changes_its_class_changes_the_checksums(tmp_path):
     (tmp_path / "across" / "across4.png").rename(tmp_path / "down" / "across4.png")
     (tmp_path / "down" / "down0.png").rename(tmp_path / "across" / "down0.png")
     assert load("own", tmp_path).checksums != before
+
+
+# What tables of other people hold.
+
+
+def table(path: Path, text: str, **options):
+    pytest.importorskip("pandas", reason="pandas is not installed (extra `tables`)")
+    path.write_text(text, encoding="utf-8")
+    return load("own", path, **options)
+
+
+def rows(count: int = 40) -> list[str]:
+    return [f"{number % 7},{number % 2}.5,{'no' if number % 2 else 'yes'}" for number in range(count)]
+
+
+@pytest.mark.parametrize("head", ["0,1,2", "1,2,3", "u,v,label", "a,2019,kind", "2019,2020,label"])
+def test_a_first_line_that_names_columns_is_no_sample(tmp_path, head):
+    data = table(tmp_path / "data.csv", "\n".join([head, *rows()]) + "\n")
+    assert len(data.train_labels) + len(data.test_labels) == 40
+
+
+def test_whole_numbers_that_count_the_columns_are_their_names(tmp_path):
+    lines = [f"{number % 7},{number % 5},{number % 2}" for number in range(40)]
+    data = table(
+        tmp_path / "data.csv", "\n".join(["0,1,2", *lines])
+    )  # as pandas writes a table without names
+    assert len(data.train_labels) + len(data.test_labels) == 40
+    assert data.classes == ("0", "1")
+    data = table(tmp_path / "data.csv", "\n".join(lines))
+    assert any("the first line is taken as a row" in note for note in data.notes)
+
+
+def test_decimal_commas(tmp_path):
+    lines = [f"{number % 7},5;-{number % 3},25;{'no' if number % 2 else 'yes'}" for number in range(40)]
+    data = table(tmp_path / "data.csv", "\n".join(["u;v;label", *lines]))
+    assert data.train_images.shape[1] == 2
+    assert set((data.train_images[:, 0] * 2 % 2).tolist()) == {1.0}
+
+
+@pytest.mark.parametrize("odd", ["?", "x", "1.2.3", "5%", "NA", "0x1f"])
+def test_a_place_among_numbers_that_holds_none_is_an_error(tmp_path, odd):
+    lines = rows()
+    lines[4] = f"{odd},0.5,yes"
+    with pytest.raises(LabError, match=r"line 6, column 'u' holds (nothing|'.*', no number)"):
+        table(tmp_path / "data.csv", "\n".join(["u,v,label", *lines]))
+
+
+def test_lines_are_counted_with_the_blank_ones(tmp_path):
+    lines = ["u,v,label", "", "", *rows(), ",1.5,yes"]
+    with pytest.raises(LabError, match="line 44, column 'u' holds nothing"):
+        table(tmp_path / "data.csv", "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (("01", "1", "2"), ("01", "1", "2")),
+        (("NA", "EU", "US"), ("EU", "NA", "US")),
+        (("9", "10", "11"), ("9", "10", "11")),
+    ],
+)
+def test_classes_are_told_apart_by_what_is_written(tmp_path, classes, expected):
+    lines = [f"{number % 7},{classes[number % 3]}" for number in range(60)]
+    assert table(tmp_path / "data.csv", "\n".join(["u,label", *lines])).classes == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "end"), [('"u, m";"v, t";label', ""), ("u ; v; label ", ""), ("u;v;label", ";")], ids=range(3)
+)
+def test_quotes_spaces_and_a_separator_at_the_end(tmp_path, head, end):
+    lines = [line.replace(",", ";") + end for line in rows()]
+    data = table(tmp_path / "data.csv", "\n".join([head, *lines]))
+    assert data.train_images.shape[1] == 2
+    assert data.classes == ("no", "yes")
+
+
+def test_ids_and_other_encodings(tmp_path):
+    lines = [f"id{number},{line}" for number, line in enumerate(rows())]
+    with pytest.raises(LabError, match="the column 'id' holds 40 different words in 40 rows, such as 'id0'"):
+        table(tmp_path / "data.csv", "\n".join(["id,u,v,label", *lines]))
+    (tmp_path / "latin.csv").write_bytes("u,v,label\n1,2,für\n".encode("latin-1"))
+    with pytest.raises(LabError, match=r"latin.csv is not UTF-8.*save it as UTF-8"):
+        load("own", tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize("change", [lambda x: 1.7e9 + x, lambda x: x * 1e-60, lambda x: x * 1e60])
+def test_what_float32_cannot_hold_is_standardized_as_it_was_read(tmp_path, change):
+    x = np.column_stack([np.random.default_rng(0).normal(size=100).round(3) * 10, np.arange(100.0)])
+    np.savez(tmp_path / "data.npz", x=np.column_stack([change(x[:, 0]), x[:, 1]]), y=np.arange(100) % 2)
+    data = load("own", tmp_path / "data.npz")
+    (one,) = own(["baseline"], seeds=1, learning_rates="paper")
+    images, _, test_images, _ = split(one, data, torch.device("cpu"))
+    assert images.dtype == torch.float32
+    together = torch.cat([images, test_images]).double().numpy()
+    order = np.argsort(together[:, 1])  # the second column tells the rows
+    np.testing.assert_allclose(np.corrcoef(together[order, 0], x[:, 0])[0, 1], 1, atol=1e-6)
+
+
+def test_numbers_beyond_float32_are_refused_where_nobody_standardizes(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.linspace(1, 9, 40).reshape(20, 2) * 1e60, y=np.arange(20) % 2)
+    data = load("own", tmp_path / "data.npz")
+    (one,) = own(["baseline"], seeds=1, learning_rates="paper", standardize=False)
+    with pytest.raises(LabError, match=r"beyond float32's range.*standardize them"):
+        split(one, data, torch.device("cpu"))
+
+
+def test_parts_of_other_types_are_not_scaled_alike(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (40, 5, 5)).astype(np.uint8)
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "data.npz", x=x, y=y, x_test=x / 255, y_test=y)
+    with pytest.raises(LabError, match="the pixels of x are uint8, those of x_test float64; give both"):
+        load("own", tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_drawn_in_the_transparency_stays(tmp_path, mode):
+    for label, half in (("left", 0), ("right", 4)):
+        (tmp_path / label).mkdir()
+        for number in range(5):
+            picture = np.zeros((8, 8, len(mode)), np.uint8)
+            picture[:, half : half + 4, -1] = 255
+            Image.fromarray(picture, mode).save(tmp_path / label / f"{number}.png")
+            (tmp_path / label / f"._{number}.png").write_bytes(b"a Mac's")
+    images = load("own", tmp_path).train_images
+    assert len(images.flatten(1).unique(dim=0)) == 2
+
+
+def test_labels_of_other_kinds(tmp_path):
+    x = np.arange(80).reshape(40, 2) / 1.0
+    y = np.arange(40) % 2
+    np.savez(tmp_path / "data.npz", x=x, y=y, x_test=x[:10], y_test=y[:10].astype(str))
+    data = load("own", tmp_path / "data.npz")
+    assert (data.classes, data.notes) == (("0", "1"), ())
+    np.savez(tmp_path / "data.npz", x=x, y=np.array([b"a", b"b"])[y])
+    assert load("own", tmp_path / "data.npz").classes == ("a", "b")
+    for wrong in (y * 1j, np.zeros(40, [("a", int)])):
+        np.savez(tmp_path / "data.npz", x=x, y=wrong)
+        with pytest.raises(LabError, match="y must hold numbers or words, got"):
+            load("own", tmp_path / "data.npz")
+    np.savez(tmp_path / "data.npz", x=x, y=y, groups_test=y)
+    with pytest.raises(LabError, match="expected x and y"):
+        load("own", tmp_path / "data.npz")
+    parts = {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]}
+    np.savez(tmp_path / "data.npz", **parts, groups=np.arange(30))
+    with pytest.raises(LabError, match="groups and groups_test belong together"):
+        load("own", tmp_path / "data.npz")
+    np.savez(tmp_path / "data.npz", **parts, groups=np.arange(30), groups_test=np.arange(10).astype(str))
+    with pytest.raises(LabError, match="10 groups stand in training and test both"):
+        load("own", tmp_path / "data.npz")
+
+
+def test_an_index_that_is_too_large_is_named(tmp_path):
+    (tmp_path / "data").write_text("0 1:3\n1 2147483653:2\n")
+    with pytest.raises(LabError, match="data, line 2: expected"):
+        load("own", tmp_path / "data")
+
+
+def test_one_sample_of_a_class_is_named(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.ones((20, 2)), y=np.array(["a"] * 19 + ["rare"]))
+    with pytest.raises(LabError, match="of rare there is one sample only"):
+        load("own", tmp_path / "data.npz")
+
+
+def test_how_data_were_read_is_in_the_record(tmp_path):
+    data = table(tmp_path / "data.csv", "\n".join(["u,v,kind", *rows()]), label="kind")
+    assert data.described()["label"] == "kind"

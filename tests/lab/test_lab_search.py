@@ -1,6 +1,7 @@
 """The search for learning rates, and the comparison on own data that stands on it."""
 
 import dataclasses
+import io
 import re
 import time
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 import torch
 from lab_data import record_of
 from report_records import config, write_record
+from rich.console import Console
 from test_lab_cli import call  # noqa: F401  (a fixture)
 
 from cosnorm_lab.config import KINDS, MLPConfig
@@ -20,6 +22,9 @@ from cosnorm_lab.recipes import RECIPES, own
 from cosnorm_lab.recipes.comparison import check_types
 from cosnorm_lab.recipes.search import GRID, best_rates, edge, further, neighbour
 from cosnorm_lab.records import read_all
+from cosnorm_lab.report.figures import embeddings
+from cosnorm_lab.report.series import group
+from cosnorm_lab.tables import print_best, print_results
 from cosnorm_lab.tasks.batches import split, standardized
 from cosnorm_lab.train import train
 
@@ -165,7 +170,7 @@ def test_features_are_standardized_by_the_training_part(tmp_path):
 
 def test_pictures_that_are_no_pixels_have_one_mean_a_channel():
     images = torch.randn(50, 3, 4, 4) * torch.tensor([1.0, 10, 100]).view(3, 1, 1) + 7
-    found, test = standardized(images, images[:5] + 1)
+    found, test = (part.float() for part in standardized(images, images[:5] + 1))
     torch.testing.assert_close(found.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
     assert (test[:, 0] - found[:5, 0]).mean() == pytest.approx(
@@ -224,7 +229,11 @@ def test_own_without_options_on_a_table(call, tmp_path):  # noqa: F811
     errors = [float(re.search(r"(\d+\.\d) ±", " ".join(row)).group(1)) for row in rows]
     assert errors == sorted(errors)
     assert errors[0] < 40  # guessing has 60
-    assert max(map(len, out.splitlines())) <= 100
+    table = out.partition("has the fewest errors")[0].rpartition("\n")[0]
+    assert max(map(len, table.splitlines())) <= 100
+    assert re.search(r"has the fewest errors( in the mean)?: (ahead|level) \(.*p .*paired over 3 seeds", out)
+    assert "80 test samples alone leave" in out
+    assert "Learning rates were chosen on held-back training samples." in out
     before = {run.path: run.path.read_bytes() for run in read_all("runs")}
     assert {run.start["standardized"] for run in read_all("runs")} == {True}
     assert call(*command)[0] == 0  # nothing is trained again
@@ -238,8 +247,8 @@ def test_own_without_options_on_a_table(call, tmp_path):  # noqa: F811
     assert len(read_all("runs")) >= 2 * len(before) - 4
     assert call("report", "runs")[0] == 0
     page = (tmp_path / "report.html").read_text()
-    assert "letters.csv (320 training and 80 test samples)" in page
-    assert re.search(r"letters.csv \(31\d training and \d+ test samples\)", page)
+    assert "letters.csv (320 training and 80 test samples of 4 classes: A, B, C, D)" in page
+    assert re.search(r"letters.csv \(31\d training and \d+ test samples of 4 classes", page)
 
 
 def test_a_run_that_only_guesses_says_so(call, tmp_path):  # noqa: F811
@@ -261,7 +270,9 @@ def test_a_run_that_only_guesses_says_so(call, tmp_path):  # noqa: F811
     )
     assert status == 0
     assert "at chance" in out
-    assert "no fewer errors than by always answering the most frequent class" in " ".join(out.split())
+    assert "not clearly fewer errors than by always answering the most frequent class" in " ".join(
+        out.split()
+    )
 
 
 def test_a_sweep_ends_with_the_best_and_its_command(call, tmp_path):  # noqa: F811
@@ -324,3 +335,33 @@ def test_what_the_help_lists(call):  # noqa: F811
     )
     status, out, _ = call("--version")
     assert (status, out.split()[0]) == (0, "cosnorm")
+
+
+def test_embeddings_of_own_pictures_carry_the_names_of_their_classes(tmp_path):
+    made = config(epochs=1)
+    points = {"embeddings": {"points": [[1.0, 0.0], [0.0, 1.0]], "labels": [0, 1]}}
+    named = {"exact": False, "checksums": {"files": "a"}, "file": "faces", "classes": ["happy", "sad"]}
+    run = write_record(tmp_path, made, errors=[3], extra=points, data=named)
+    picture = embeddings(group([run]))
+    assert [cloud.caption for cloud in picture.charts[0].clouds] == ["happy", "sad"]
+
+
+@pytest.mark.parametrize("recipe", ["mnist-table1", "mnist-table2", "faces", "drop-in", "own"])
+def test_nothing_is_cut_at_100_columns(tmp_path, recipe):
+    configs = RECIPES[recipe].configs(seeds=1)
+    runs = [
+        write_record(tmp_path, one, errors=[1234 + number] * one.epochs) for number, one in enumerate(configs)
+    ]
+    texts = {}
+    for width in (100, 180):
+        console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+        print_results(runs, console)
+        print_best(runs, console)
+        texts[width] = console.file.getvalue()
+    tables = texts[100].partition("To train each")[0]
+    assert "…" not in tables
+    assert max(map(len, tables.splitlines())) <= 100
+    whole = texts[180].partition("Best learning rates")[0]
+    rows = [line for line in whole.splitlines() if re.search(r"1[23]\d\d\.0", line)]
+    assert len(rows) == len(runs)
+    assert len({" ".join(line.split()[:-5]) for line in rows}) == len(rows)

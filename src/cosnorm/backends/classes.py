@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosnorm.backends.torch.units import unit_rows
+from cosnorm.backends.torch.unit_rows import unit_rows
 from cosnorm.norms import accumulation_dtype
 
 

@@ -89,10 +89,13 @@ class Geometry:
 
     def box(self, maps: Tensor, reduce: Callable[..., Tensor] = torch.sum) -> Tensor:
         """Sum over each window of each map, or what else reduces it: (…, *S) → (…, *T)."""
-        return _windows(self.pad(maps), self.kernel, self.stride, self.dilation, reduce)
+        return windows(self, self.pad(maps), reduce)
 
-    def spread(self, numbers: Tensor, sizes: Sequence[int]) -> Tensor:
-        """The adjoint of `box`: a number for each field is added to all its places, (…, *T) → (…, *S)."""
+    def spread(self, numbers: Tensor, sizes: Sequence[int], *, at_once: bool = False) -> Tensor:
+        """The adjoint of `box`: a number for each field is added to all its places, (…, *T) → (…, *S).
+
+        `at_once`: along all dimensions in one launch, which reads more.
+        """
         for dimension, stride in enumerate(self.stride, start=-self.rank):
             if stride > 1:
                 # As many zeros behind each as the next field is away.
@@ -105,7 +108,8 @@ class Geometry:
             numbers.shape[-self.rank :], sizes, self.reach, self.padding, strict=True
         ):
             amounts = [reach - padding, size - own + padding, *amounts]
-        return _windows(F.pad(numbers, amounts), self.kernel, (1,) * self.rank, self.dilation, torch.sum)
+        every_place = Geometry(self.kernel, (1,) * self.rank, (0,) * self.rank, self.dilation, 1)
+        return windows(every_place, F.pad(numbers, amounts), torch.sum, at_once=at_once)
 
 
 def crop(padded: Tensor, shape: torch.Size) -> Tensor:
@@ -116,18 +120,45 @@ def crop(padded: Tensor, shape: torch.Size) -> Tensor:
     return padded
 
 
-def _windows(
-    maps: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
+def windows(
+    geometry: Geometry,
+    padded: Tensor,
     reduce: Callable[..., Tensor],
+    *,
+    at_once: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
-    for dimension, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True), start=-len(kernel)):
+    """Each window of padded maps reduced, (…, *S) → (…, *T); into `out`, if given.
+
+    Along one dimension after the other, or `at_once` along all of them: one launch, which reads more.
+    """
+    maps, unfolded = padded, 0
+    places = zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    for dimension, (k, s, d) in enumerate(places, start=-geometry.rank):
         if k > 1 or s > 1:
-            windows = maps.unfold(dimension, d * (k - 1) + 1, s)
-            maps = reduce(windows[..., ::d] if d > 1 else windows, -1)
-    return maps
+            maps = maps.unfold(dimension - unfolded, d * (k - 1) + 1, s)
+            maps = maps[..., ::d] if d > 1 else maps
+            unfolded += 1
+            if not at_once:
+                last = out if out is not None and _is_last(geometry, dimension) else None
+                maps, unfolded = _reduced(reduce, maps, -1, last), 0
+    if unfolded:
+        return _reduced(reduce, maps, tuple(range(-unfolded, 0)), out)
+    return maps if out is None or maps is out else out.copy_(maps)
+
+
+def _is_last(geometry: Geometry, dimension: int) -> bool:
+    """Whether no dimension behind has windows."""
+    behind = dimension + 1
+    return behind == 0 or all(
+        k == 1 and s == 1 for k, s in zip(geometry.kernel[behind:], geometry.stride[behind:], strict=True)
+    )
+
+
+def _reduced(
+    reduce: Callable[..., Tensor], maps: Tensor, dim: int | tuple[int, ...], out: Tensor | None
+) -> Tensor:
+    return reduce(maps, dim=dim) if out is None else reduce(maps, dim=dim, out=out)
 
 
 def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cosnorm.devices import is_accelerator
+
 
 class Exclusion(NamedTuple):
     """The pairs (i, j) that are left out: where any of these says so. Numbers for each row, never for pairs.
@@ -37,25 +39,35 @@ class Exclusion(NamedTuple):
             same = self.labels[0][rows].unsqueeze(1) == self.labels[1][columns]
             logits.masked_fill_(same, -torch.inf)
         if self.partner is not None:
-            self._exclude_listed(logits, None, self.partner[rows], columns)
+            leave_out_(logits, self.partner[rows] - columns.start, 1)
         if self.pairs is not None:
-            bounds = torch.tensor([rows.start, rows.stop], device=logits.device)
-            first, last = torch.searchsorted(self.pairs[0], bounds).tolist()
-            part = slice(first, last)
-            self._exclude_listed(logits, self.pairs[0][part] - rows.start, self.pairs[1][part], columns)
+            self._exclude_listed(logits, *self.pairs, rows, columns)
 
     @staticmethod
-    def _exclude_listed(logits: Tensor, rows: Tensor | None, found: Tensor, columns: slice) -> None:
+    def _exclude_listed(logits: Tensor, listed: Tensor, found: Tensor, rows: slice, columns: slice) -> None:
+        if is_accelerator(logits.device):
+            # Those of other tiles are marked behind the last place.
+            inside = (listed >= rows.start) & (listed < rows.stop)
+            inside &= (found >= columns.start) & (found < columns.stop)
+            at = (listed - rows.start) * logits.shape[1] + (found - columns.start)
+            marks = torch.zeros(logits.numel() + 1, dtype=torch.bool, device=logits.device)
+            marks.index_fill_(0, at.where(inside, logits.numel()), 1)
+            logits.masked_fill_(marks[:-1].view(logits.shape), -torch.inf)
+            return
+        bounds = torch.tensor([rows.start, rows.stop], device=logits.device)
+        first, last = torch.searchsorted(listed, bounds).tolist()
+        found = found[first:last]
         inside = ((found >= columns.start) & (found < columns.stop)).nonzero().squeeze(1)
-        where = inside if rows is None else rows[inside]
-        logits[where, found[inside] - columns.start] = -torch.inf
+        logits[listed[first:last][inside] - rows.start, found[inside] - columns.start] = -torch.inf
 
     def transposed(self, columns: int) -> "Exclusion":
         """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
         partner = self.partner
         if partner is not None:
-            known = (partner >= 0).nonzero().squeeze(1)
-            partner = partner.new_full((columns,), -1).index_put_((partner[known],), known)
+            rows = torch.arange(len(partner), device=partner.device)
+            # Rows without one are put behind the last place.
+            back = partner.new_full((columns + 1,), -1)
+            partner = back.index_put_((partner.where(partner >= 0, columns),), rows)[:-1]
         pairs = self.pairs
         if pairs is not None:
             order = pairs[1].argsort(stable=True)
@@ -67,6 +79,21 @@ class Exclusion(NamedTuple):
             None if self.labels is None else (self.labels[1], self.labels[0]),
             None if self.mask is None else self.mask.mT,
         )
+
+
+def leave_out_(logits: Tensor, places: Tensor, dim: int) -> None:
+    """Put −inf at one place of each row (`dim` 1) or column (0); a place beyond the tile is none."""
+    if not logits.numel():
+        return
+    places = places.unsqueeze(dim)
+    if is_accelerator(logits.device):
+        inside = places.clamp(0, logits.shape[dim] - 1)
+        logits.scatter_(dim, inside, logits.gather(dim, inside).masked_fill_(inside == places, -torch.inf))
+        return
+    places = places.squeeze(dim)
+    inside = ((places >= 0) & (places < logits.shape[dim])).nonzero().squeeze(1)
+    at = (inside, places[inside]) if dim else (places[inside], inside)
+    logits[at] = -torch.inf
 
 
 class Direction(NamedTuple):

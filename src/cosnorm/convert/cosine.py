@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from cosnorm.convert.bypasses import switch_bypasses_off, switch_bypasses_on
-from cosnorm.convert.redundant import remove_norms
+from cosnorm.convert.redundant import REMOVED, remove_norms
 from cosnorm.functional.checks import check_augment, check_flag
 from cosnorm.nn.conv import CosineConv1d, CosineConv2d, CosineConv3d
 from cosnorm.nn.folded import FoldedCosineConv, FoldedCosineLinear, SeparateCosineLinear
@@ -121,11 +121,13 @@ def to_cosine(
     # Those that were there before are as good as new ones.
     cosine = {layer for layer in layers.values() if type(layer) in _PLAIN}
     lines += switch_bypasses_off(layers, cosine)
-    if remove_norm:
-        lines += remove_norms(model, cosine)
+    removed = remove_norms(model, cosine) if remove_norm else []
     logger = logging.getLogger("cosnorm.convert")
-    for line in lines:
+    for line in [*lines, *removed]:
         logger.info(line)
+    if remove_norm and not any(line.endswith(REMOVED) for line in removed):
+        found = "; ".join(removed) or "none stands beside a cosine layer"
+        logger.warning("remove_norm=True removed no norm: %s", found)
     return model
 
 

@@ -19,6 +19,9 @@ def decompose(program: "torch.export.ExportedProgram") -> "torch.export.Exported
         other runtimes. In a convolution all fields of a sample share one scale there: a field whose numbers
         are below 1e-19 of the largest in its sample counts as zero.
 
+    Raises:
+        TypeError: `program` is no exported program, but for instance a model.
+
     Example:
         >>> import torch
         >>> from cosnorm.nn import CosineLinear
@@ -26,4 +29,9 @@ def decompose(program: "torch.export.ExportedProgram") -> "torch.export.Exported
         >>> any("cosnorm" in str(node.target) for node in decompose(program).graph.nodes)
         False
     """
+    if not isinstance(program, torch.export.ExportedProgram):
+        raise TypeError(
+            f"decompose: program must be a torch.export.ExportedProgram, got {type(program).__name__}; "
+            "torch.export.export(model, (example,)) makes one of a model"
+        )
     return program.run_decompositions(formulas())

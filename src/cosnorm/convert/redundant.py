@@ -12,6 +12,7 @@ _LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
 _HOOKS_THAT_COUNT = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Edge = tuple[str, list[str | None], list[str | None]]
+REMOVED = "needless, removed"  # how the line of a norm that went ends
 
 
 def remove_norms(model: nn.Module, cosine: set[nn.Module]) -> list[str]:
@@ -37,7 +38,7 @@ def remove_norms(model: nn.Module, cosine: set[nn.Module]) -> list[str]:
                 parent, _, child = place.rpartition(".")
                 setattr(model.get_submodule(parent), child, nn.Identity())
         if reason != "":
-            lines.append(f"{name}: {reason or 'needless, removed'}")
+            lines.append(f"{name}: {reason or REMOVED}")
     return lines
 
 

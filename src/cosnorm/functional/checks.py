@@ -132,7 +132,9 @@ def check_indices(where: str, name: str, value: Any, device: torch.device) -> No
             f"torch.as_tensor({name})"
         )
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{where}: {name} must be whole numbers, got {value.dtype}; use {name}.long()")
+        # Rows of classes are one-hot, or soft.
+        mend = f"{name}.argmax(1)" if value.ndim == 2 else f"{name}.long()"
+        raise TypeError(f"{where}: {name} must be whole numbers, got {value.dtype}; use {mend}")
     if value.device != device:
         raise ValueError(f"{where}: {name} must be on {device}, got {value.device}; use {name}.to({device})")
 

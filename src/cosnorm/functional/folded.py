@@ -39,7 +39,7 @@ def folded_linear(
     rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     constant = None if extra is None else extra.unsqueeze(1)
     output: Tensor = cosine_folded(rows, weight, constant, centered, augment, "auto", False)
-    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], len(weight))
+    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def folded_conv(

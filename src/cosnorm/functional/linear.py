@@ -83,7 +83,7 @@ def cosine_linear(
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{where}: the last dimension of x must be in_features = {weight.shape[1]}, got x of shape "
-            f"{tuple(x.shape)}; transpose x, or give a weight of shape (out_features, in_features)"
+            f"{tuple(x.shape)}; transpose x, or take in_features = {x.shape[-1] if x.ndim else 1}"
         )
     rows = x if x.ndim == 2 else x.flatten(0, -2) if x.ndim > 2 else x.unsqueeze(0)
     if x.shape[-1] == 0:
@@ -110,6 +110,8 @@ def _sparse(where: str, x: Tensor, weight: Tensor, centered: bool, augment: floa
             f"{where}: a sparse x receives no gradient, because the gradient would be dense; use x.detach(), "
             "or x.to_dense() where it must learn"
         )
+    if weight.shape[1] == 0:  # empty vectors are zero vectors
+        weight = F.pad(weight, (0, 1))
     parts = x.crow_indices(), x.col_indices(), x.values()
     output: Tensor = cosine_sparse(weight, *parts, centered, augment, impl, False)[0]
     return output

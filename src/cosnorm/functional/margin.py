@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.choose import check_impl
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Group, name_of
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import (
@@ -206,7 +207,14 @@ def sample_classes(
         raise ValueError(
             f"{where}: num_sampled must be at most num_classes = {num_classes}, got {num_sampled}"
         )
-    present = indices_in(labels, num_classes, f"{where}: labels must be").unique()
+    labels = indices_in(labels, num_classes, f"{where}: labels must be")
     order = torch.randperm(num_classes, generator=generator, device=labels.device)
+    if is_accelerator(labels.device) and labels.numel() <= num_sampled:
+        # The batch cannot have more: the first ones, those of the batch before all, and nobody waits.
+        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(num_classes, device=order.device))
+        return (
+            ranks.index_fill_(0, labels.flatten(), -1).topk(num_sampled, largest=False).indices.sort().values
+        )
+    present = labels.unique()
     absent = order[~torch.isin(order, present)]
     return torch.cat([present, absent[: max(0, num_sampled - len(present))]]).sort().values

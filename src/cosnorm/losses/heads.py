@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Group, gather_rows, share_of
 from cosnorm.functional.checks import Reduction, check_count, check_dtype
 from cosnorm.functional.counting import check_counting
@@ -166,8 +167,12 @@ class CosineSoftmaxLoss(Grouped):
     def _sample(self, labels: Tensor) -> Tensor:
         """Classes of this process for one step, all those of the batch among them."""
         number = self.own.stop - self.own.start
-        labels = labels[labels != self.ignore_index]
-        sampled = self.num_sampled or 0
+        sampled, ignored = self.num_sampled or 0, labels == self.ignore_index
+        if is_accelerator(labels.device) and self.group is None and labels.numel():
+            # How many are ignored nobody waits for: each stands for another one of the batch.
+            other = labels.masked_fill(ignored, -1).amax().clamp(min=0)
+            return sample_classes(labels.where(~ignored, other), number, sampled)
+        labels = labels[~ignored]
         if self.group is None:
             return sample_classes(labels, number, sampled)
         labels = gather_rows(labels, self.group).rows - self.own.start

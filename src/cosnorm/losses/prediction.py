@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cosnorm.devices import at_once
 from cosnorm.distributed import Group, gather_rows
 from cosnorm.functional import cosine_linear
 from cosnorm.functional.checks import check_rows_of_classes
@@ -36,7 +37,7 @@ def best_classes(
     dtype, device = torch.promote_types(embeddings.dtype, weight.dtype), embeddings.device
     cosines = torch.full(shape, -torch.inf, dtype=dtype, device=device)
     classes = torch.full(shape, -1, dtype=torch.int64, device=device)
-    step = (chunk_size or max(1, _BLOCK // max(1, embeddings.shape[0]))) * sub_centers
+    step = (chunk_size or max(1, at_once(device, _BLOCK) // max(1, embeddings.shape[0]))) * sub_centers
     for first in range(0, weight.shape[0], step):
         block = class_cosines(where, embeddings, weight[first : first + step], sub_centers)
         numbers = first // sub_centers + torch.arange(block.shape[1], device=block.device)

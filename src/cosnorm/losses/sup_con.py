@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_indices
@@ -82,14 +83,20 @@ def sup_con_loss(
                 f"{tuple(labels.shape)}"
             )
         embeddings, labels = embeddings.flatten(0, 1), labels.repeat_interleave(views[1])
-    kept = None
+    kept = exclude = None
     if ignore_index is not None:
         check_ignored("sup_con_loss", ignore_index)
         check_indices("sup_con_loss", "labels", labels, embeddings.device)
         kept = labels != ignore_index
-        if kept.shape == embeddings.shape[:1]:  # else the shapes are an error, as without
+        if is_accelerator(embeddings.device) and group is None:
+            # How many are kept nobody waits for: the others keep out of all sums, and have no positives.
+            embeddings, labels, extra_labels, exclude = _left_out(
+                embeddings, labels, extra_labels, ignore_index
+            )
+            kept = None
+        elif kept.shape == embeddings.shape[:1]:  # else the shapes are an error, as without
             embeddings, labels = embeddings[kept], labels[kept]
-        if extra_keys is not None and extra_labels is not None:
+        if exclude is None and extra_keys is not None and extra_labels is not None:
             kept_keys = extra_labels != ignore_index
             extra_keys, extra_labels = extra_keys[kept_keys], extra_labels[kept_keys]
     loss = contrastive_cross_entropy(
@@ -97,6 +104,7 @@ def sup_con_loss(
         labels=labels,
         temperature=temperature,
         decoupled=decoupled,
+        exclude=exclude,
         extra_keys=extra_keys,
         extra_labels=extra_labels,
         reduction=reduction,
@@ -109,6 +117,21 @@ def sup_con_loss(
     if kept is not None:
         loss = loss.new_zeros(kept.shape).masked_scatter(kept, loss)
     return loss if views is None else loss.unflatten(0, views)
+
+
+def _left_out(
+    embeddings: Tensor, labels: Tensor, extra_labels: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What is ignored as zero rows with labels of their own, and where it is among the keys, (1, M)."""
+    extra = labels[:0] if extra_labels is None else extra_labels
+    together = torch.cat([labels, extra]).long()
+    ignored = together == ignore_index
+    if labels.shape != embeddings.shape[:1] or not len(together):
+        return embeddings, labels, extra_labels, None
+    own = together.amin() - 1 - torch.arange(len(together), device=together.device)
+    labels, extra = torch.where(ignored, own, together).split([len(labels), len(extra)])
+    embeddings = embeddings.masked_fill(ignored[: len(labels)].unsqueeze(1), 0)
+    return embeddings, labels, None if extra_labels is None else extra, ignored.unsqueeze(0)
 
 
 class SupConLoss(Grouped):

@@ -72,6 +72,23 @@ class _Folded(nn.Module):
             return output
         return output + self.bias.to(output.dtype).reshape(-1, *[1] * rank)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint of the layer that was not folded is folded here: its names may be the same."""
+        weight, learned = state_dict.get(prefix + "weight"), state_dict.get(prefix + "scale.log_scale")
+        folded = prefix + "extra" in state_dict  # only a folded layer has it
+        if isinstance(weight, Tensor) and weight.shape == self.weight.shape and not folded:
+            unit, extra = unit_weight(weight, centered=self.centered, augment=self.augment)
+            # Without `augment` there is no such sign; what is folded stays as it is, to the bit.
+            changed = (unit - weight).abs().amax() if weight.numel() else unit.new_zeros(())
+            is_unit = (changed <= 4 * torch.finfo(weight.dtype).eps) & (extra is None)
+            state_dict[prefix + "weight"] = torch.where(is_unit, weight.detach(), unit)
+            if extra is not None:
+                state_dict[prefix + "extra"] = extra
+        if isinstance(learned, Tensor) and self.scale is not None:
+            state_dict[prefix + "scale"] = learned.detach().exp().reshape(self.scale.shape)
+            del state_dict[prefix + "scale.log_scale"]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def extra_repr(self) -> str:
         """Sizes and options, for `print`."""
         scale = self.factor if self.scale is None else "learned"

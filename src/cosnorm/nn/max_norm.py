@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cosnorm.backends.look.rows import fits, norms_of
 from cosnorm.backends.torch.units import unit_rows
+from cosnorm.devices import is_accelerator
 from cosnorm.functional.checks import check_tensors, is_number
 from cosnorm.norms import NORM_LIMIT, accumulation_dtype
 
@@ -89,7 +90,7 @@ class MaxNorm:
             rows = weight.flatten(1)
             norm = norms_of(rows, accumulation_dtype(rows.dtype))
             outside = norm > self.max_norm
-            if weight.device.type == "cpu":
+            if not is_accelerator(weight.device):
                 if not bool(outside.any()):
                     continue
                 quotients = torch.cat([norm[outside], norm.new_tensor([self.max_norm])])

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from cosnorm.devices import at_once
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.indices import check_range
@@ -13,7 +14,7 @@ GATHERED = 2**20  # elements of gathered keys at a time
 
 
 def _parts(queries: Tensor, chosen: Tensor) -> Iterator[slice]:
-    step = max(1, GATHERED // max(1, chosen.shape[1] * queries.shape[1]))
+    step = max(1, at_once(queries.device, GATHERED) // max(1, chosen.shape[1] * queries.shape[1]))
     for start in range(0, len(queries), step):
         yield slice(start, start + step)
 

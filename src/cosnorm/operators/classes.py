@@ -6,6 +6,7 @@ wall, with its slope −dψ/dθ. A first pass over the classes gives the log sum
 more than a block of the weights is ever normalized.
 """
 
+import itertools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from cosnorm.backends import choose
 from cosnorm.backends.classes import Blocks, ClassRows
+from cosnorm.backends.torch import classes as torch_classes
 from cosnorm.backends.torch.unit_rows import project_
 from cosnorm.backends.torch.units import UnitRows
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import gather, log_sum_over, number_of_processes, reduce_rows
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.counted import Counted, count
@@ -74,8 +77,14 @@ class ClassOptions(NamedTuple):
         if self.separate or self.group or not any(keep):
             return False
         rows = self.number(weight) * self.sub_centers
-        kept: bool = self.backend(embeddings).keeps(embeddings.shape[0], rows)
+        backend = self.backend(embeddings)
+        kept: bool = backend.keeps(embeddings.shape[0], rows, *_place(backend, embeddings))
         return kept
+
+
+def _place(backend: ModuleType, tensor: Tensor) -> tuple[torch.device, ...]:
+    """Where tensors are, for the form that runs on more than one kind of device."""
+    return (tensor.device,) if backend is torch_classes else ()
 
 
 class Results(NamedTuple):
@@ -150,7 +159,6 @@ class _Softmax(NamedTuple):
 
         If `into_weight`, rows of the weight and the projected gradients in them come, block by block.
         """
-        # Samples in the order of their labels, and where those of each block begin.
         places, blocks, target = self.batch.places, self.weights.blocks, self.target
         smoothing, classes_sum = self.counted.smoothing, None
         turns = self.options.scale * self.slopes * pulls
@@ -160,11 +168,8 @@ class _Softmax(NamedTuple):
             into_x.addr_(each, smoothing.sum, alpha=-1)
             classes_sum = each @ self.unit.values
         into_x.add_(target.toward_w * turns.unsqueeze(1))
-        order = places.argsort()
-        ends = [block.start for block in blocks.parts()] + [blocks.number]
-        bounds = torch.searchsorted(
-            places[order], torch.tensor(ends, dtype=places.dtype, device=places.device)
-        ).tolist()
+        toward = (target.toward_x * turns.unsqueeze(1)).to(self.unit.values.dtype)
+        own_of = _own_embeddings(places, blocks)
         weighed = self.counted.factors * factors
         found = self.backend.gradients(*self.inputs, sums, weighed, into_x, kept, into_weight=into_weight)
         for number, (block, unit, gradient) in enumerate(found):
@@ -172,15 +177,27 @@ class _Softmax(NamedTuple):
                 continue
             if smoothing is not None and classes_sum is not None:
                 gradient.addr_(smoothing.classes[block], classes_sum, alpha=-1)
-            own = order[bounds[number] : bounds[number + 1]]
             rows = blocks.rows(block)
-            if len(own):
-                at = target.rows[own]
-                at = at - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, at)
-                toward = target.toward_x[own] * turns[own].unsqueeze(1)
-                gradient.index_add_(0, at, toward.to(gradient.dtype))
+            own = slice(None) if own_of is None else own_of[number]
+            at = target.rows[own]
+            at = at - rows.start if isinstance(rows, slice) else torch.searchsorted(rows, at)
+            pulled = toward[own]
+            if own_of is None:  # those of other blocks count 0
+                inside = (places >= block.start) & (places < block.stop)
+                at, pulled = at.where(inside, 0), pulled.where(inside.unsqueeze(1), 0)
+            gradient.index_add_(0, at, pulled)
             project_(gradient, unit)
             yield rows, gradient
+
+
+def _own_embeddings(places: Tensor, blocks: Blocks) -> list[Tensor] | None:
+    """The embeddings whose class is in each block; None where nobody waits for how many."""
+    if is_accelerator(places.device):
+        return None
+    order = places.argsort()
+    ends = [block.start for block in blocks.parts()] + [blocks.number]
+    bounds = torch.searchsorted(places[order], torch.tensor(ends, dtype=places.dtype)).tolist()
+    return [order[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOptions) -> _Softmax:
@@ -190,7 +207,9 @@ def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOp
     )
     unit = unit_rows(batch.embeddings, options.impl)
     backend = options.backend(embeddings)
-    size = options.chunk_size or backend.block_size(len(batch.embeddings), centers)
+    size = options.chunk_size or backend.block_size(
+        len(batch.embeddings), centers, *_place(backend, embeddings)
+    )
     blocks = Blocks(options.number(weight), centers, classes, size)
     weights = ClassRows(weight, blocks, inverse_norms(weight, options.impl))
     target = find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True)

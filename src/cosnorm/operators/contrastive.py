@@ -60,7 +60,7 @@ class _Learning(NamedTuple):
 
     def pairs(self, options: PairOptions) -> tuple[Pairs, Problem]:
         """The batch as unit rows, and the problem that is posed for it."""
-        scale = options.scale(self.temperature)
+        scale = options.scale(self.temperature, self.queries)
         pairs = pair_up(self.queries, self.keys, self.extra_keys, options.group, options.impl)
         alone = self.keys is None and self.extra_keys is None and not options.group
         return pairs, pose(pairs, self.queries, scale, options, alone=alone)

@@ -118,7 +118,7 @@ def count(
     own_sum = weights.weight.new_zeros(weights.weight.shape[1], dtype=dtype)
     for block in blocks.parts():
         own_sum.addmv_(weights.unit(block).to(dtype).t(), of_these[block])
-    total, size = sum_over(torch.stack([of_these.sum(), of_these.new_tensor(blocks.number)]), shares.group)
+    total, size = sum_over(torch.stack([of_these.sum(), of_these.new_full((), blocks.number)]), shares.group)
     each = smoothing / size * (labels != ignore).to(dtype)
     parts = Smoothing(
         pulls=each * total - each * counted,

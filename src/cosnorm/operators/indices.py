@@ -5,15 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cosnorm.devices import is_accelerator
 from cosnorm.operators.define import define
 
 
 def check_range(what: str, indices: Tensor, size: int) -> None:
-    """Raise unless indices are in [0, size); `what` is the beginning of the error."""
-    if indices.numel():
+    """Raise unless indices are in [0, size); `what` is the beginning of the error.
+
+    An accelerator asserts it when it comes by, as for torch's own losses: nobody waits for it.
+    """
+    if not indices.numel():
+        return
+    if is_accelerator(indices.device):
+        assert_all((indices >= 0).logical_and_(indices < size), f"{what} in [0, {size})")
+    else:
         low, high = (int(bound) for bound in torch.aminmax(indices))
         if low < 0 or high >= size:
             raise ValueError(f"{what} in [0, {size}), got {low} to {high}")
+
+
+def assert_all(held: Tensor, message: str) -> None:
+    """Stop what an accelerator does unless all is True; it is not waited for."""
+    torch._assert_async(held.all(), message)
 
 
 def _indices(indices: Tensor, size: int, what: str) -> Tensor:
@@ -24,7 +37,9 @@ def _indices(indices: Tensor, size: int, what: str) -> Tensor:
 def _signs(labels: Tensor, where: str) -> Tensor:
     together = labels == 1
     known = together | (labels == -1)
-    if not bool(known.all()):
+    if is_accelerator(labels.device):
+        assert_all(known, f"{where}: labels must be 1 or -1")
+    elif not bool(known.all()):
         other = labels[~known].flatten()[0].item()
         raise ValueError(
             f"{where}: labels must be 1 or -1, got {other}; 2 * labels - 1 makes them of 0 and 1"

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from cosnorm.backends import choose
 from cosnorm.backends.pairs import Exclusion
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import gather
+from cosnorm.norms import accumulation_dtype
+from cosnorm.operators.indices import assert_all
 from cosnorm.operators.pairs import Pairs
-from cosnorm.operators.positives import LabelPositives, PairPositives, Positives, pair_positives
+from cosnorm.operators.positives import LabelPositives, OnePositive, Positives, pair_positives
 
 WHERE = "contrastive_cross_entropy"
 
@@ -50,8 +53,14 @@ class PairOptions(NamedTuple):
     group: str
     impl: str
 
-    def scale(self, temperature: Tensor | None) -> float:
-        """1/τ; raises unless τ is positive and finite."""
+    def scale(self, temperature: Tensor | None, queries: Tensor) -> float | Tensor:
+        """1/τ; raises unless τ is positive and finite.
+
+        On an accelerator a learned temperature is not looked at: 1/τ is a tensor, NaN unless τ is positive.
+        """
+        if temperature is not None and is_accelerator(temperature.device):
+            given = temperature.reshape(()).to(accumulation_dtype(queries.dtype))
+            return given.reciprocal().where(given > 0, torch.nan)
         value = self.fixed_temperature if temperature is None else float(temperature)
         check_temperature_value(value)
         return 1 / value
@@ -77,7 +86,7 @@ class Problem(NamedTuple):
     """
 
     options: PairOptions
-    scale: float
+    scale: float | Tensor
     positives: Positives
     exclusion: Exclusion
     own: bool
@@ -110,7 +119,9 @@ def check_mask_shape(exclude: Tensor, rows: int, columns: int) -> None:
         raise ValueError(f"{WHERE}: exclude must broadcast to {(rows, columns)}, got {tuple(shape)}")
 
 
-def pose(pairs: Pairs, queries: Tensor, scale: float, options: PairOptions, *, alone: bool) -> Problem:
+def pose(
+    pairs: Pairs, queries: Tensor, scale: float | Tensor, options: PairOptions, *, alone: bool
+) -> Problem:
     """The problem of a batch; raises where the values of indices do not fit.
 
     Args:
@@ -135,16 +146,16 @@ def pose(pairs: Pairs, queries: Tensor, scale: float, options: PairOptions, *, a
     if options.exclude_self:
         left_out["offset"] = own_keys.start
     if options.exclude_same_label:
-        if bool((positives.counts > 1).any()):
-            raise ValueError(
-                f"{WHERE}: exclude_same_label takes at most one positive for each query, got "
-                f"{int(positives.counts.max())}; leave some out"
-            )
+        if not isinstance(positives, OnePositive):
+            _check_one_positive(positives)
         left_out["labels"] = labels
     elif options.decoupled:
         left_out |= positives.exclusion()
-        symmetric = symmetric and (not isinstance(positives, PairPositives) or positives.mutual())
+        symmetric = symmetric and positives.is_symmetric()
     exclusion = Exclusion(**left_out)
+    backend = _backend(queries, exclusion, positives, options.impl)
+    if isinstance(scale, Tensor) and not getattr(backend, "TAKES_TENSOR_SCALE", False):
+        scale = float(scale)
     return Problem(
         options=options,
         scale=scale,
@@ -152,9 +163,18 @@ def pose(pairs: Pairs, queries: Tensor, scale: float, options: PairOptions, *, a
         exclusion=exclusion,
         own=options.exclude_same_label and not options.decoupled,
         symmetric=symmetric,
-        backend=_backend(queries, exclusion, positives, options.impl),
+        backend=backend,
         dtype=queries.dtype,
     )
+
+
+def _check_one_positive(positives: Positives) -> None:
+    message = f"{WHERE}: exclude_same_label takes at most one positive for each query"
+    few = positives.counts <= 1
+    if is_accelerator(few.device):
+        assert_all(few, message)
+    elif not bool(few.all()):
+        raise ValueError(f"{message}, got {int(positives.counts.max())}; leave some out")
 
 
 def _labels(pairs: Pairs, options: PairOptions) -> tuple[Tensor, Tensor] | None:

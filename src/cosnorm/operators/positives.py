@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cosnorm.devices import at_once, is_accelerator
+from cosnorm.operators.indices import assert_all
+
 _PAIRS_AT_ONCE = 2**14
 
 
@@ -28,19 +31,19 @@ class Positives(Protocol):
     def exclusion(self) -> dict[str, Any]:
         """The positives as fields of an `Exclusion` (for decoupled losses)."""
 
+    def is_symmetric(self) -> bool:
+        """Whether key i is a positive of query k where k is one of i, as far as a device may be asked."""
+
 
 class PairPositives:
     """Positives as pairs (query, key); a query may have any number of them."""
 
     def __init__(self, rows: Tensor, columns: Tensor, num_queries: int) -> None:
-        self.counts = torch.bincount(rows, minlength=num_queries)
-        self._one_each = len(rows) == num_queries and bool((rows.diff() == 1).all())
-        order = slice(None) if self._one_each else rows.argsort(stable=True)
+        self.counts = counts_of(rows, num_queries)
+        order = rows.argsort(stable=True)
         self.rows, self.columns = rows[order], columns[order]
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
-        if self._one_each:
-            return keys.index_select(0, self.columns)
         means = keys.new_zeros(self.counts.shape[0], keys.shape[1])
         weights = _inverse(self.counts, keys.dtype)
         for part in _parts(self.rows):
@@ -49,23 +52,47 @@ class PairPositives:
         return means
 
     def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
-        if self._one_each:
-            into.index_add_(0, self.columns, rows)
-            return
         weights = _inverse(self.counts, rows.dtype)
         for part in _parts(self.rows):
             chosen = self.rows[part]
             into.index_add_(0, self.columns[part], rows[chosen] * weights[chosen].unsqueeze(1))
 
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
-        if bool((self.counts > 1).any()):
+        if is_accelerator(self.counts.device) or bool((self.counts > 1).any()):
             return {"pairs": (self.rows, self.columns)}
         return {"partner": self.counts.new_full(self.counts.shape, -1).index_put_((self.rows,), self.columns)}
 
-    def mutual(self) -> bool:
-        """Whether each query has one positive, a query too, whose positive is the query itself."""
-        number = len(self.counts)
-        if not self._one_each or not number or int(self.columns.max()) >= number:
+    def is_symmetric(self) -> bool:  # noqa: D102
+        return False
+
+
+class OnePositive:
+    """At most one positive for each query: its column, and where some have none, which have one."""
+
+    def __init__(self, columns: Tensor, known: Tensor | None) -> None:
+        self.columns, self._known = columns, known
+        self.counts = torch.ones_like(columns) if known is None else known.to(columns.dtype)
+
+    def means(self, keys: Tensor) -> Tensor:  # noqa: D102
+        if not len(keys):
+            return keys.new_zeros(len(self.columns), keys.shape[1])
+        means = keys.index_select(0, self.columns)
+        return means if self._known is None else means.where(self._known.unsqueeze(1), 0)
+
+    def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
+        if len(into):
+            known = self._known
+            into.index_add_(0, self.columns, rows if known is None else rows.where(known.unsqueeze(1), 0))
+
+    def exclusion(self) -> dict[str, Any]:  # noqa: D102
+        known = self._known
+        return {"partner": self.columns if known is None else self.columns.masked_fill(~known, -1)}
+
+    def is_symmetric(self) -> bool:  # noqa: D102
+        number = len(self.columns)
+        if is_accelerator(self.columns.device) or not number or self._known is not None:
+            return False
+        if int(self.columns.max()) >= number:
             return False
         back = self.columns[self.columns]
         return bool((back == torch.arange(number, device=back.device)).all())
@@ -80,11 +107,10 @@ class LabelPositives:
     def __init__(self, query_labels: Tensor, key_labels: Tensor, offset: int | None) -> None:
         """`offset`: query i is key i + offset; None: the queries are not among the keys."""
         together = torch.cat([query_labels, key_labels])
-        values, dense = together.unique(return_inverse=True)
-        self.classes = len(values)
+        dense, self.classes = _numbered(together)
         self.query_labels, self.key_labels = dense.split([len(query_labels), len(key_labels)])
         self.offset = offset
-        sizes = torch.bincount(self.key_labels, minlength=self.classes)
+        sizes = counts_of(self.key_labels, self.classes)
         self.counts = sizes[self.query_labels] - int(offset is not None)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
@@ -105,35 +131,66 @@ class LabelPositives:
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
         return {"labels": (self.query_labels, self.key_labels)}
 
+    def is_symmetric(self) -> bool:  # noqa: D102
+        return True
+
 
 def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
     """1/count, and 0 where there is none (a lone query would keep the rounding of its own sum)."""
     return counts.to(dtype).reciprocal().masked_fill_(counts == 0, 0)
 
 
+def counts_of(indices: Tensor, size: int) -> Tensor:
+    """How often each number in [0, size) occurs."""
+    return indices.new_zeros(size).index_add_(0, indices, torch.ones_like(indices))
+
+
+def _numbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Labels as whole numbers from 0 on, and a bound for how many there are."""
+    if not is_accelerator(labels.device):
+        values, dense = labels.unique(return_inverse=True)
+        return dense, len(values)
+    # How many there are nobody waits for: at most as many as labels.
+    values, order = labels.sort()
+    steps = torch.zeros_like(values)
+    torch.ne(values[1:], values[:-1], out=steps[1:])
+    return torch.empty_like(order).scatter_(0, order, steps.cumsum(0)), len(labels)
+
+
 def _parts(indices: Tensor) -> list[slice]:
-    return [slice(start, start + _PAIRS_AT_ONCE) for start in range(0, len(indices), _PAIRS_AT_ONCE)]
+    step = at_once(indices.device, _PAIRS_AT_ONCE)
+    return [slice(start, start + step) for start in range(0, len(indices), step)]
 
 
 def pair_positives(
     where: str, positives: Tensor | None, num_queries: int, own_keys: slice, device: torch.device
-) -> PairPositives:
+) -> OnePositive | PairPositives:
     """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
-        rows = torch.arange(num_queries, device=device)
-        return PairPositives(rows, rows + own_keys.start, num_queries)
-    if positives.ndim == 1:
-        rows = (positives != -1).nonzero().squeeze(1)
-        columns = positives[rows]
-    else:
+        return OnePositive(torch.arange(num_queries, device=device) + own_keys.start, None)
+    number = own_keys.stop - own_keys.start
+    if positives.ndim == 2:
         rows, columns = positives.unbind(1)
-    for name, found, size in (
-        ("query", rows, num_queries),
-        ("key", columns, own_keys.stop - own_keys.start),
-    ):
-        if found.numel() and not (int(found.min()) >= 0 and int(found.max()) < size):
-            raise ValueError(
-                f"{where}: positives must name a {name} between 0 and {size - 1}, got "
-                f"{int(found.min())} to {int(found.max())}"
-            )
-    return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries)
+        _check(where, "query", rows, num_queries)
+        _check(where, "key", columns, number)
+        if not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
+            return OnePositive(columns.long() + own_keys.start, None)
+        return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries)
+    known = positives != -1
+    _check(where, "key", positives, number, least=-1)
+    if not is_accelerator(device) and bool(known.all()):
+        return OnePositive(positives.long() + own_keys.start, None)
+    return OnePositive(positives.long().clamp(0, max(0, number - 1)) + own_keys.start, known)
+
+
+def _check(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
+    """Raise unless indices are in [least, size)."""
+    if not found.numel():
+        return
+    message = f"{where}: positives must name a {name} between 0 and {size - 1}"
+    if is_accelerator(found.device):
+        assert_all((found >= least).logical_and_(found < size), message)
+        return
+    low, high = (int(bound) for bound in torch.aminmax(found))
+    if low < least or high >= size:
+        raise ValueError(f"{message}, got {low} to {high}")

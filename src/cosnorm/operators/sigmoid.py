@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators.define import define
@@ -52,7 +53,9 @@ class Results(NamedTuple):
     numbers: Tensor
 
 
-def _value(name: str, tensor: Tensor | None, number: float) -> float:
+def _value(name: str, tensor: Tensor | None, number: float, like: Tensor) -> float | Tensor:
+    if tensor is not None and is_accelerator(tensor.device):  # NaN or inf shows itself in the loss
+        return tensor.reshape(()).to(accumulation_dtype(like.dtype))
     value = number if tensor is None else float(tensor)
     if not -torch.inf < value < torch.inf:
         raise ValueError(f"{_WHERE}: {name} must be one finite number, got {value}")
@@ -60,7 +63,7 @@ def _value(name: str, tensor: Tensor | None, number: float) -> float:
 
 
 def _pass(
-    pairs: Pairs, scale: float, bias: float, weights: Tensor | None, options: SigmoidOptions
+    pairs: Pairs, scale: float | Tensor, bias: float | Tensor, weights: Tensor | None, options: SigmoidOptions
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Losses of the queries; and with weights projected gradients, and those in scale and bias."""
     gradients = Gradients(pairs.x.new_empty(0), pairs.x.new_empty(0), None)
@@ -86,7 +89,10 @@ def _pass(
 
 def _compute(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> Results:
     options, keep = SigmoidOptions(*rest[:-1]), bool(rest[-1])
-    s, b = _value("scale", scale, options.number_scale), _value("bias", bias, options.number_bias)
+    s, b = (
+        _value("scale", scale, options.number_scale, queries),
+        _value("bias", bias, options.number_bias, queries),
+    )
     pairs = pair_up(queries, keys, None, options.group, "auto")
     kept = keep and not options.separate
     weights = torch.ones_like(pairs.x[:, 0]) if kept else None
@@ -121,7 +127,10 @@ def _gradients(
     options, needs = SigmoidOptions(*rest[:number]), rest[-1]
     kept = Results(cotangent, *rest[number:-1])
     if options.separate:
-        s, b = _value("scale", scale, options.number_scale), _value("bias", bias, options.number_bias)
+        s, b = (
+            _value("scale", scale, options.number_scale, queries),
+            _value("bias", bias, options.number_bias, queries),
+        )
         pairs = pair_up(queries, keys, None, options.group, "auto")
         weights, factor = split_factor(cotangent)
         _, projected, numbers = _pass(pairs, s, b, weights, options)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.units import unit_rows
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Shares, gather, share_rows, sum_over
 from cosnorm.operators.define import define
-from cosnorm.operators.indices import check_range
+from cosnorm.operators.indices import assert_all, check_range
 
 WHERE = "margin_cross_entropy"
 
@@ -133,17 +134,20 @@ def gather_batch(
         places = torch.searchsorted(classes, here).clamp_(max=max(0, len(classes) - 1))
         if check:
             _check_classes(classes, number)
-            if bool(inside.any()) and (not len(classes) or bool((classes[places] != here)[inside].any())):
-                raise ValueError(
-                    f"{WHERE}: classes must hold the labels of the batch, and do not; "
-                    "sample_classes(labels, …) draws classes that do"
-                )
+            message = f"{WHERE}: classes must hold the labels of the batch"
+            if is_accelerator(labels.device):
+                if len(classes):
+                    assert_all((classes[places] == here) | ~inside, message)
+            elif bool(inside.any()) and (not len(classes) or bool((classes[places] != here)[inside].any())):
+                raise ValueError(f"{message}, and do not; sample_classes(labels, …) draws classes that do")
         places = places.masked_fill(~inside, -1)
     return Batch(gather(embeddings, shares), places, shares)
 
 
 def _check_classes(classes: Tensor, number: int) -> None:
-    if bool((classes[1:] == classes[:-1]).any()):
+    if is_accelerator(classes.device):
+        assert_all(classes[1:] != classes[:-1], f"{WHERE}: classes must name each class once")
+    elif bool((classes[1:] == classes[:-1]).any()):
         raise ValueError(
             f"{WHERE}: classes must have shape (S,) and name each class once, got shape "
             f"{tuple(classes.shape)} with {len(classes.unique())} different ones; use classes.unique()"

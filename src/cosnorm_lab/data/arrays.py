@@ -66,7 +66,8 @@ def _samples(arrays: dict[str, Any], path: Path, checksums: dict[str, str]) -> S
             raise LabError(f"{path} holds {' and '.join(mine)}, which say the same; leave one")
         if mine:
             found[role] = arrays[mine[0]]
-    if "x" not in found or "y" not in found or ("x_test" in found) != ("y_test" in found):
+    lonely = "groups_test" in found and "y_test" not in found
+    if lonely or "x" not in found or "y" not in found or ("x_test" in found) != ("y_test" in found):
         raise LabError(f"{path} holds {', '.join(arrays) or 'no array'}; {WANTED}")
     for role in ("groups", "groups_test"):
         of = found["y" if role == "groups" else "y_test"] if role in found else ()

@@ -1,12 +1,13 @@
 """What a data set is, and where the laboratory keeps it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 COARSE = "cifar100-coarse"
+MOST_NAMED = 200  # classes whose names a record holds
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Dataset:
     Attributes:
         name: name of the data set.
         train_images: what is classified, (N, ...): float32 in [0, 1], or uint8 pixels for the convolutional
-            networks of colour images, or sparse rows.
+            networks of colour images, or features, of float64 where they came so, or sparse rows.
         train_labels: int64, (N,), from 0 to num_classes - 1.
         test_images: like train_images.
         test_labels: like train_labels.
@@ -28,6 +29,7 @@ class Dataset:
         file: name of the file or folder of a user's own data.
         pixels: whether the numbers are pixels, which are not standardized.
         notes: what the user should know of how the data were read.
+        options: how own data were read, where the user said so, such as the column of the classes.
         held_back: how many of the last training samples a search should hold back; 0: the recipe says it.
     """
 
@@ -44,6 +46,7 @@ class Dataset:
     file: str = ""
     pixels: bool = True
     notes: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
     held_back: int = 0
 
     def described(self) -> dict[str, Any]:
@@ -55,7 +58,9 @@ class Dataset:
             "train": len(self.train_labels),
             "test": len(self.test_labels),
         }
-        return {**described, **{name: value for name in ("drawn", "file") if (value := getattr(self, name))}}
+        if self.file:  # a user's classes have names that nobody else knows
+            described |= {"file": self.file, "classes": list(self.classes[:MOST_NAMED]), **self.options}
+        return {**described, **({"drawn": True} if self.drawn else {})}
 
 
 def default_folder(dataset: str) -> Path:

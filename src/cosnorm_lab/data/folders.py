@@ -94,7 +94,11 @@ def read_folders(
 
 def _classes(folder: Path, forms: str) -> Classes:
     found = {
-        place.name: sorted(path for path in place.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        place.name: sorted(
+            path
+            for path in place.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        )
         for place in sorted(folder.iterdir())
         if place.is_dir() and not place.name.startswith(".")
     }
@@ -185,7 +189,7 @@ def _open(classes: Classes) -> tuple[list[tuple[Any, bool]], list[bytes]]:
                         array = np.asarray(image)
                         array = array if image.mode == "F" else array.astype(np.int64)
                     else:
-                        array = np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+                        array = np.asarray(_opaque(image).convert("L" if image.mode in GREY else "RGB"))
             except (
                 OSError,
                 SyntaxError,
@@ -199,6 +203,16 @@ def _open(classes: Classes) -> tuple[list[tuple[Any, bool]], list[bytes]]:
             arrays.append((array, array.ndim == 2))
             contents.append(content)
     return arrays, contents
+
+
+def _opaque(image: Any) -> Any:
+    """A picture on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode not in ("LA", "RGBA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image
+    picture = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
 
 def _arrays(

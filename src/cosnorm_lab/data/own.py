@@ -1,6 +1,6 @@
 """A user's own data: which reader a file or folder is for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cosnorm_lab.data.dataset import Dataset
@@ -102,7 +102,8 @@ def load_own(path: Path, reading: Reading | None = None) -> Dataset:
 
         _only(reading, path, "svmlight lines")
         samples = svmlight.read_svmlight(path, forms=FORMS)
-    return to_dataset(samples, path.name or path.resolve().name)
+    said = {name: value for name, value in vars(reading).items() if value}
+    return replace(to_dataset(samples, path.name or path.resolve().name), options=said)
 
 
 def _only(reading: Reading, path: Path, what: str, *taken: str) -> None:

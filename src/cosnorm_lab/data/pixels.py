@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cosnorm_lab.errors import LabError
+
 LEAST_BYTE = 128  # rows of bytes that stay below are numbers, not pixels
 
 
@@ -31,14 +33,23 @@ def are_pixels(x: Any) -> bool:
     return x.dtype.kind in "iub" or (x.dtype.kind == "f" and float(x.min()) >= 0 and float(x.max()) <= 1)
 
 
-def unit_range(x: Any, x_test: Any, notes: list[str]) -> tuple[Any, Any]:
+def unit_range(x: Any, x_test: Any, notes: list[str], file: str) -> tuple[Any, Any]:
     """Pixels in [0, 1]; bytes stay bytes, which networks divide by 255 themselves.
 
     Args:
         x: training pixels.
         x_test: test pixels, which may lie beyond.
         notes: is told of a range that is not the type's own.
+        file: what messages call it.
+
+    Raises:
+        LabError: one part holds whole numbers and the other real ones.
     """
+    if (x.dtype.kind == "f") != (x_test.dtype.kind == "f"):
+        raise LabError(
+            f"{file}: the pixels of x are {x.dtype}, those of x_test {x_test.dtype}; "
+            "give both in one type and range"
+        )
     if x.dtype == np.uint8 and x_test.dtype == np.uint8:
         return x, x_test
     low, high = pixel_range(x)

@@ -87,6 +87,8 @@ def to_dataset(samples: Samples, file: str, name: str = "own") -> Dataset:
             )
         _finite(x, file, bool(test), samples)
         checked.append((_dense(x), labels, np.asarray(groups)))
+    if len({labels.dtype.kind in "iub" for _, labels, _ in checked}) > 1:  # 1 and "1" are one class
+        checked = [(x, labels.astype(str), groups) for x, labels, groups in checked]
     everything = [labels for _, labels, _ in checked]
     classes = np.unique(np.concatenate(everything))
     _classes(classes, sum(map(len, everything)), file)
@@ -101,7 +103,7 @@ def to_dataset(samples: Samples, file: str, name: str = "own") -> Dataset:
         samples.notes.append(f"the test has samples of {', '.join(unseen[:3])}, of which training has none")
     pixels = are_pixels(x)
     if pixels:
-        x, x_test = unit_range(x, x_test, samples.notes)
+        x, x_test = unit_range(x, x_test, samples.notes, file)
     tensors = (_tensor(x), _tensor(x_test))
     checksum = sha256(*_bytes(x), *_bytes(x_test), repr((labels.tolist(), labels_test.tolist())).encode())
     return Dataset(
@@ -127,6 +129,9 @@ Part = tuple[Any, Any, Any]  # samples, labels, groups
 def _labels(y: Any, file: str, name: str, notes: list[str]) -> Any:
     """Labels as one dimension."""
     y = np.asarray(y)
+    if y.dtype.kind not in "fiubUSOT" or y.dtype.names:
+        raise LabError(f"{file}: {name} must hold numbers or words, got {y.dtype}")
+    y = np.char.decode(y, "utf-8", "replace") if y.dtype.kind == "S" else y
     if y.ndim == 2 and y.shape[1] == 1:
         notes.append(f"{name} of shape {y.shape} was taken as ({len(y)},)")
         y = y[:, 0]
@@ -141,7 +146,7 @@ def _labels(y: Any, file: str, name: str, notes: list[str]) -> Any:
     if y.dtype.kind == "f":
         if wrong := np.flatnonzero(~np.isfinite(y)).tolist():
             raise LabError(f"{file}: {name}[{wrong[0]}] is {y[wrong[0]]}; give every sample a label")
-        if (y == np.rint(y)).all():
+        if (y == np.rint(y)).all() and (abs(y) < 2**53).all():
             y = y.astype(np.int64)
     if y.dtype.kind == "O":
         y = y.astype(str)
@@ -192,7 +197,9 @@ def _given(parts: list[Part], file: str) -> tuple[Part, Part]:
             f"{file}: x and x_test must agree but for their number of samples, got {tuple(x.shape)} and "
             f"{tuple(x_test.shape)}"
         )
-    both = sorted(set(groups.tolist()) & set(groups_test.tolist()))
+    if bool(len(groups)) != bool(len(groups_test)):
+        raise LabError(f"{file}: groups and groups_test belong together; give both, or none")
+    both = sorted(set(map(str, groups.tolist())) & set(map(str, groups_test.tolist())))
     if both:
         raise LabError(
             f"{file}: {len(both)} groups stand in training and test both, such as {both[0]!r}; "
@@ -224,6 +231,12 @@ def _of(part: Part, rows: Any) -> Part:
 
 def _drawn(part: Part, file: str) -> tuple[Part, Part]:
     """Training and test of what came as one."""
+    names, counts = np.unique(part[1], return_counts=True)
+    if counts.min() < 2:
+        raise LabError(
+            f"{file} cannot be split into training and test samples: of {names[counts.argmin()]} there is "
+            "one sample only; leave that class out, or give a test part of your own"
+        )
     try:
         train, test = _split(*part[1:])
     except ValueError as error:
@@ -258,9 +271,9 @@ def _classes(classes: Any, count: int, file: str) -> None:
 def _tensor(x: Any) -> Any:
     if hasattr(x, "tocsr"):
         return SparseRows(x.astype(np.float32))
-    if x.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(x))
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    # Features keep their digits until they are standardized: float32 cannot tell seconds of a year apart.
+    kept = x.dtype if x.dtype in (np.uint8, np.float32) else np.float64
+    return torch.from_numpy(np.ascontiguousarray(x, dtype=kept))
 
 
 def _bytes(x: Any) -> list[bytes]:

@@ -24,7 +24,7 @@ def read_svmlight(path: Path, forms: str) -> Samples:
     paths = [path, test] if test.is_file() else [path]
     try:
         found = load_svmlight_files([str(one) for one in paths], dtype=np.float32)
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError, OSError, UnicodeDecodeError) as error:
         place = _first_wrong_line(paths) or path
         raise LabError(
             f"{place}: expected `label index:value …` ({error}). What would do: {forms}"
@@ -48,7 +48,7 @@ def _first_wrong_line(paths: list[Path]) -> str | None:
                     if (place > 0) != bool(colon):
                         raise ValueError
                     float(value if colon else index)
-                    if colon and int(index) < 0:
+                    if colon and not 0 <= int(index) < 2**31:
                         raise ValueError
             except ValueError:
                 return f"{path}, line {number}"

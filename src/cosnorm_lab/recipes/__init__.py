@@ -29,8 +29,9 @@ class Recipe:
         fit: arguments that follow from the data, for those that the user leaves out; it gets the data, then
             the arguments.
         across: what the tables of pages show with a column for each method, see
-            `cosnorm_lab.across.across_table`; "" for a row for each.
-        figures: what the report draws, see `cosnorm_lab.figures.make_pictures`, with the paper's number.
+            `cosnorm_lab.report.across.across_table`; "" for a row for each.
+        figures: what the report draws, see `cosnorm_lab.report.figures.make_pictures`, with the paper's
+            number.
     """
 
     name: str

@@ -70,10 +70,10 @@ def own(
     Raises:
         LabError: an unknown network, method or field, or a number out of range.
     """
+    held = {"validation": validation} if validation else {}
     if not _searches(learning_rates, held_back, fields):
-        known = {} if learning_rates == PAPER else {"learning_rates": learning_rates}
-        held = {"validation": validation} if validation else {}
-        return _runs(network, methods, seeds=seeds, epochs=epochs, **known, **held, **fields)
+        known = None if learning_rates == PAPER else learning_rates
+        return _runs(network, methods, seeds=seeds, epochs=epochs, learning_rates=known, **held, **fields)
     if lists := [name for name, value in fields.items() if isinstance(value, list)]:
         raise LabError(
             f"the search sweeps the learning rate; give one value of {', '.join(lists)}, or --lr too"
@@ -81,7 +81,6 @@ def own(
     given = _given(learning_rates, methods)
     searched = [method for method in methods or NORMALIZATIONS if method not in given]
     if not searched:
-        held = {"validation": validation} if validation else {}
         return _runs(network, methods, seeds=seeds, epochs=epochs, learning_rates=given, **held, **fields)
     return _runs(
         network,
@@ -98,37 +97,29 @@ def then(
     runs: Sequence[Run],
     methods: Sequence[str] | None = None,
     *,
-    network: str = "mlp",
-    epochs: int = EPOCHS,
-    seeds: int = SEEDS,
     learning_rates: Mapping[str, float] | str | None = None,
     held_back: int = 0,
-    validation: int = 0,
-    **fields: Any,
+    **arguments: Any,
 ) -> list[RunConfig]:
     """What follows: more rates where the best is at the edge, then the runs on the test at those that won.
 
     Args:
         runs: all so far.
-        methods: as of `own`, as are all others.
-        network: see there.
-        epochs: see there.
-        seeds: see there.
-        learning_rates: see there.
-        held_back: see there.
-        validation: see there.
-        fields: see there.
+        methods: as of `own`.
+        learning_rates: as of `own`.
+        held_back: as of `own`.
+        arguments: the other arguments of `own`.
 
     Raises:
         LabError: no run of a method came to its end.
     """
-    searches = _searches(learning_rates, held_back, fields)
+    searches = _searches(learning_rates, held_back, arguments)
     if not searches or any(not run.config.validation for run in runs):
         return []
     if more := further(runs):
         return more
     best = {**best_rates(runs), **_given(learning_rates, methods)}
-    return _runs(network, methods, seeds=seeds, epochs=epochs, learning_rates=best, **fields)
+    return own(methods, learning_rates=best, **{**arguments, "validation": 0})
 
 
 def _searches(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.data import Dataset
+from cosnorm_lab.errors import LabError
 
 EVALUATION_BATCH = 500  # larger ones are slower: their activations are fresh memory each time
 
@@ -18,7 +19,10 @@ def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[An
     """Images and labels to train on, then those to count errors on, on the device.
 
     The latter are the test images, or the held-back training images of a search. Where the configuration
-    wants it, and the samples are no pixels, they are standardized.
+    wants it, and the samples are no pixels, they are standardized; then they are float32.
+
+    Raises:
+        LabError: numbers that float32 does not hold.
     """
     train = len(dataset.train_images) - config.validation
     images, labels = dataset.train_images[:train], dataset.train_labels[:train]
@@ -27,6 +31,7 @@ def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[An
         test_images, test_labels = dataset.train_images[train:], dataset.train_labels[train:]
     if standardizes(config, dataset):
         images, test_images = standardized(images, test_images)
+    images, test_images = _float32(images), _float32(test_images)
     return tuple(tensor.to(device) for tensor in (images, labels, test_images, test_labels))
 
 
@@ -48,8 +53,18 @@ def standardized(images: Tensor, test_images: Tensor) -> tuple[Tensor, Tensor]:
     # Of a constant feature rounding leaves a deviation of some units in the last place of its value.
     constant = deviation <= 1e-12 * mean.abs()
     scale = torch.where(constant, 0.0, 1 / deviation.where(~constant, torch.ones_like(deviation)))
-    first, second = (((part.double() - mean) * scale).float() for part in (images, test_images))
+    first, second = ((part.double() - mean) * scale for part in (images, test_images))
     return first, second
+
+
+def _float32(images: Any) -> Any:
+    """Numbers of float64 as float32; others as they are."""
+    if getattr(images, "dtype", None) != torch.float64:
+        return images
+    found = images.float()
+    if not found.isfinite().all():
+        raise LabError("samples hold numbers beyond float32's range, 3e38; standardize them (--standardize)")
+    return found
 
 
 def chance(config: RunConfig, dataset: Dataset) -> int:

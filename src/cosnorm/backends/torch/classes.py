@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.classes import ClassRows
+from cosnorm.backends.pairs import leave_out_
 from cosnorm.backends.torch.softmax import BOUNDED, LOG2_E
+from cosnorm.devices import at_once
 
 # Logits of a block, 2 MiB of float32; and of all blocks together where they are kept, 32 MiB.
 _BLOCK, _KEPT = 2**19, 2**23
@@ -16,14 +18,14 @@ _BLOCK, _KEPT = 2**19, 2**23
 Kept = list[tuple[Tensor, Tensor, Tensor]]
 
 
-def block_size(embeddings: int, sub_centers: int) -> int:
+def block_size(embeddings: int, sub_centers: int, device: torch.device) -> int:
     """Classes of a block."""
-    return max(64, _BLOCK // max(1, embeddings * sub_centers))
+    return max(64, at_once(device, _BLOCK) // max(1, embeddings * sub_centers))
 
 
-def keeps(embeddings: int, weights: int) -> bool:
+def keeps(embeddings: int, weights: int, device: torch.device) -> bool:
     """Whether all logits may be kept between the two passes."""
-    return embeddings * weights <= _KEPT
+    return embeddings * weights <= at_once(device, _KEPT)
 
 
 def takes(sub_centers: int) -> bool:
@@ -138,6 +140,5 @@ class _Passes:
         nearest = labels.new_empty(0)
         if self._weights.blocks.sub_centers > 1:
             logits, nearest = logits.unflatten(0, (-1, self._weights.blocks.sub_centers)).max(1)
-        inside = ((labels >= block.start) & (labels < block.stop)).nonzero().squeeze(1)
-        logits[labels[inside] - block.start, inside] = -torch.inf
+        leave_out_(logits, labels - block.start, 0)
         return unit, logits.exp2_() if self.bounded else logits, nearest

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.geometry import Geometry, all_groups, by_group, crop, empty_output, memory_format
+from cosnorm.backends.torch import wide_fields
 from cosnorm.backends.torch.units import UnitRows, WideRows, largest_of, unit_rows, wide_rows
+from cosnorm.backends.torch.wide_fields import is_wide
 from cosnorm.backends.torch.windows import Fields, dtypes_of, fields_of, over_filters
 from cosnorm.norms import saturate
 
@@ -36,6 +38,9 @@ def saved(
     x: Tensor, weight: Tensor, geometry: Geometry, centered: bool, augment: float
 ) -> tuple[Tensor, Tensor]:
     """Empty products and statistics of the shapes that `cosines` returns with `keep`."""
+    if is_wide(x, augment):
+        products = empty_output(x, weight, geometry, x.dtype)
+        return products, wide_fields.statistics_of(x, weight.shape, geometry, centered=centered)
     products = empty_output(x, weight, geometry, dtypes_of(x)[0])
     samples, _, *places = products.shape
     number = 0 if centered and augment else 2 if centered else 1
@@ -46,6 +51,8 @@ def cosines(
     x: Tensor, weight: Tensor, geometry: Geometry, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The cosines; before they were rounded and clamped; and the factors and means of the fields."""
+    if is_wide(x, augment):
+        return wide_fields.cosines(x, weight, geometry, centered=centered)
     fields = fields_of(x, geometry, centered=centered, augment=augment, differentiable=False)
     filters = _filters(x, weight, centered=centered, augment=augment, differentiable=False)
     exact = products_of(fields, filters, weight.shape)
@@ -63,6 +70,8 @@ def folded(
     x: Tensor, weight: Tensor, constant: Tensor | None, geometry: Geometry, *, centered: bool, augment: float
 ) -> Tensor:
     """The cosines with filters that are unit vectors, whose appended components are `constant`, (O, 1)."""
+    if is_wide(x, augment):
+        return wide_fields.folded(x, weight, geometry, centered=centered)
     fields = fields_of(x, geometry, centered=centered, augment=augment, differentiable=False)
     filters = unit_filters(weight, constant, fields.values.dtype)
     return products_of(fields, filters, weight.shape).clamp_(-1, 1).to(x.dtype)
@@ -81,6 +90,9 @@ def gradients(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients in x and in the weight; what is None, because another form computed, is made again."""
+    if is_wide(x, augment):
+        given = cotangent, x, weight, products, statistics, geometry
+        return wide_fields.gradients(*given, centered=centered, needs=needs)
     if statistics is None or statistics.ndim != x.ndim + 2:
         products = statistics = None
     known = statistics if statistics is not None and len(statistics) else None

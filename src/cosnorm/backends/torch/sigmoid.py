@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cosnorm.backends.pairs import Exclusion
+from cosnorm.backends.torch.softmax import shape_of_tile
 
 _TILE = 1024
 
@@ -12,8 +13,8 @@ _TILE = 1024
 def losses(
     x: Tensor,
     y: Tensor,
-    scale: float,
-    bias: float,
+    scale: float | Tensor,
+    bias: float | Tensor,
     offset: int,
     *,
     tile: int | None,
@@ -34,7 +35,7 @@ def losses(
         into_x: the gradient in x, less the scale, is added here.
         into_y: the same for y.
     """
-    tile = tile or _TILE
+    height, width = shape_of_tile(x, y, tile, _TILE)
     own = y[offset : offset + len(x)]
     positive = (x * own).sum(1) * scale + bias
     found = -F.logsigmoid(positive)
@@ -45,11 +46,11 @@ def losses(
         into_bias += pull.sum()
         into_x.addcmul_(own, pull)
         into_y[offset : offset + len(x)].addcmul_(x, pull)
-    for top in range(0, len(x), tile):
-        rows = slice(top, min(top + tile, len(x)))
+    for top in range(0, len(x), height):
+        rows = slice(top, min(top + height, len(x)))
         scaled = x[rows] * scale
-        for left in range(0, len(y), tile):
-            columns = slice(left, min(left + tile, len(y)))
+        for left in range(0, len(y), width):
+            columns = slice(left, min(left + width, len(y)))
             logits = (scaled @ y[columns].t()).add_(bias)
             exclusion.exclude_(logits, rows, columns)
             found[rows] -= F.logsigmoid(-logits).sum(1)

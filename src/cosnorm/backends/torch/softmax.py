@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends.pairs import Direction, Exclusion
+from cosnorm.devices import AT_ONCE, at_once, is_accelerator
 
 # exp(±64) = 6e±27: sums and quotients of a billion of them stay normal float32 numbers.
 BOUNDED = 64.0
@@ -29,6 +30,10 @@ TILE, _DIAGONAL = 1024, 512
 KEPT = 2**22
 # Logits of a block of whole rows: 8 MiB of float32.
 _WHOLE_ROWS = 2**21
+
+
+# 1/τ may be a tensor, which nobody has looked at.
+TAKES_TENSOR_SCALE = True
 
 
 def takes(exclusion: Exclusion) -> bool:
@@ -44,7 +49,7 @@ def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
 def log_sums(
     x: Tensor,
     y: Tensor,
-    scale: float,
+    scale: float | Tensor,
     exclusion: Exclusion,
     *,
     symmetric: bool = False,
@@ -64,8 +69,8 @@ def log_sums(
         tile: rows and columns of a tile.
         kept: an empty list, for the first tiles, which `gradients` then need not make again.
     """
-    plain = scale <= BOUNDED
-    room = KEPT if plain and kept is not None else 0
+    plain = is_bounded(scale)
+    room = at_once(x.device, KEPT if plain else 0) if kept is not None else 0
     empty = 0.0 if plain else -torch.inf
     sums = x.new_full((len(x),), empty)
     # In the symmetric case a column of a tile is a row of the tile across the diagonal.
@@ -90,7 +95,7 @@ def log_sums(
 def gradients(
     x: Tensor,
     y: Tensor,
-    scale: float,
+    scale: float | Tensor,
     exclusion: Exclusion,
     along_rows: Direction,
     along_columns: Direction | None,
@@ -116,9 +121,10 @@ def gradients(
         tile: rows and columns of a tile.
         kept: the tiles that `log_sums` kept; they are overwritten.
     """
-    weigh = _bounded_weights if scale <= BOUNDED else _shifted_weights
-    a, b = (None if one is None else _Scaled(one, scale) for one in (along_rows, along_columns))
-    assert a is not None
+    weigh = _bounded_weights if is_bounded(scale) else _shifted_weights
+    a, b = _Scaled(along_rows, scale), None
+    if along_columns is not None:
+        b = a if along_columns is along_rows else _Scaled(along_columns, scale)
     for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept):
         weights = weigh(logits, a, b, rows, cols)
         into_x[rows].addmm_(weights, y[cols])
@@ -129,7 +135,7 @@ def gradients(
 def rows_with_gradients(
     x: Tensor,
     y: Tensor,
-    scale: float,
+    scale: float | Tensor,
     exclusion: Exclusion,
     row_weights: Tensor,
     own: Tensor | None,
@@ -154,9 +160,10 @@ def rows_with_gradients(
     Returns:
         The log sums (N,); None, and nothing done, where blocks of whole rows would be too low.
     """
-    if len(y) > _WHOLE_ROWS // 64:
+    room = at_once(x.device, _WHOLE_ROWS)
+    if len(y) > room // 64:
         return None
-    count = tile or max(1, min(TILE, _WHOLE_ROWS // max(1, len(y))))
+    count = tile or max(1, min(at_once(x.device, TILE), room // max(1, len(y))))
     sums = x.new_empty(len(x))
     everything = slice(0, len(y))
     for start in range(0, len(x), count):
@@ -164,7 +171,7 @@ def rows_with_gradients(
         logits = (x[rows] * (scale * LOG2_E)) @ y.t()
         exclusion.exclude_(logits, rows, everything)
         largest = None
-        if scale > BOUNDED:
+        if not is_bounded(scale):
             largest = logits.amax(1, keepdim=True)
             if own is not None:
                 largest = largest.maximum(own[rows].unsqueeze(1) * LOG2_E)
@@ -185,7 +192,7 @@ def rows_with_gradients(
 class _Scaled:
     """A direction with its weights times the scale, and these over the sums."""
 
-    def __init__(self, given: Direction, scale: float) -> None:
+    def __init__(self, given: Direction, scale: float | Tensor) -> None:
         self.weights, self.sums = given.weights * scale, given.log_sums
         self.quotients = self.weights * (-self.sums).exp()
 
@@ -219,7 +226,7 @@ def _shifted_weights(
 def _tiles(
     x: Tensor,
     y: Tensor,
-    scale: float,
+    scale: float | Tensor,
     exclusion: Exclusion,
     symmetric: bool,
     tile: int | None,
@@ -230,12 +237,13 @@ def _tiles(
 
     Up to `BOUNDED` not the logits come, but exp of them. Those that were kept come as they are.
     """
-    size = tile or (TILE if len(y) > 2**13 else TILE // 2)
-    buffer = x.new_empty(min(size, len(x)) * min(size, len(y)))
+    shape = shape_of_tile(x, y, tile, TILE if len(y) > 2**13 else TILE // 2, square=symmetric)
+    places = _places(len(x), len(y), shape, symmetric, at_once(x.device, _DIAGONAL))
+    buffer: Tensor | None = None
     # One piece of memory, since fresh pages cost more than the product that they save.
     pool = x.new_empty(min(room, len(x) * len(y)))
-    scaled = x * (scale * LOG2_E if scale <= BOUNDED else scale)
-    for number, (rows, columns) in enumerate(_places(len(x), len(y), size, symmetric)):
+    scaled = x * (scale * LOG2_E if is_bounded(scale) else scale)
+    for number, (rows, columns) in enumerate(places):
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if kept is not None and number < len(kept):
             yield rows, columns, kept[number]
@@ -245,29 +253,49 @@ def _tiles(
             pool = pool[height * width :]
             kept.append(logits)
         else:
+            if buffer is None:
+                buffer = x.new_empty(min(shape[0], len(x)) * min(shape[1], len(y)))
             logits = buffer[: height * width].view(height, width)
         torch.mm(scaled[rows], y[columns].t(), out=logits)
         exclusion.exclude_(logits, rows, columns)
-        if scale <= BOUNDED:
+        if is_bounded(scale):
             logits.exp2_()
         yield rows, columns, logits
 
 
-def _places(height: int, width: int, size: int, symmetric: bool) -> Iterator[tuple[slice, slice]]:
-    for top in range(0, height, size):
-        rows = slice(top, min(top + size, height))
+def is_bounded(scale: float | Tensor) -> bool:
+    """Whether it is known that exp of the logits cannot overflow."""
+    return not isinstance(scale, Tensor) and scale <= BOUNDED
+
+
+def shape_of_tile(
+    x: Tensor, y: Tensor, tile: int | None, on_cpu: int, *, square: bool = False
+) -> tuple[int, int]:
+    """Rows and columns of a tile."""
+    if tile or not is_accelerator(x.device):
+        return tile or on_cpu, tile or on_cpu
+    side = math.isqrt(AT_ONCE)
+    height = max(1, side if square else min(len(x), max(side, AT_ONCE // max(1, len(y)))))
+    return height, AT_ONCE // height
+
+
+def _places(
+    height: int, width: int, tile: tuple[int, int], symmetric: bool, diagonal: int
+) -> Iterator[tuple[slice, slice]]:
+    for top in range(0, height, tile[0]):
+        rows = slice(top, min(top + tile[0], height))
         if symmetric:
-            yield from _triangle(rows.start, rows.stop)
-        for left in range(rows.stop if symmetric else 0, width, size):
-            yield rows, slice(left, min(left + size, width))
+            yield from _triangle(rows.start, rows.stop, diagonal)
+        for left in range(rows.stop if symmetric else 0, width, tile[1]):
+            yield rows, slice(left, min(left + tile[1], width))
 
 
-def _triangle(start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+def _triangle(start: int, stop: int, diagonal: int) -> Iterator[tuple[slice, slice]]:
     """The tiles on and above a diagonal; small ones along it, as half of those is done twice."""
-    if stop - start <= _DIAGONAL:
+    if stop - start <= diagonal:
         yield slice(start, stop), slice(start, stop)
         return
     middle = (start + stop) // 2
-    yield from _triangle(start, middle)
+    yield from _triangle(start, middle, diagonal)
     yield slice(start, middle), slice(middle, stop)
-    yield from _triangle(middle, stop)
+    yield from _triangle(middle, stop, diagonal)

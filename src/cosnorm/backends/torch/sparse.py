@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosnorm.backends.torch.units import largest_of, unit_rows
+from cosnorm.backends.torch.units import UnitRows, largest_of, unit_rows
+from cosnorm.devices import is_accelerator
 from cosnorm.norms import accumulation_dtype, constant_bound
 
 GATHERED = 2**22  # elements of a dense piece of x
@@ -41,19 +42,26 @@ def handles(rows: SparseRows, weight: Tensor) -> bool:
     return True
 
 
-def rows_of_values(starts: Tensor) -> Tensor:
+def rows_of_values(starts: Tensor, number: int) -> Tensor:
     """The row of each stored value of a CSR matrix, from where its rows begin (N + 1,)."""
-    return torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())
+    rows = torch.arange(len(starts) - 1, device=starts.device)
+    return rows.repeat_interleave(starts.diff(), output_size=number)
 
 
 def row_sums(starts: Tensor, values: Tensor) -> Tensor:
     """The sum of each row's stored values, (N,)."""
-    return values.new_zeros(len(starts) - 1).index_add_(0, rows_of_values(starts), values)
+    return values.new_zeros(len(starts) - 1).index_add_(0, rows_of_values(starts, len(values)), values)
 
 
 def by_feature(weight: Tensor) -> bool:
     """Whether a weight (M, D) lies a feature at a time."""
     return weight.t().is_contiguous()
+
+
+def _by_torch(weight: Tensor) -> bool:
+    """Whether torch's sparse product is to be taken: on a CPU for what lies as it wants."""
+    device = weight.device
+    return device.type != "mps" if is_accelerator(device) else by_feature(weight)
 
 
 def pieces(rows: SparseRows, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -81,7 +89,7 @@ def pieces(rows: SparseRows, size: int) -> Iterator[tuple[slice, Tensor, Tensor]
 def product(rows: SparseRows, weight: Tensor) -> Tensor:
     """x·w for all pairs, (N, M); the weight in the accumulation dtype."""
     shape = (len(rows.starts) - 1, weight.shape[1])
-    if by_feature(weight) and weight.device.type == "cpu":
+    if _by_torch(weight):
         x = torch.sparse_csr_tensor(rows.starts, rows.columns, rows.values, shape, check_invariants=False)
         return torch.sparse.mm(x, weight.t())
     output = rows.values.new_empty(shape[0], weight.shape[0])
@@ -94,9 +102,10 @@ def _transposed(rows: SparseRows, size: int) -> Tensor:
     """xᵀ as a CSR matrix, (D, N)."""
     count = len(rows.starts) - 1
     order = rows.columns.argsort(stable=True)
-    row = rows_of_values(rows.starts)
+    row = rows_of_values(rows.starts, len(rows.values))
     starts = rows.starts.new_zeros(size + 1)
-    starts[1:] = rows.columns.bincount(minlength=size).cumsum(0)
+    counts = starts.new_zeros(size).index_add_(0, rows.columns, torch.ones_like(rows.columns))
+    torch.cumsum(counts, 0, out=starts[1:])
     row = row[order].to(starts.dtype)
     return torch.sparse_csr_tensor(starts, row, rows.values[order], (size, count), check_invariants=False)
 
@@ -115,7 +124,9 @@ def adjoint(
         gradient = torch.mul(weight, along.unsqueeze(1), out=torch.empty_like(weight))
     if offset is not None:
         gradient.add_(offset.unsqueeze(1))
-    if by_feature(gradient) and gradient.device.type == "cpu":
+    if is_accelerator(gradient.device) and _by_torch(gradient):
+        return gradient.add_(torch.sparse.mm(_transposed(rows, gradient.shape[1]), cotangent).t())
+    if _by_torch(gradient):
         gradient.t().addmm_(_transposed(rows, gradient.shape[1]), cotangent)
         return gradient
     for which, columns, dense in pieces(rows, gradient.shape[1]):
@@ -129,7 +140,7 @@ def sparse_unit_rows(
     """The rows of a CSR matrix (N, size) as unit vectors, whatever their norms; zero rows stay zero."""
     count = len(starts) - 1
     values = stored.to(accumulation_dtype(stored.dtype))
-    row = rows_of_values(starts)
+    row = rows_of_values(starts, len(values))
     lengths = starts.diff().to(values.dtype)
 
     def largest(terms: Tensor) -> Tensor:
@@ -181,9 +192,26 @@ def gradient_formula(
         return torch.zeros_like(weight)
     largest = largest_of(cotangent, 0)
     scaled = cotangent / largest
+    if is_accelerator(weight.device) and not torch.is_grad_enabled() and _by_torch(weight):
+        summed = torch.sparse.mm(_transposed(rows, weight.shape[1]), scaled).t()
+        return _finished(summed, unit, rows, scaled, largest, weight, centered=centered)
     summed = torch.zeros_like(unit.values)
     for which, columns, dense in pieces(rows, weight.shape[1]):
         summed = summed.index_add(1, columns, scaled[which].t() @ dense)
+    return _finished(summed, unit, rows, scaled, largest, weight, centered=centered)
+
+
+def _finished(
+    summed: Tensor,
+    unit: UnitRows,
+    rows: SparseRows,
+    scaled: Tensor,
+    largest: Tensor,
+    weight: Tensor,
+    *,
+    centered: bool,
+) -> Tensor:
+    """The gradient in the weight from Σ g x̂ over the batch."""
     along = (unit.values * summed).sum(1, keepdim=True)
     if unit.constant is not None:
         along = along + unit.constant * (scaled * rows.constant).sum(0).unsqueeze(1)

@@ -78,6 +78,9 @@ def unit_rows(
     scale = largest_of(values)
     if augment:
         scale = scale.clamp(min=augment)
+    if centered and values.dtype == torch.float64:
+        # By a power of two: else the division rounds what the rule for constant rows looks at.
+        scale = scale / (2 * torch.frexp(scale).mantissa)
     values = values / scale
     if centered:
         deviation, mean = center(values)
@@ -109,29 +112,31 @@ def wide_rows(
     What is one number a row is worked on for all sets at once.
     """
     stored, accumulation = sets[0].dtype, accumulation_dtype(sets[0].dtype)
-    shapes = [(*rows.shape[:-1], 1) for rows in sets]
-    counts = [math.prod(shape) for shape in shapes]
+    counts = [math.prod(rows.shape[:-1]) for rows in sets]
+    pieces: Sequence[Tensor] = sets
 
-    def each(numbers: Tensor) -> list[Tensor]:
-        return [part.view(shape) for part, shape in zip(numbers.split(counts), shapes, strict=True)]
+    def new_numbers() -> Tensor:
+        return sets[0].new_empty(sum(counts), dtype=torch.float64)
 
     def norms_of(order: float) -> Tensor:
-        found = sets[0].new_empty(sum(counts), dtype=torch.float64)
-        for rows, into in zip(values, each(found), strict=True):
+        found = new_numbers()
+        for rows, into in zip(pieces, _beside(pieces, found), strict=True):
             torch.linalg.vector_norm(rows, order, -1, True, dtype=torch.float64, out=into)
         return found
 
-    values, constant = list(sets), None
+    constant = None
     if centered:
-        means = sets[0].new_empty(sum(counts), dtype=torch.float64)
-        working = dtype if dtype == torch.float64 else accumulation
-        for place, (rows, mean) in enumerate(zip(sets, each(means), strict=True)):
+        means = new_numbers()
+        # float32 and bfloat16 have one range: what is rounded to that in the end may be so before.
+        working = torch.bfloat16 if stored == dtype == torch.bfloat16 else max(dtype, accumulation, key=_size)
+        pieces, parts = _memory(sets, counts, working)
+        for rows, mean, deviation in zip(sets, _beside(sets, means), parts, strict=True):
             torch.mean(rows, -1, keepdim=True, dtype=torch.float64, out=mean)
-            values[place] = torch.sub(rows, mean, out=torch.empty_like(rows, dtype=working))
+            torch.sub(rows, mean, out=deviation)
         if norms is None or augment:
             constant = norms_of(torch.inf) <= constant_bound(means, stored)
     if augment and constant is not None:
-        for rows, none in zip(values, each(constant), strict=True):
+        for rows, none in zip(pieces, _beside(pieces, constant), strict=True):
             rows.masked_fill_(none, 0)
     if norms is None:
         norms = norms_of(2)
@@ -141,9 +146,43 @@ def wide_rows(
             norms.masked_fill_(constant, torch.inf)
         else:
             torch.nn.functional.threshold(norms, 0.0, torch.inf, inplace=True)
-    units = []
-    for rows, norm in zip(values, each(norms), strict=True):
-        appended = (augment / norm).to(accumulation) if augment else None
-        unit = torch.div(rows, norm, out=torch.empty_like(rows, dtype=dtype))
-        units.append(WideRows(unit, appended, norm))
-    return units, norms
+    units = [
+        torch.div(rows, norm, out=torch.empty_like(rows, dtype=dtype))
+        for rows, norm in zip(pieces, _beside(pieces, norms), strict=True)
+    ]
+    if len(units) < len(sets):
+        units = [unit.view(rows.shape) for unit, rows in zip(units[0].split(counts), sets, strict=True)]
+    found = []
+    for unit, norm in zip(units, _beside(sets, norms), strict=True):
+        found.append(WideRows(unit, (augment / norm).to(accumulation) if augment else None, norm))
+    return found, norms
+
+
+def _size(dtype: torch.dtype) -> int:
+    return dtype.itemsize
+
+
+def _beside(rows: Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
+    """A number for each row of sets of rows (*, D), as (*, 1) for each set."""
+    counts = [math.prod(one.shape[:-1]) for one in rows]
+    parts = zip(numbers.split(counts), rows, strict=True)
+    return [part.view(*one.shape[:-1], 1) for part, one in parts]
+
+
+def _memory(
+    sets: Sequence[Tensor], counts: list[int], dtype: torch.dtype
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Memory for rows of these shapes: what a launch may work on, and the part for each set.
+
+    Rows of one length stand in one tensor, so that it takes one launch for all.
+    """
+    if len({rows.shape[-1] for rows in sets}) > 1:
+        parts = [torch.empty_like(rows, dtype=dtype) for rows in sets]
+        return parts, parts
+    together = sets[0].new_empty(sum(counts), sets[0].shape[-1], dtype=dtype)
+    if len(sets) == 1:
+        together = together.view(sets[0].shape)
+        return [together], [together]
+    return [together], [
+        part.view(rows.shape) for part, rows in zip(together.split(counts), sets, strict=True)
+    ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cosnorm.backends.geometry import Geometry, all_groups, by_group
+from cosnorm.devices import is_accelerator
 from cosnorm.norms import CONSTANT_EPS
 
 
@@ -42,7 +43,7 @@ def dtypes_of(x: Tensor, *, portable: bool = False) -> tuple[torch.dtype, torch.
     """The dtype of products, and that of sums of squares; portable: no float64 but for float64."""
     if portable and x.dtype != torch.float64:
         return torch.float32, torch.float32
-    if x.dtype == torch.float64 or x.device.type == "cpu":
+    if x.dtype == torch.float64 or not is_accelerator(x.device):
         return torch.float64, torch.float64
     return torch.float32, torch.float32 if x.device.type == "mps" else torch.float64
 

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cosnorm_lab.charts import Axis, Chart, Cloud, Line
-from cosnorm_lab.recipes import published
-from cosnorm_lab.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
-from cosnorm_lab.series import (
+from cosnorm_lab.report.charts import Axis, Chart, Cloud, Line
+from cosnorm_lab.report.papers import paper_of
+from cosnorm_lab.report.scales import asinh_ticks, count_ticks, label, linear_ticks, log_ticks
+from cosnorm_lab.report.series import (
     FOLLOWS,
     LEAST_ERRORS,
     Series,
@@ -165,7 +165,7 @@ def against(name: str, all_series: Sequence[Series], *, least: bool = False) -> 
         first = family[0]
         places = [float(getattr(one.config, name)) for one in family]
         ours = [one.least_errors() if least else one.mean_errors() for one in family]
-        claims = [published(one.config) for one in family]
+        claims = [paper_of(one) for one in family]
         papers = [claim.least if least else claim.mean for claim in claims]
         for caption, colour, dashes, errors in (
             (first.method_name, first.colour, "", ours),
@@ -225,9 +225,10 @@ def embeddings(all_series: Sequence[Series]) -> Picture | None:
         if on_sphere:
             axes = (Axis("", -2.15, 2.15, []), Axis("", -1.05, 1.05, []))
             outlines = [_circle(-1.1), _circle(1.1)]
+        names = series.runs[0].start["data"].get("classes", [])
         clouds = [
             Cloud(
-                str(label_),
+                names[label_] if label_ < len(names) else str(label_),
                 CLASS_COLOURS[label_ % len(CLASS_COLOURS)],
                 [point for point, own in zip(points, recorded["labels"], strict=True) if own == label_],
             )

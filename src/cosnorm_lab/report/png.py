@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from cosnorm_lab.charts import Axis, Chart
-from cosnorm_lab.figures import Picture
+from cosnorm_lab.report.charts import Axis, Chart
+from cosnorm_lab.report.figures import Picture
 
 DOTS_PER_INCH = 200
 PANELS_A_ROW = 4
@@ -51,7 +51,7 @@ def draw(picture: Picture) -> Figure:
         panels[0].set_xlabel(first.x.title)
         panels[0].set_ylabel(first.y.title)
     if picture.legend:
-        _legend(figure, panels[0], [line.caption for line in first.lines])
+        _legend(figure, panels[0], [line.caption for line in first.lines if line.caption])
     return figure
 
 

@@ -12,11 +12,14 @@ from cosnorm_lab.methods import METHODS
 from cosnorm_lab.recipes import RECIPES, Recipe, columns, published
 from cosnorm_lab.recipes.published import Published
 from cosnorm_lab.records import Run
-from cosnorm_lab.series import Series, unit
+from cosnorm_lab.report.differences import compare_with, p_value
+from cosnorm_lab.report.headlines import beside_paper
+from cosnorm_lab.report.papers import paper_of
+from cosnorm_lab.report.quantities import figure
+from cosnorm_lab.report.series import AT_CHANCE, Series, unit
 
 NOTHING = "–"
 NOT_RUN = "not run"
-TOLERANCE = 0.05  # of the paper's figure: what counts as reproduced
 SAID_OTHERWISE = ("recipe", "method", "learning_rate", "epochs", "seed")
 
 
@@ -37,7 +40,9 @@ class Row:
         paper_mean: The paper's figure for the method, where the recipe has one.
         paper_variance: The same.
         paper_least: The same.
-        verdict: How ours compares with the paper's, and why, where that is known.
+        verdict: How ours compares with the paper's, and p; "at chance" where the runs only guess.
+        note: What explains the row: why ours differs, where that is known, how failed runs ended.
+        percent: The mean and its interval in percent of the test samples.
         goal: When the runs came down to the recipe's goal, where it has one.
         paper_goal: The same in the paper.
         seconds: Median training time of an epoch, without the evaluation.
@@ -56,6 +61,8 @@ class Row:
     paper_variance: str
     paper_least: str
     verdict: str
+    note: str
+    percent: str
     goal: str
     paper_goal: str
     seconds: str
@@ -185,7 +192,7 @@ def _row(series: Series) -> Row:
     counted, scale = unit(config)
     if lowest := series.least():
         least = f"{lowest[0]:.4g} ({counted} {lowest[1] * scale:,.0f})"
-    paper = published(config)
+    paper = paper_of(series)
     goal = RECIPES[config.recipe].goal if config.recipe in RECIPES else None
     reached = None if goal is None else series.reached(goal)
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
@@ -201,7 +208,9 @@ def _row(series: Series) -> Row:
         paper_mean=NOTHING if paper.mean is None else f"{paper.mean:.1f}",
         paper_variance=NOTHING if paper.variance is None else f"{paper.variance:.3g}",
         paper_least=NOTHING if paper.least is None else f"{paper.least:g}",
-        verdict=verdict(series),
+        verdict=AT_CHANCE if series.at_chance else _judged(series),
+        note=_note(series),
+        percent=numbers.percent if (numbers := figure(series, "errors")) else NOTHING,
         goal=NOTHING if reached is None else f"{counted} {reached * scale:,.0f}",
         paper_goal=NOTHING if paper.step is None else f"step {paper.step:,}",
         seconds=f"{statistics.median(seconds):.3g}" if any(second > 0.001 for second in seconds) else NOTHING,
@@ -210,20 +219,36 @@ def _row(series: Series) -> Row:
 
 
 def verdict(series: Series) -> str:
-    """Whether the paper's figure is reproduced: within 5 %, better, or not.
+    """Whether the paper's figure is reproduced: within 5 %, better, or not."""
+    quantity, paper = claimed(series)
+    ours = figure(series, quantity)
+    return NOTHING if paper is None or ours is None else beside_paper(ours.mean, paper)
 
-    Of several figures the mean counts, else the least number of errors.
-    """
-    claim, final, least = published(series.config), series.final(), series.least()
-    pairs = ((claim.mean, final and final.mean), (claim.least, least and least[0]))
-    paper, ours = next((pair for pair in pairs if pair[0] is not None), (None, None))
+
+def _judged(series: Series) -> str:
+    quantity, paper = claimed(series)
+    word, ours = verdict(series), figure(series, quantity)
     if paper is None or ours is None:
-        return NOTHING
-    ratio = ours / paper
-    if abs(ratio - 1) <= TOLERANCE:
-        return "reproduced"
-    word = "better" if ratio < 1 else "not reproduced"
-    return f"{word}: {claim.note}" if claim.note else word
+        return word
+    beside = compare_with(ours.values, paper)
+    return word if beside.p is None else f"{word} ({p_value(beside.p)})"
+
+
+def claimed(series: Series) -> tuple[str, float | None]:
+    """Which of its quantities the paper prints of such runs, and the figure: the mean, else the least."""
+    claim = paper_of(series)
+    return ("errors", claim.mean) if claim.mean is not None else ("least", claim.least)
+
+
+def _note(series: Series) -> str:
+    parts = []
+    if verdict(series) not in ("reproduced", NOTHING) and (why := paper_of(series).note):
+        parts.append(why)
+    if series.at_chance:
+        parts.append("not below the errors of always guessing the most frequent class")
+    if series.runs and len(series.completed) < len(series.runs):
+        parts.append(_common_status(series))
+    return "; ".join(parts)
 
 
 def planned_rows(recipe: str, present: Sequence[Series]) -> list[Row]:
@@ -259,7 +284,7 @@ def _common_status(series: Series) -> str:
     if not series.runs:
         return NOT_RUN
     if len(series.completed) == len(series.runs):
-        return "completed"
+        return f"completed, {AT_CHANCE}" if series.at_chance else "completed"
     others = [run for run in series.runs if run not in series.completed]
     if len(series.runs) == 1:
         return status(others[0])

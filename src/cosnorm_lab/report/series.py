@@ -17,6 +17,7 @@ from cosnorm_lab.records import Run, last_epochs
 # A second series of the same method has the same colour and the next of these dashes.
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 COMPLETED = "completed"
+AT_CHANCE = "at chance"
 FOLLOWS = {"layers": ("hidden",)}  # fields that a property of the configuration is made of
 LEAST_ERRORS = 0.5  # where no error at all is drawn on a logarithmic axis
 
@@ -90,7 +91,9 @@ class Series:
     @property
     def name_with_settings(self) -> str:
         """The name, and the values of the recipe's columns."""
-        settings = (_setting(name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        values = ((name, getattr(self.config, name)) for name in columns(self.config.recipe))
+        # 0 is an option that the method does not have.
+        settings = (_setting(name, value) for name, value in values if value != 0 or value is False)
         return ", ".join([self.name, *settings])
 
     @property
@@ -102,7 +105,7 @@ class Series:
     def status(self) -> str:
         """How the runs ended, in a word or two."""
         if self.at_chance:
-            return "at chance"
+            return AT_CHANCE
         if len(self.completed) == len(self.runs):
             return COMPLETED
         others = dict.fromkeys(run.status for run in self.runs if run.status != COMPLETED)

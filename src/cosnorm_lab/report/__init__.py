@@ -1,0 +1,1 @@
+"""What is shown of records: headlines and their tests, rows, figures, the page, Markdown and CSV."""
