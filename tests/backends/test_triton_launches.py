@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from operators.launches import Launches
+from benchmarks.launches import Launches
 
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.torch.contraction import MATRIX
