@@ -83,7 +83,8 @@ def margin_cross_entropy(
             *not* averaged. With "none" each gets the losses of its own embeddings, and gradients without that
             factor.
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
-            GPU), or "auto", which takes torch's. A named one computes or raises; there is no "c" here.
+            GPU), or "auto", which takes the kernels where `cosine_linear` does. A named one computes or
+            raises; there is no "c" here.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the embeddings. NumPy arrays give NumPy.
