@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -160,50 +160,98 @@ def _resources(binary: Any) -> dict[str, int]:
     return {"registers": int(numbers["REG"]), "stack": int(numbers["STACK"])}
 
 
-def compiled(dtypes: list[str], targets: list[str], *, once: bool = False) -> list[dict[str, Any]]:
-    """Every kernel in each form in which it is launched (`once`: in one), compiled for each target."""
+class Cell(NamedTuple):
+    """One launch for one GPU."""
+
+    one: Launch
+    dtype: str
+    target: str
+
+
+def forms(dtype: str) -> dict[str, list[Launch]]:
+    """Each kernel that is launched, in each form that a compiler tells from the others."""
+    found: dict[str, dict[Any, Launch]] = {}
+    for one in launched(DTYPES[dtype]):
+        source, _ = _source(one, TARGETS["sm_90"])
+        found.setdefault(one.kernel.__name__, {}).setdefault((source.hash(), str(one.options)), one)
+    return {name: list(each.values()) for name, each in found.items()}
+
+
+def every_cell(dtypes: list[str], targets: list[str]) -> list[Cell]:
+    """All forms of all kernels in these dtypes for these GPUs."""
+    all_forms = [(dtype, one) for dtype in dtypes for each in forms(dtype).values() for one in each]
+    return [Cell(one, dtype, target) for dtype, one in all_forms for target in targets]
+
+
+def once(dtype: str, target: str) -> list[Cell]:
+    """One form of each kernel."""
+    return [Cell(each[0], dtype, target) for each in forms(dtype).values()]
+
+
+def chosen_cells() -> list[Cell]:
+    """Each form of each kernel at least once; each kernel in each dtype and for each GPU.
+
+    Dtypes and GPUs go round at their own pace, from another beginning for each kernel.
+    """
+    by_dtype = {dtype: forms(dtype) for dtype in DTYPES}
+    cells = []
+    for number, name in enumerate(sorted(by_dtype["float32"])):
+        most = max(len(each[name]) for each in by_dtype.values())
+        for turn in range(max(most, len(TARGETS))):
+            dtype = list(DTYPES)[(turn + number) % len(DTYPES)]
+            target = list(TARGETS)[turn % len(TARGETS)]
+            own = by_dtype[dtype][name]
+            cells.append(Cell(own[turn % len(own)], dtype, target))
+    return cells
+
+
+def compiled(cells: list[Cell]) -> list[dict[str, Any]]:
+    """What they take, compiled; without those for which a GPU has no numbers."""
     found: list[dict[str, Any]] = []
-    done: set[Any] = set()
-    for dtype in dtypes:
-        for one in launched(DTYPES[dtype]):
-            for target in targets:
-                name = one.kernel.__name__
-                if once and (target, name) in done:
-                    continue
-                source, options = _source(one, TARGETS[target])
-                key = (target, name) if once else (target, source.hash(), str(one.options))
-                if key in done or (name, target) in NOT_THERE:
-                    continue
-                done.add(key)
-                try:
-                    binary = triton.compile(source, target=TARGETS[target], options=options)
-                except Exception as error:
-                    raise RuntimeError(f"{one.kernel.__name__} {dtype} {target} {one.constants}") from error
-                found.append(
-                    {
-                        "kernel": one.kernel.__name__,
-                        "dtype": dtype,
-                        "target": target,
-                        "constants": {k: v for k, v in one.constants.items() if not isinstance(v, Tensor)},
-                        "shared": binary.metadata.shared,
-                        **_resources(binary),
-                    }
-                )
+    for one, dtype, target in cells:
+        name = one.kernel.__name__
+        if (name, target) in NOT_THERE:
+            continue
+        source, options = _source(one, TARGETS[target])
+        try:
+            binary = triton.compile(source, target=TARGETS[target], options=options)
+        except Exception as error:
+            raise RuntimeError(f"{name} {dtype} {target} {one.constants}") from error
+        found.append(
+            {
+                "kernel": name,
+                "dtype": dtype,
+                "target": target,
+                "constants": {k: v for k, v in one.constants.items() if not isinstance(v, Tensor)},
+                "shared": binary.metadata.shared,
+                **_resources(binary),
+            }
+        )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtypes", nargs="+", default=["float32"])
-    parser.add_argument("--targets", nargs="+", default=["sm_90"])
-    parser.add_argument("--once", action="store_true", help="one form of each kernel")
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--once", action="store_true", help="one form of each kernel, float32 on sm_90")
+    parser.add_argument("--chosen", action="store_true", help="each form once, each kernel on each GPU")
     parser.add_argument("--table", action="store_true", help="for people")
     given = parser.parse_args()
-    found = compiled(given.dtypes, given.targets, once=given.once)
+    if given.once:
+        cells = once("float32", "sm_90")
+    else:
+        cells = chosen_cells() if given.chosen else every_cell(given.dtypes, given.targets)
+    found = compiled(cells)
     if not given.table:
         # Those that a GPU is not there for are launched, too.
-        names = {one.kernel.__name__ for dtype in given.dtypes for one in launched(DTYPES[dtype])}
-        report = {"kernels": sorted(every_kernel()), "called": sorted(_called(names)), "compiled": found}
+        names = {one.kernel.__name__ for one, _, _ in cells}
+        report = {
+            "kernels": sorted(every_kernel()),
+            "called": sorted(_called(names)),
+            "absent": sorted(NOT_THERE),
+            "compiled": found,
+        }
         print(json.dumps(report))
         return
     for one in found:
