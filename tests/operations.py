@@ -101,8 +101,8 @@ def _operations() -> list[Operation]:
 OPERATIONS = _operations()
 
 
-# The same by the Triton kernels, in their interpreter: few rows, and more than few. Those of convolutions are
-# slow there, and have tests of their own.
+# The same by the Triton kernels, in their interpreter: few rows, and more than few; and small images, whose
+# extreme fields are slow there.
 KERNELS = [
     replace(
         operation,
@@ -114,6 +114,17 @@ KERNELS = [
     for operation in OPERATIONS
     for suffix, rows in (("", 9), ("-rows", 17))
     if operation.name.startswith("linear")
+] + [
+    replace(
+        operation,
+        name=f"{operation.name}-triton",
+        call=partial(operation.call, impl="triton"),
+        x_shape=(5, 4, 3, 2),
+        y_shape=(4, 2, 2, 1),
+        dtypes=DTYPES[1:],
+    )
+    for operation in OPERATIONS
+    if operation.name.startswith("conv2d")
 ]
 
 

@@ -224,8 +224,9 @@ def images_again(
         taps: tl.constexpr = KERNEL[0] * KERNEL[1] * KERNEL[2]
         image = row // groups * groups * channels * places + row % groups * channels * stride_channel
         base = row // groups * groups * filters * outputs
-        for begin in range(0, LOOK, TILE):
-            place = program % blocks * LOOK + begin + tl.arange(0, TILE)
+        top = program % blocks * LOOK
+        for begin in range(0, tl.minimum(LOOK, places - top), TILE):
+            place = top + begin + tl.arange(0, TILE)
             touched = tl.zeros([TILE], tl.int32)
             for tap in range(0, taps):
                 kd, kh, kw = tap // (KERNEL[1] * KERNEL[2]), tap // KERNEL[2] % KERNEL[1], tap % KERNEL[2]

@@ -299,7 +299,7 @@ def fields_again(
             + row // groups * groups * channels * (D * H * W)
             + row % groups * channels * stride_channel
         )
-        for begin in range(0, LOOK, TILE):
+        for begin in range(0, tl.minimum(LOOK, outputs - top), TILE):
             output = top + begin + tl.arange(0, TILE)
             norm = tl.load(numbers_pointer + row * outputs + output, mask=output < outputs, other=1.0)
             rare = rare_fields(norm, output, row, rows, outputs, numbers_pointer, CENTERED, LIMIT)
