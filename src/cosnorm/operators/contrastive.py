@@ -178,7 +178,8 @@ def _compute(*arguments: Any) -> Results:
     positive = _positive(problem, pairs)
     projected, divisors, into_temperature, log_sums = (pairs.x.new_empty(0) for _ in range(4))
     if any(keep) and not options.separate:
-        into = pairs.gradients(into_y=learning.into_y(keep))
+        # A symmetric tile serves both of its rows, whether these learn or the temperature alone.
+        into = pairs.gradients(into_y=learning.into_y(keep) or problem.symmetric)
         losses, part = _with_gradients(problem, pairs, positive, into)
         into_temperature = pairs.project_(into) * -problem.scale
         projected, divisors = into.rows, pairs.divisors[: len(into.rows)].clone()
@@ -229,7 +230,7 @@ def _gradients(cotangent: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
         log_sums = list(kept.log_sums)
         _, part = _losses(problem, positive, log_sums)
         weights, factor = split_factor(cotangent)
-        into = pairs.gradients(into_y=learning.into_y(needs))
+        into = pairs.gradients(into_y=learning.into_y(needs) or problem.symmetric)
         _gradients_of(problem, pairs, into, weights.where(part, 0), positive, log_sums, None)
         into_temperature = pairs.project_(into) * -problem.scale
         projected, divisors = into.rows, pairs.divisors
