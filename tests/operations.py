@@ -114,16 +114,30 @@ def nearest(x: Tensor, y: Tensor) -> Tensor:
 OPERATIONS = [*_operations(), Operation("topk", nearest, reference.linear, (9, 63), (5, 63), False)]
 
 
-# The same by the Triton kernels, in their interpreter; that of convolutions is slow and has tests of its own.
+# The same by the Triton kernels, in their interpreter: few rows, and more than few; and small images, whose
+# extreme fields are slow there.
 KERNELS = [
+    replace(
+        operation,
+        name=f"{operation.name}-triton{suffix}",
+        call=partial(operation.call, impl="triton"),
+        x_shape=(rows, *operation.x_shape[1:]),
+        dtypes=DTYPES[1:],
+    )
+    for operation in OPERATIONS
+    for suffix, rows in (("", 9), ("-rows", 17))
+    if operation.name.startswith("linear")
+] + [
     replace(
         operation,
         name=f"{operation.name}-triton",
         call=partial(operation.call, impl="triton"),
+        x_shape=(5, 4, 3, 2),
+        y_shape=(4, 2, 2, 1),
         dtypes=DTYPES[1:],
     )
     for operation in OPERATIONS
-    if operation.name.startswith("linear")
+    if operation.name.startswith("conv2d")
 ]
 
 

@@ -3,6 +3,8 @@
 import importlib.util
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from cosnorm.functional import cosine_linear
 from cosnorm.nn import CosineLinear
 
 X, W = torch.randn(2, 5), torch.randn(3, 5)
+KERNELS = {"rows", "fields", "softmax", "classes", "units", "fp8"}  # what backends/triton has
 
 
 def test_unknown_names():
@@ -38,6 +41,71 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(RuntimeError, match="needs triton, which is not installed: pip install triton"):
         cosine_linear(X, W, impl="triton")
     assert cosine_linear(X, W, impl="auto").shape == (2, 3)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    """As if there were a GPU of that capability, as far as the choice goes."""
+
+    def of(capability: tuple[int, int] = (9, 0), available: bool = True, hip: str | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        choose._order.cache_clear()
+        choose._say_what_is_missing.cache_clear()
+
+    yield of
+    choose._order.cache_clear()
+    choose._say_what_is_missing.cache_clear()
+
+
+class OnGPU:
+    """What the choice looks at of a tensor."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+def names(operation: str, dtype: torch.dtype, impl: str = "auto") -> list[str]:
+    return [module.__name__.split(".")[2] for module in choose.backends(operation, impl, OnGPU(dtype))]
+
+
+OPERATIONS = sorted(
+    path.stem for path in Path(torch_rows.__file__).parent.glob("*.py") if path.stem in KERNELS | {"sparse"}
+)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_gpu_takes_the_kernels_by_itself(gpu, operation: str, dtype: torch.dtype):
+    gpu()
+    kernels = operation in KERNELS and dtype != torch.float64
+    assert names(operation, dtype) == (["triton", "torch"] if kernels else ["torch"])
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [{"capability": (7, 5)}, {"available": False}, {"capability": (9, 4), "hip": "6.4"}],
+    ids=["old", "no GPU", "AMD"],
+)
+def test_other_gpus_take_the_torch_form(gpu, machine: dict):
+    gpu(**machine)
+    assert names("rows", torch.bfloat16) == ["torch"]
+
+
+def test_a_gpu_without_triton_says_so_once(gpu, monkeypatch: pytest.MonkeyPatch):
+    gpu()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find(name))
+    with pytest.warns(RuntimeWarning, match=r"need triton, which is not installed \(pip install triton\)"):
+        assert names("rows", torch.float32) == ["torch"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names("rows", torch.bfloat16) == ["torch"]
+        assert names("fields", torch.float32) == ["torch"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

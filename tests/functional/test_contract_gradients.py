@@ -116,7 +116,9 @@ def test_func_grad_and_vmap(operation: Operation):
     both = grad(loss, argnums=(0, 1))(x, y)
     torch.testing.assert_close(both[0], gradient_x, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(both[1], gradient_y, rtol=1e-4, atol=1e-5)
-    for dims in ((0, None), (None, 0), (0, 0), (1, 2), (-1, 0)):
+    every = (0, None), (None, 0), (0, 0), (1, 2), (-1, 0)
+    quick = torch.float64 in operation.dtypes or not operation.is_conv  # the interpreter takes its time
+    for dims in every if quick else every[2:3]:
         xs = torch.stack([x, 2 * x.flip(0), x.sin()])
         ys = torch.stack([y, y.cos(), y.flip(-1)])
         moved = [
@@ -167,9 +169,11 @@ def test_what_is_saved_for_backward(operation: Operation):
         products = 4 * output.numel()
     # A convolution's vectors are its fields, those of each group apart.
     vectors = output.numel() // len(y) * (x.shape[1] // y.shape[1]) if operation.is_conv else len(x)
-    means = vectors + len(y) if operation.centered else 0
-    allowed = x.numel() + y.numel() + vectors + len(y) + means + products
-    assert sum(saved.values()) <= 4 * allowed
+    numbers = (2 if operation.centered else 1) * (vectors + len(y))
+    # Kernels keep those of vectors in float64, for norms of float32 vectors go from 1e-45 to 1e40: each is
+    # exact for itself, and nobody looks whether one is beyond float32.
+    width = 8 if "triton" in operation.name else 4
+    assert sum(saved.values()) <= 4 * (x.numel() + y.numel() + products) + width * numbers
     assert output.untyped_storage().data_ptr() not in saved
 
 

@@ -126,6 +126,21 @@ def test_a_learned_temperature_stays_positive_and_comes_back(step: float):
         assert criterion.temperature.log_temperature.grad != 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "sup_con", "clip"])
+def test_a_temperature_learns_alone_as_beside_embeddings(name: str, reduction: str):
+    x, y = torch.randn(NUMBER, SIZE), torch.randn(NUMBER, SIZE)
+    found = []
+    for learns in (False, True):
+        rows = x.clone().requires_grad_(learns)
+        temperature = torch.tensor(0.3, requires_grad=True)
+        given = (rows, LABELS) if name == "sup_con" else (rows, y)
+        loss = getattr(losses, f"{name}_loss")(*given, temperature=temperature, reduction=reduction)
+        loss.sum().backward()
+        found.append(temperature.grad)
+    torch.testing.assert_close(*found)
+
+
 def test_clips_scale_is_cut_and_comes_back():
     criterion = losses.CLIPLoss(0.07, max_scale=100.0)
     pair = torch.randn(NUMBER, SIZE), torch.randn(NUMBER, SIZE)

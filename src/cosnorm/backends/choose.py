@@ -5,16 +5,18 @@
     triton  kernels, on a GPU
     torch   torch's operators, anywhere, without a look at the data
 
-`impl="auto"` takes the first that there is for a device; one that is named computes, or the call raises. A
-backend declines what its form could get wrong (it returns None: extreme norms), and the torch form computes
-then. `COSNORM_IMPL` in the environment forces one for a whole program: set it before that
-begins, as each operation reads it once.
+`impl="auto"` takes the first that there is for a device: the kernels where they were written for, tensors of
+float32, bfloat16 and float16 on NVIDIA's GPUs of compute capability 8.0 and more; on other accelerators, and
+without triton, the torch form. One that is named computes, or the call raises. A backend declines what its
+form could get wrong (it returns None: extreme norms), and the torch form computes then. `COSNORM_IMPL` in the
+environment forces one for a whole program: set it before that begins, as each operation reads it once.
 """
 
 import functools
 import importlib
 import importlib.util
 import os
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +24,8 @@ import torch
 from torch import Tensor
 
 IMPLEMENTATIONS = ("auto", "c", "torch", "triton")
-_AUTO = {"cpu": ("c", "look", "torch")}
+_AUTO = {"cpu": ("c", "look", "torch"), "cuda": ("triton", "torch")}
+_LEAST_CAPABILITY = (8, 0)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -60,6 +63,8 @@ def backends(operation: str, impl: str, tensor: Tensor) -> tuple[ModuleType, ...
 def _order(operation: str, impl: str, place: torch.device, dtype: torch.dtype) -> tuple[ModuleType, ...]:
     device, forced = place.type, os.environ.get("COSNORM_IMPL", "auto")
     names: tuple[str, ...] = _AUTO.get(device, ("torch",))
+    if "triton" in names and not _takes_kernels(place, dtype):
+        names = ("torch",)
     if forced != "auto":
         if forced not in (*IMPLEMENTATIONS, "look"):
             raise ValueError(f'COSNORM_IMPL must be "auto", "c", "look", "torch" or "triton", got {forced!r}')
@@ -99,6 +104,31 @@ def _obstacle(operation: str, name: str, device: str, dtype: torch.dtype) -> str
     if _module(name, operation) is None:
         return f"has no compiled passes for {operation} here"
     return ""
+
+
+def _takes_kernels(place: torch.device, dtype: torch.dtype) -> bool:
+    """Whether "auto" takes the Triton kernels on a GPU; where only triton is missing, it says so, once."""
+    if (
+        dtype not in _TRITON_DTYPES
+        or torch.version.hip is not None  # compiled for it in the tests, never run there
+        or not torch.cuda.is_available()
+        or torch.cuda.get_device_capability(place) < _LEAST_CAPABILITY
+    ):
+        return False
+    found = importlib.util.find_spec("triton") is not None
+    if not found:
+        _say_what_is_missing()
+    return found
+
+
+@functools.cache
+def _say_what_is_missing() -> None:
+    warnings.warn(
+        "cosnorm's kernels for GPUs need triton, which is not installed (pip install triton); without it "
+        "torch's operators compute the same, in more launches",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _triton_obstacle(operation: str, device: str, dtype: torch.dtype) -> str:

@@ -119,7 +119,8 @@ def contrastive_cross_entropy(
             DistributedDataParallel's average wants. With "none" each gets the losses of its own queries, and
             gradients without that factor. `exclude` has shape (N, all M).
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
-            GPU), or "auto", which takes torch's. A named one computes or raises; there is no "c" here.
+            GPU), or "auto", which takes the kernels where `cosine_linear` does. A named one computes or
+            raises; there is no "c" here.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the queries. NumPy arrays give NumPy.

@@ -73,8 +73,8 @@ def cosine_conv2d(
         augment: the constant component that the paper appends to each field and each filter, after
             centering (the paper uses 1e-4). At 0 the result is exact at every scale.
         impl: "c" (compiled passes, for float32 of one or two dimensions on a CPU), "triton" (kernels, for
-            float32 and half types on a GPU, not centered), "torch" (its operators alone), or "auto", which
-            takes what is fastest on the device. A named one computes or raises.
+            float32 and half types on a GPU), "torch" (its operators alone), or "auto", which takes the first
+            of these that there is for the tensors, as `cosine_linear` does. A named one computes or raises.
 
     Returns:
         (N, O, H', W'), the shape of torch's convolution. Under autocast its dtype is that of torch's, too.
@@ -154,10 +154,6 @@ def _cosine_conv(
 ) -> Tensor:
     augment = check_options(where, centered, augment, impl)
     check_tensors(where, x=x, weight=weight)
-    if impl == "triton" and centered:
-        raise RuntimeError(
-            f'{where}: impl="triton" has no kernel for centered convolutions; use impl="torch"'
-        )
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"{where}: x must have shape (N, C, …) or (C, …) with {rank} spatial dimensions, "

@@ -37,8 +37,9 @@ def cosine_linear(
             centering, so that no vector is zero (the paper uses 1e-4). At 0 the result is exact at every
             scale: no eps is added anywhere.
         impl: "c" (compiled passes, on a CPU), "triton" (kernels, for float32 and the half types on a GPU),
-            "torch" (its operators, anywhere), or "auto", which takes the fastest that is known to be right
-            here. A named one computes or raises.
+            "torch" (its operators, anywhere), or "auto", which takes the first of these that there is for the
+            tensors: kernels on NVIDIA's GPUs from compute capability 8.0 on, where triton is installed, else
+            torch's operators. A named one computes or raises.
         precision: "fp8" rounds each row, divided by its largest element, to 8 bits (e4m3) before the product:
             for N(0, 1) rows of size D the error has a standard deviation of about 0.037/√D. GPUs from compute
             capability 8.9 on have units for it; elsewhere the same numbers are computed in float32. The

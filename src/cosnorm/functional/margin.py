@@ -89,7 +89,7 @@ def margin_cross_entropy(
             factor.
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
             GPU; not for sub-centers, nor where other classes count more or not at all), or "auto", which
-            takes torch's. A named one computes or raises; there is no "c" here.
+            takes them where `cosine_linear` does. A named one computes or raises; there is no "c" here.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the embeddings. NumPy arrays give NumPy.

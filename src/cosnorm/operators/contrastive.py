@@ -64,6 +64,9 @@ class _Learning(NamedTuple):
         """Whether gradients go into anything but the queries."""
         if self.hard_negatives is not None or not options.is_one_field(self.extra_keys):
             return True
+        # A symmetric tile serves both of its rows, whether these learn or the temperature alone.
+        if self.keys is None and self.extra_keys is None and not options.group:
+            return True
         return (needs[0] and self.keys is None) or needs[1] or needs[2]
 
     def pairs(self, options: PairOptions) -> tuple[Pairs, Problem]:

@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cosnorm.backends.triton.launch import readable, writable
-from cosnorm.backends.triton.units import centered_rows, power_of_two, row_statistics, store_rows, tile
+from cosnorm.backends.triton.launch import launch, readable, writable
+from cosnorm.backends.triton.units import deviations, factor_of, reciprocal, row_norms, store_rows, tile
+from cosnorm.norms import CONSTANT_EPS
 
 _LARGEST = 448.0  # of e4m3
 
@@ -20,27 +21,31 @@ def _quantize(
     rows,
     size,
     augment,
-    eps,
+    bound,
     limit,
     CENTERED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    exponent, inverse, mean, factor = row_statistics(
-        x_pointer, row, rows, size, augment, eps, CENTERED, ROWS, BLOCK
-    )
-    scale = power_of_two(-exponent)
-    largest = tl.zeros([ROWS], tl.float32)
+    norm, mean = row_norms(x_pointer, row, rows, size, augment, bound, CENTERED, ROWS, BLOCK)
+    largest = tl.zeros([ROWS], tl.float64)
     for start in range(0, size, BLOCK):
-        values = tl.abs(centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK))
+        values = tl.abs(deviations(x_pointer, row, start, rows, size, mean, BLOCK))
         largest = tl.maximum(largest, tl.max(values, 1))
-    into = tl.where((largest > 0) & (factor != 0), limit / tl.where(largest > 0, largest, 1.0), 0.0)
+    factor = factor_of(norm)
+    into = tl.where(
+        (largest > 0) & (factor != 0), limit * reciprocal(tl.where(largest > 0, largest, 1.0)), 0.0
+    )
     for start in range(0, size, BLOCK):
-        values = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * into[:, None]
-        store_rows(values_pointer, values, row, start, rows, size, BLOCK)
-    tl.store(scale_pointer + row, largest * factor / limit, mask=row < rows)
-    tl.store(extra_pointer + row, augment * scale * inverse, mask=row < rows)
+        values = deviations(x_pointer, row, start, rows, size, mean, BLOCK) * into[:, None]
+        store_rows(values_pointer, values.to(tl.float32), row, start, rows, size, BLOCK)
+    tl.store(
+        scale_pointer + row,
+        (largest * factor * reciprocal(tl.zeros_like(largest) + limit)).to(tl.float32),
+        mask=row < rows,
+    )
+    tl.store(extra_pointer + row, (augment * reciprocal(tl.abs(norm))).to(tl.float32), mask=row < rows)
 
 
 def handles(x: Tensor) -> bool:
@@ -57,7 +62,19 @@ def quantize(x: Tensor, *, centered: bool, augment: float) -> tuple[Tensor, Tens
     scale, extra = (torch.empty((rows, 1), dtype=torch.float32, device=x.device) for _ in range(2))
     if rows:
         shape = tile(rows, size)
-        _quantize[(triton.cdiv(rows, shape["ROWS"]),)](
-            x, values, scale, extra, rows, size, augment, eps, _LARGEST, CENTERED=centered, **shape
+        launch(
+            _quantize,
+            (triton.cdiv(rows, shape["ROWS"]),),
+            x,
+            values,
+            scale,
+            extra,
+            rows,
+            size,
+            augment,
+            CONSTANT_EPS * eps,
+            _LARGEST,
+            CENTERED=centered,
+            **shape,
         )
     return values.to(torch.float8_e4m3fn), scale, extra if augment else None

@@ -1,15 +1,74 @@
-"""What every launch needs: whether kernels can run, and tensors as they take them."""
+"""What every launch needs: whether kernels can run, tensors as they take them, and the launch itself."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-# Beyond 2^±30 for rows, and 2^±90 for cotangents, raw products could leave the range of float32 or lose their
-# digits; the kernels compute such rows again, scaled.
-ROW_WINDOW = 30
-COTANGENT_WINDOW = 90
+# Cotangents within [1/limit, limit] leave the sums of the products in the range of float32, whatever their
+# number, with all of their digits, and behind two norms within theirs (`cosnorm.norms.NORM_LIMIT`), too.
+COTANGENT_LIMIT = 2.0**60
+
+# Registers that a thread can have; and those with which eight blocks of 128 threads fit on a multiprocessor.
+MOST, PASS = 255, 64
+
+
+class Launch(NamedTuple):
+    """One launch: what is asked of a device, and what a compiler needs to know of it."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    options: dict[str, int]
+
+
+_seen: list[Launch] | None = None
+_held = False
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, ...],
+    *arguments: Any,
+    warps: int = 4,
+    registers: int = PASS,
+    **constants: Any,
+) -> None:
+    """Launch a kernel: the only place that does, so that launches can be counted and compiled elsewhere.
+
+    Args:
+        kernel: a function of `triton.jit`.
+        grid: programs in each dimension.
+        arguments: what changes from call to call, in the kernel's order.
+        warps: of a program.
+        registers: the most that a thread may take; if not given, as a pass that only moves memory. Told of
+            no number, NVIDIA's assembler aims at fewer than it needs for some kernels, and spills.
+        constants: what the kernel is compiled for, by name.
+    """
+    options = {"num_warps": warps}
+    if not torch.version.hip:
+        options["maxnreg"] = registers
+    if _seen is not None:
+        _seen.append(Launch(kernel, grid, arguments, constants, options))
+    if not _held:
+        kernel[grid](*arguments, **options, **constants)
+
+
+@contextmanager
+def launches(*, held: bool = False) -> Iterator[list[Launch]]:
+    """The launches within a block; `held`: none runs, so that tensors need no memory and no device."""
+    global _seen, _held
+    before = _seen, _held
+    _seen, _held = [], held
+    try:
+        yield _seen
+    finally:
+        _seen, _held = before
 
 
 def interpreting() -> bool:
@@ -49,3 +108,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cuda":
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
+
+
+def precision(dtype: torch.dtype) -> str:
+    """That of a kernel's float32 products: TF32 where the user has allowed torch that, too."""
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
+    return "tf32" if allowed else "ieee"

@@ -1,90 +1,51 @@
 """Cosines of rows, (N, D) with (M, D), and their gradients: the vendor's matrix product between fused passes.
 
-Forward: the norms (one pass over each operand), the product of the rows as they are, and an epilogue. Rows
-whose norms the product cannot hold are computed again, scaled, in the tiles of the epilogue that they touch,
-so that every finite row comes out right and no usual tile pays for it. Backward: with unit rows ŵ and the
-cotangent g,
+Forward: the norms of both in one launch, the product of the rows as they are, and an epilogue; for few rows
+one kernel reads the weight once. Backward: with unit rows ŵ and the cotangent g,
 
     u = g ŵ,   ∂/∂x = (u − x̂ (x̂·u)) / |x|   (eqs. 9-12),
 
-the product by the library again, the projection in one pass. Centered rows are made unit rows first.
+one launch writes both sets of unit rows from the norms that were kept, the products by the library again, the
+projection of both in one pass. Centered rows enter their products as unit rows.
+
+What the products could not hold (norms or cotangents beyond a window) is computed again in float64, by
+kernels of their own whose programs end at once where there is nothing to do: every finite row comes out
+right, and no usual tile pays for it.
 """
+
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.torch.contraction import Contraction
-from cosnorm.backends.triton.launch import COTANGENT_WINDOW, ROW_WINDOW, product, readable, writable
-from cosnorm.backends.triton.units import (
-    KernelRows,
-    centered_rows,
-    clamp,
-    load_rows,
-    power_of_two,
-    row_statistics,
-    scale_by_exponent,
-    scale_exponent,
-    store_rows,
-    tile,
-    unit_rows,
+from cosnorm.backends.triton.launch import (
+    COTANGENT_LIMIT,
+    MOST,
+    PASS,
+    launch,
+    precision,
+    product,
+    readable,
+    writable,
 )
+from cosnorm.backends.triton.row_gradients import gradients_again, look_at_cotangent, project
+from cosnorm.backends.triton.row_passes import few_rows, finish_products, products_again
+from cosnorm.backends.triton.units import (
+    FILTER_TILE,
+    norms,
+    tile,
+)
+from cosnorm.norms import NORM_LIMIT
 
-_TILE, _DEPTH = 64, 32
-
-
-@triton.jit
-def _finish_products(
-    products_pointer,
-    output_pointer,
-    x_pointer,
-    y_pointer,
-    extra_x_pointer,
-    inverse_x_pointer,
-    exponent_x_pointer,
-    extra_y_pointer,
-    inverse_y_pointer,
-    exponent_y_pointer,
-    rows,
-    columns,
-    size,
-    WINDOW: tl.constexpr,
-    TILE: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    j = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    exponent_x = tl.load(exponent_x_pointer + i, mask=i < rows, other=0)
-    exponent_y = tl.load(exponent_y_pointer + j, mask=j < columns, other=0)
-    scale_x, scale_y = power_of_two(-exponent_x), power_of_two(-exponent_y)
-    widest = tl.maximum(tl.max(tl.abs(exponent_x)), tl.max(tl.abs(exponent_y)))
-    places = i[:, None] * columns + j[None, :]
-    if widest > WINDOW:
-        products = tl.zeros([TILE, TILE], tl.float32)
-        for start in range(0, size, DEPTH):
-            d = start + tl.arange(0, DEPTH)
-            x = tl.load(
-                x_pointer + i[:, None] * size + d[None, :],
-                mask=(i < rows)[:, None] & (d < size)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            y = tl.load(
-                y_pointer + j[None, :] * size + d[:, None],
-                mask=(j < columns)[None, :] & (d < size)[:, None],
-                other=0.0,
-            ).to(tl.float32)
-            products += tl.dot(x * scale_x[:, None], y * scale_y[None, :], input_precision="ieee")
-    else:
-        products = tl.load(products_pointer + places, mask=inside, other=0.0).to(tl.float32)
-        products = products * scale_x[:, None] * scale_y[None, :]
-    inverse_x = tl.load(inverse_x_pointer + i, mask=i < rows, other=0.0)
-    inverse_y = tl.load(inverse_y_pointer + j, mask=j < columns, other=0.0)
-    extra_x = tl.load(extra_x_pointer + i, mask=i < rows, other=0.0)
-    extra_y = tl.load(extra_y_pointer + j, mask=j < columns, other=0.0)
-    cosines = products * inverse_x[:, None] * inverse_y[None, :] + extra_x[:, None] * extra_y[None, :]
-    tl.store(output_pointer + places, clamp(cosines, 1.0), mask=inside)
+_LIMIT = NORM_LIMIT[torch.float32]
+# Rows and columns of a tile of the epilogue; of what one program of the rare kernels looks at; and of a tile
+# that these compute.
+_TILE, _FEW = (32, 64), 16
+_LOOKED_AT, _AGAIN = (128, 512), (16, 64)
+# Rows of the weight, and how much of them at once, for few rows.
+_FEW_TILE = {torch.float32: (32, 64), torch.bfloat16: (32, 128), torch.float16: (32, 128)}
 
 
 def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
@@ -93,213 +54,135 @@ def handles(x: Tensor, y: Tensor, contraction: Contraction, keep: bool) -> bool:
 
 
 def saved(x: Tensor, y: Tensor, contraction: Contraction, centered: bool) -> tuple[Tensor, Tensor]:
-    """Empty products and statistics: nothing is kept."""
-    return x.new_empty(0), x.new_empty(0)
+    """No products, and memory for the norms of x and then of y, and for their means."""
+    return x.new_empty(0), x.new_empty((2 if centered else 1, len(x) + len(y)), dtype=torch.float64)
 
 
 def cosines(
     x: Tensor, y: Tensor, contraction: Contraction, *, centered: bool, augment: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M); and nothing else."""
-    dtype, nothing = x.dtype, saved(x, y, contraction, centered)
+    """Cosine of each row of x (N, D) with each row of y (M, D): (N, M); nothing; and norms and means."""
+    dtype, eps = x.dtype, torch.finfo(x.dtype).eps
     x, y = x.detach().contiguous(), y.detach().contiguous()
-    rows_x = unit_rows(x, centered=centered, augment=augment, dtype=dtype if centered else None)
-    rows_y = unit_rows(y, centered=centered, augment=augment, dtype=dtype if centered else None)
-    if rows_x.values is not None and rows_y.values is not None:
-        # Unit rows are products in range: their factors are 1.
-        x, y = rows_x.values, rows_y.values
-        rows_x, rows_y = _ones(rows_x), _ones(rows_y)
-    products = product(x, y.mT)
-    output = writable((len(x), len(y)), dtype, x.device)
-    grid = (triton.cdiv(len(x), _TILE), triton.cdiv(len(y), _TILE))
-    if output.numel():
-        _finish_products[grid](
-            readable(products),
+    readable_x, readable_y = readable(x), readable(y)
+    (n, size), m = x.shape, len(y)
+    output, numbers = writable((n, m), dtype, x.device), saved(x, y, contraction, centered)[1]
+    if 0 < n <= _FEW and m and not centered:
+        launch(
+            few_rows,
+            (triton.cdiv(m, _FEW_TILE[dtype][0]),),
+            readable_x,
+            readable_y,
             output,
-            readable(x),
-            readable(y),
-            rows_x.extra,
-            rows_x.inverse_norm,
-            rows_x.exponent,
-            rows_y.extra,
-            rows_y.inverse_norm,
-            rows_y.exponent,
-            len(x),
-            len(y),
-            x.shape[1],
-            WINDOW=ROW_WINDOW,
-            TILE=_TILE,
-            DEPTH=_DEPTH,
+            numbers,
+            n,
+            m,
+            size,
+            float(augment),
+            registers=2 * PASS,
+            PRECISION=precision(dtype),
+            ROWS=_FEW,
+            TILE=_FEW_TILE[dtype][0],
+            DEPTH=_FEW_TILE[dtype][1],
         )
-    return output.to(dtype), *nothing
-
-
-def _ones(rows: KernelRows) -> KernelRows:
-    return KernelRows(None, rows.extra, torch.ones_like(rows.inverse_norm), torch.zeros_like(rows.exponent))
-
-
-@triton.jit
-def _largest(cotangent_pointer, rows_pointer, columns_pointer, rows, columns, TILE: tl.constexpr):
-    """The largest magnitude of each row and of each column, as the bits of floats, which order alike."""
-    i = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    j = tl.program_id(1).to(tl.int64) * TILE + tl.arange(0, TILE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    values = tl.load(cotangent_pointer + i[:, None] * columns + j[None, :], mask=inside, other=0.0)
-    bits = tl.abs(values.to(tl.float32)).to(tl.int32, bitcast=True)
-    tl.atomic_max(rows_pointer + i, tl.max(bits, 1), mask=i < rows)
-    tl.atomic_max(columns_pointer + j, tl.max(bits, 0), mask=j < columns)
-
-
-@triton.jit
-def _window_exponent(bits, WINDOW: tl.constexpr):
-    """The exponent to scale cotangents by, of the bits of the largest; 0 where they are fine as they are."""
-    exponent = scale_exponent(bits.to(tl.float32, bitcast=True))
-    return tl.where(tl.abs(exponent) > WINDOW, exponent, 0)
-
-
-@triton.jit
-def _again(
-    sums_pointer,
-    cotangent_pointer,
-    unit_pointer,
-    largest_pointer,
-    rows,
-    others,
-    size,
-    stride,
-    stride_other,
-    WINDOW: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Σ_j g_ij · 2^-e_i · unit_j for the rows i whose cotangents the product could not hold."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    exponent = _window_exponent(tl.load(largest_pointer + row, mask=row < rows, other=0), WINDOW)
-    if tl.max(tl.abs(exponent)) > 0:
-        start = tl.program_id(1) * BLOCK
-        d = start + tl.arange(0, BLOCK)
-        sums = tl.zeros([ROWS, BLOCK], tl.float32)
-        for other in range(0, others):
-            place = row * stride + other * stride_other
-            values = tl.load(cotangent_pointer + place, mask=row < rows, other=0.0).to(tl.float32)
-            unit = tl.load(unit_pointer + other * size + d, mask=d < size, other=0.0).to(tl.float32)
-            sums += (values * power_of_two(-exponent))[:, None] * unit[None, :]
-        before = load_rows(sums_pointer, row, start, rows, size, BLOCK)
-        sums = tl.where((exponent != 0)[:, None], sums, before)
-        store_rows(sums_pointer, sums, row, start, rows, size, BLOCK)
-
-
-@triton.jit
-def _project(
-    sums_pointer,
-    x_pointer,
-    gradient_pointer,
-    largest_pointer,
-    cotangent_pointer,
-    extra_pointer,
-    rows,
-    others,
-    size,
-    stride,
-    stride_other,
-    augment,
-    eps,
-    limit,
-    CENTERED: tl.constexpr,
-    AUGMENTED: tl.constexpr,
-    WINDOW: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """(u − x̂ (x̂·u)) / |x| for each row, less its mean if centered; `limit` is the largest finite number."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    exponent, inverse, mean, factor = row_statistics(
-        x_pointer, row, rows, size, augment, eps, CENTERED, ROWS, BLOCK
-    )
-    scale = power_of_two(-exponent)
-    cotangent_exponent = _window_exponent(tl.load(largest_pointer + row, mask=row < rows, other=0), WINDOW)
-    along = tl.zeros([ROWS], tl.float32)
-    for start in range(0, size, BLOCK):
-        unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-        along += tl.sum(unit * load_rows(sums_pointer, row, start, rows, size, BLOCK), 1)
-    if AUGMENTED:
-        extra = tl.zeros([ROWS], tl.float32)
-        for start in range(0, others, BLOCK):
-            j = start + tl.arange(0, BLOCK)
-            values = tl.load(
-                cotangent_pointer + row[:, None] * stride + j.to(tl.int64)[None, :] * stride_other,
-                mask=(row < rows)[:, None] & (j < others)[None, :],
-                other=0.0,
-            ).to(tl.float32)
-            values *= power_of_two(-cotangent_exponent)[:, None]
-            extra += tl.sum(values * tl.load(extra_pointer + j, mask=j < others, other=0.0)[None, :], 1)
-        along += augment * scale * inverse * extra
-    offset = tl.zeros([ROWS], tl.float32)
-    if CENTERED:
-        for start in range(0, size, BLOCK):
-            unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-            offset += tl.sum(
-                load_rows(sums_pointer, row, start, rows, size, BLOCK) - unit * along[:, None], 1
+    else:
+        options: Any = {"centered": centered, "augment": augment, "eps": eps}
+        unit = norms(readable_x, readable_y, numbers, dtype=dtype if centered else None, **options)
+        products = product(x, y.mT) if unit is None else product(unit[0].to(dtype), unit[1].to(dtype).mT)
+        # Without aligned rows each element has an address of its own, in two registers.
+        tile_i = _TILE[0] if m % 16 == 0 else _TILE[0] // 2
+        if output.numel():
+            launch(
+                finish_products,
+                (triton.cdiv(n, tile_i), triton.cdiv(m, _TILE[1])),
+                readable(products),
+                output,
+                numbers,
+                n,
+                m,
+                float(augment),
+                UNIT=centered,
+                AUGMENTED=bool(augment),
+                TILE_I=tile_i,
+                TILE_J=_TILE[1],
             )
-        offset /= size
-    for start in range(0, size, BLOCK):
-        unit = centered_rows(x_pointer, row, start, rows, size, scale, mean, BLOCK) * factor[:, None]
-        gradient = load_rows(sums_pointer, row, start, rows, size, BLOCK) - unit * along[:, None]
-        gradient = (gradient - offset[:, None]) * inverse[:, None]
-        gradient = scale_by_exponent(gradient, (cotangent_exponent - exponent)[:, None])
-        store_rows(gradient_pointer, clamp(gradient, limit), row, start, rows, size, BLOCK)
+    if output.numel() and not centered:
+        launch(
+            products_again,
+            (triton.cdiv(n, _LOOKED_AT[0]), triton.cdiv(m, _LOOKED_AT[1])),
+            output,
+            readable_x,
+            readable_y,
+            numbers,
+            n,
+            m,
+            size,
+            float(augment),
+            registers=MOST,
+            LIMIT=_LIMIT,
+            LOOK_I=_LOOKED_AT[0],
+            LOOK_J=_LOOKED_AT[1],
+            TILE_I=_AGAIN[0],
+            TILE_J=_AGAIN[1],
+        )
+    return output.to(dtype), x.new_empty(0), numbers
 
 
-def _gradient(
-    cotangent: Tensor, x: Tensor, unit: KernelRows, largest: Tensor, centered: bool, augment: float
-) -> Tensor:
-    """The gradient in x (N, D) for a cotangent (N, M), transposed or not; `unit` are the other rows."""
-    assert unit.values is not None
-    eps, dtype = torch.finfo(x.dtype).eps, x.dtype
-    # A scaler looks for inf in float16; the other types saturate.
-    limit = torch.inf if dtype == torch.float16 else torch.finfo(dtype).max
-    sums = readable(product(cotangent, unit.values))
-    x, values = readable(x), readable(unit.values)
-    if cotangent.dtype != values.dtype:  # in the interpreter
-        cotangent = cotangent.to(values.dtype)
-    rows, size = x.shape
-    others = cotangent.shape[1]
-    gradient = writable((rows, size), dtype, x.device)
-    if gradient.numel():
-        shape = tile(rows, size)
-        programs = triton.cdiv(rows, shape["ROWS"])
-        _again[(programs, triton.cdiv(size, shape["BLOCK"]))](
-            sums,
-            cotangent,
-            values,
-            largest,
-            rows,
-            others,
-            size,
-            *cotangent.stride(),
-            WINDOW=COTANGENT_WINDOW,
-            **shape,
-        )
-        _project[(programs,)](
-            sums,
-            x,
-            gradient,
-            largest,
-            cotangent,
-            unit.extra,
-            rows,
-            others,
-            size,
-            *cotangent.stride(),
-            augment,
-            eps,
-            limit,
-            CENTERED=centered,
-            AUGMENTED=bool(augment),
-            WINDOW=COTANGENT_WINDOW,
-            **shape,
-        )
-    return gradient.to(dtype)
+def project_more(
+    sums: Tensor,
+    more: Tensor,
+    unit: Tensor,
+    gradient: Tensor,
+    norms: Tensor,
+    appended: tuple[Tensor, Tensor],
+    *,
+    centered: bool,
+    augment: float,
+    limit: float,
+) -> None:
+    """The gradients in rows (N, D) from sums in two parts, the second of float64; as `project` does it.
+
+    Args:
+        sums: Σ h x for each row, as many numbers as the rows have, in the order of their memory.
+        more: the same, in float64.
+        unit: the unit rows.
+        gradient: memory for the result.
+        norms: of the rows.
+        appended: the sums of h, (N,), in two parts, too.
+        centered: the rows are.
+        augment: their appended component.
+        limit: the largest magnitude of a gradient.
+    """
+    rows = len(unit)
+    size = unit[0].numel()
+    shape = tile(rows, size, FILTER_TILE)
+    launch(
+        project,
+        (triton.cdiv(rows, shape["ROWS"]),),
+        sums,
+        sums,
+        unit,
+        unit,
+        gradient,
+        gradient,
+        norms,
+        appended[0],
+        appended[0],
+        more,
+        appended[1],
+        rows,
+        0,
+        1,
+        0,
+        triton.cdiv(rows, shape["ROWS"]),
+        size,
+        float(augment),
+        limit,
+        CENTERED=centered,
+        AUGMENTED=bool(augment),
+        MORE=True,
+        **shape,
+    )
 
 
 def folded(x: Tensor, weight: Tensor, constant: Tensor | None, *, centered: bool, augment: float) -> None:
@@ -319,18 +202,100 @@ def gradients(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of `cosines` in x and in y; an empty tensor for one that is not needed."""
+    dtype, eps = x.dtype, torch.finfo(x.dtype).eps
+    if not cotangent.numel():
+        return torch.zeros_like(x), torch.zeros_like(y)
     cotangent = cotangent.detach().contiguous()
-    rows, columns = cotangent.shape
-    largest_x = torch.zeros(rows, dtype=torch.int32, device=x.device)
-    largest_y = torch.zeros(columns, dtype=torch.int32, device=x.device)
-    if cotangent.numel():
-        grid = (triton.cdiv(rows, _TILE), triton.cdiv(columns, _TILE))
-        _largest[grid](readable(cotangent), largest_x, largest_y, rows, columns, TILE=_TILE)
-    gradient_x = gradient_y = x.new_empty(0)
-    if needs[0]:
-        unit = unit_rows(y, centered=centered, augment=augment, dtype=y.dtype)
-        gradient_x = _gradient(cotangent, x, unit, largest_x, centered, augment)
-    if needs[1]:
-        unit = unit_rows(x, centered=centered, augment=augment, dtype=x.dtype)
-        gradient_y = _gradient(cotangent.mT, y, unit, largest_y, centered, augment)
-    return gradient_x, gradient_y
+    (n, m), size = cotangent.shape, x.shape[1]
+    known = statistics.dtype == torch.float64 and statistics.shape == (2 if centered else 1, n + m)
+    numbers = statistics if known else saved(x, y, contraction, centered)[1]
+    options: Any = {"centered": centered, "augment": augment, "eps": eps}
+    unit = norms(readable(x), readable(y), numbers, known=known, dtype=dtype, **options)
+    assert unit is not None
+    tile_i = _TILE[0] // 2 if augment else _TILE[0]
+    parts_x, parts_y = triton.cdiv(m, _TILE[1]), triton.cdiv(n, tile_i)
+    empty: Any = {"dtype": torch.float32, "device": x.device}
+    most_x, most_y = torch.empty((parts_x, n), **empty), torch.empty((parts_y, m), **empty)
+    sums_x, sums_y = (torch.empty_like(one) if augment else one for one in (most_x, most_y))
+    given = readable(cotangent)
+    launch(
+        look_at_cotangent,
+        (parts_y, parts_x),
+        given,
+        numbers,
+        most_x,
+        most_y,
+        sums_x,
+        sums_y,
+        n,
+        m,
+        AUGMENTED=bool(augment),
+        TILE_I=tile_i,
+        TILE_J=_TILE[1],
+    )
+    own = [one.to(dtype) for one in unit]
+    through = [
+        readable(product(cotangent, own[1])) if needs[0] else None,
+        readable(product(cotangent.mT, own[0])) if needs[1] else None,
+    ]
+    found = [
+        writable(tuple(one.shape), dtype, x.device) if needed else None
+        for one, needed in zip((x, y), needs, strict=True)
+    ]
+    # A scaler looks for inf in float16; the other types saturate.
+    limit = torch.inf if dtype == torch.float16 else torch.finfo(dtype).max
+    either = [one[0] if one[0] is not None else one[1] for one in (through, found)]
+    shape = tile(max(n, m), size)
+    first, all_of = (triton.cdiv(rows, shape["ROWS"]) for rows in (n, m))
+    programs = first * needs[0], first * needs[0] + all_of * needs[1]
+    launch(
+        project,
+        (programs[1],),
+        *(either[0] if one is None else one for one in through),
+        *unit,
+        *(either[1] if one is None else one for one in found),
+        numbers,
+        sums_x,
+        sums_y,
+        numbers,
+        numbers,
+        n,
+        m,
+        parts_x,
+        parts_y,
+        programs[0],
+        size,
+        float(augment),
+        limit,
+        CENTERED=centered,
+        AUGMENTED=bool(augment),
+        MORE=False,
+        **shape,
+    )
+    looked = [triton.cdiv(rows, _LOOKED_AT[0]) * needed for rows, needed in zip((n, m), needs, strict=True)]
+    launch(
+        gradients_again,
+        (sum(looked),),
+        given,
+        *unit,
+        *(either[1] if one is None else one for one in found),
+        numbers,
+        most_x,
+        most_y,
+        n,
+        m,
+        parts_x,
+        parts_y,
+        looked[0],
+        size,
+        float(augment),
+        limit,
+        registers=MOST,
+        LIMIT=COTANGENT_LIMIT,
+        CENTERED=centered,
+        LOOK=_LOOKED_AT[0],
+        ROWS=_AGAIN[0],
+        BLOCK=_AGAIN[1],
+    )
+    into_x, into_y = (x.new_empty(0) if one is None else one.to(dtype) for one in found)
+    return into_x, into_y

@@ -9,13 +9,16 @@ for a chunk of rows, in the dtype of the rows, for the two products W y and Wᵀ
 is excluded has W = 0 and takes no part in the sums.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.pairs import Direction, Exclusion
-from cosnorm.backends.triton.launch import interpreting, product, readable, writable
+from cosnorm.backends.triton.launch import MOST, launch, product, readable, writable
+from cosnorm.backends.triton.launch import precision as precision_of
 
 # Bytes of W that are held at a time.
 _CHUNK = 2**27
@@ -36,8 +39,8 @@ def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
 def _excluded_logits(
     x_pointer,
     y_pointer,
-    i,
-    j,
+    top,
+    left,
     rows,
     columns,
     size,
@@ -58,17 +61,22 @@ def _excluded_logits(
     TILE_J: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """The logits of a tile; −inf where a pair is excluded or outside."""
+    """The logits of the tile at (top, left); −inf where a pair is excluded or outside."""
+    # Within a tile 32 bits reach: half the registers of an address for each element.
+    own_i, own_j = tl.arange(0, TILE_I), tl.arange(0, TILE_J)
+    i, j = top + own_i, left + own_j
+    x_pointer += top * size
+    y_pointer += left * size
     products = tl.zeros([TILE_I, TILE_J], tl.float32)
     for start in range(0, size, DEPTH):
         d = start + tl.arange(0, DEPTH)
         x = tl.load(
-            x_pointer + i[:, None] * size + d[None, :],
+            x_pointer + own_i[:, None] * size + d[None, :],
             mask=(i < rows)[:, None] & (d < size)[None, :],
             other=0.0,
         )
         y = tl.load(
-            y_pointer + j[None, :] * size + d[:, None],
+            y_pointer + own_j[None, :] * size + d[:, None],
             mask=(j < columns)[None, :] & (d < size)[:, None],
             other=0.0,
         )
@@ -84,7 +92,8 @@ def _excluded_logits(
         other = tl.load(column_label_pointer + j, mask=j < columns, other=-2)
         kept = kept & (own[:, None] != other[None, :])
     if MASK:
-        place = i[:, None] * mask_stride + j[None, :] * mask_stride_column
+        mask_pointer += top * mask_stride + left * mask_stride_column
+        place = own_i[:, None] * mask_stride + own_j[None, :] * mask_stride_column
         kept = kept & (tl.load(mask_pointer + place, mask=kept, other=1) == 0)
     return tl.where(kept, products * scale, float("-inf"))
 
@@ -114,16 +123,17 @@ def _log_sums(
     TILE_J: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
+    top = tl.program_id(0).to(tl.int64) * TILE_I
+    i = top + tl.arange(0, TILE_I)
     largest = tl.full([TILE_I], float("-inf"), tl.float32)
     total = tl.zeros([TILE_I], tl.float32)
-    for left in range(0, columns, TILE_J):
-        j = left + tl.arange(0, TILE_J).to(tl.int64)
+    for start in range(0, columns, TILE_J):
+        left = tl.cast(start, tl.int64)
         logits = _excluded_logits(
             x_pointer,
             y_pointer,
-            i,
-            j,
+            top,
+            left,
             rows,
             columns,
             size,
@@ -185,13 +195,13 @@ def _weights(
     TILE_J: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    i = tl.program_id(0).to(tl.int64) * TILE_I + tl.arange(0, TILE_I)
-    j = tl.program_id(1).to(tl.int64) * TILE_J + tl.arange(0, TILE_J)
+    top, left = tl.program_id(0).to(tl.int64) * TILE_I, tl.program_id(1).to(tl.int64) * TILE_J
+    i, j = top + tl.arange(0, TILE_I), left + tl.arange(0, TILE_J)
     logits = _excluded_logits(
         x_pointer,
         y_pointer,
-        i,
-        j,
+        top,
+        left,
         rows,
         columns,
         size,
@@ -220,20 +230,20 @@ def _weights(
         sums = tl.load(column_sum_pointer + j, mask=j < columns, other=0.0)
         found += weight[None, :] * tl.exp(logits - sums[None, :])
     inside = (i < rows)[:, None] & (j < columns)[None, :]
-    tl.store(weights_pointer + i[:, None] * columns + j[None, :], found, mask=inside)
+    weights_pointer += top * columns + left
+    place = tl.arange(0, TILE_I)[:, None] * columns + tl.arange(0, TILE_J)[None, :]
+    tl.store(weights_pointer + place, found, mask=inside)
 
 
-def _tiles(rows: int, columns: int, size: int) -> dict[str, int]:
+def _tiles(rows: int, columns: int, size: int, dtype: torch.dtype) -> dict[str, int]:
+    """Tiles and warps: no larger than the compiler holds in registers, for each dtype on each GPU."""
+    most, depth, warps = (64, 32, 8) if dtype == torch.float32 else (128, 64, 8)
+
     def power(number: int, most: int) -> int:
         return max(16, min(most, triton.next_power_of_2(number)))
 
-    return {"TILE_I": power(rows, 128), "TILE_J": power(columns, 128), "DEPTH": power(size, 64)}
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """That of float32 products which the user has allowed torch, too."""
-    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 and not interpreting()
-    return "tf32" if allowed else "ieee"
+    tiles = {"TILE_I": power(rows, most), "TILE_J": power(columns, most), "DEPTH": power(size, depth)}
+    return {**tiles, "warps": warps if min(tiles["TILE_I"], tiles["TILE_J"]) == most else 4}
 
 
 def log_sums(
@@ -261,12 +271,14 @@ def rows_with_gradients(*arguments: object, tile: int | None = None) -> None:
 
 
 def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> Tensor:
-    precision = _precision(x.dtype)
+    precision = precision_of(x.dtype)
     x, y = readable(x), readable(y)
     sums = torch.full((len(x),), _EMPTY, dtype=torch.float32, device=x.device)
     if len(x) and len(y):
-        tiles = _tiles(len(x), len(y), x.shape[1])
-        _log_sums[(triton.cdiv(len(x), tiles["TILE_I"]),)](
+        tiles = _tiles(len(x), len(y), x.shape[1], x.dtype)
+        launch(
+            _log_sums,
+            (triton.cdiv(len(x), tiles["TILE_I"]),),
             x,
             y,
             sums,
@@ -274,6 +286,7 @@ def _row_log_sums(x: Tensor, y: Tensor, scale: float, exclusion: Exclusion) -> T
             len(y),
             x.shape[1],
             scale,
+            registers=MOST,
             **_arguments(exclusion, 0, x),
             PRECISION=precision,
             **tiles,
@@ -323,14 +336,16 @@ def softmax_weights(
     start: int = 0,
 ) -> Tensor:
     """W of the module's formula, (N, M), in the dtype of x; `start` is the number of the first row of x."""
-    dtype, precision = x.dtype, _precision(x.dtype)
+    dtype, precision = x.dtype, precision_of(x.dtype)
     x, y = readable(x), readable(y)
     by_row = [one.contiguous() for one in along_rows]
     by_column = [one.contiguous() for one in along_columns or along_rows]
     weights = writable((len(x), len(y)), dtype, x.device)
-    tiles = _tiles(len(x), len(y), x.shape[1])
+    tiles = _tiles(len(x), len(y), x.shape[1], x.dtype)
     if weights.numel():
-        _weights[(triton.cdiv(len(x), tiles["TILE_I"]), triton.cdiv(len(y), tiles["TILE_J"]))](
+        launch(
+            _weights,
+            (triton.cdiv(len(x), tiles["TILE_I"]), triton.cdiv(len(y), tiles["TILE_J"])),
             x,
             y,
             weights,
@@ -340,6 +355,7 @@ def softmax_weights(
             len(y),
             x.shape[1],
             scale,
+            registers=MOST,
             **_arguments(exclusion, start, x),
             BOTH=along_columns is not None,
             PRECISION=precision,
@@ -348,7 +364,7 @@ def softmax_weights(
     return weights.to(dtype)
 
 
-def _arguments(exclusion: Exclusion, start: int, like: Tensor) -> dict[str, object]:
+def _arguments(exclusion: Exclusion, start: int, like: Tensor) -> dict[str, Any]:
     """An exclusion as the kernels take it, for rows from `start` on."""
     labels = exclusion.labels or (like, like)
     mask = like if exclusion.mask is None else exclusion.mask.view(torch.uint8)
