@@ -80,6 +80,7 @@ class _Learning(NamedTuple):
             options.impl,
             beside=self.hard_negatives,
             meets_queries=options.meets_queries,
+            exchange=options.exchange,
         )
         alone = self.keys is None and self.extra_keys is None and not options.group
         return pairs, pose(pairs, self.queries, scale, options, alone=alone)
