@@ -229,9 +229,11 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Tensor], Tensor
             options["extra_labels"] = torch.full((E,), 99)
     else:
         weights = (torch.rand(N, M, generator=generator) < 0.25).double()
+        listed = weights.nonzero()[torch.randperm(int(weights.count_nonzero()), generator=generator)]
         if positives != "pairs":
             weights *= torch.rand(N, M, generator=generator, dtype=torch.float64)
-        listed = weights.nonzero()[torch.randperm(int(weights.count_nonzero()), generator=generator)]
+        if positives == "weights":  # what weighs nothing is no positive, listed or not
+            weights *= torch.rand(N, M, generator=generator) < 0.8
         options["positives"] = weights.to_sparse_csr() if positives == "matrix" else listed
         if positives == "weights":
             options["positive_weights"] = weights[listed[:, 0], listed[:, 1]]
