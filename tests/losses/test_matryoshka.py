@@ -217,6 +217,60 @@ def test_sampled_classes():
     assert few.weight.grad[:C].any(1).all()
 
 
+def ramp(step: Tensor) -> Tensor:
+    return 0.1 * (1 + step)
+
+
+REMEMBERING: dict[str, Callable[[int], nn.Module]] = {
+    "AdaFace": lambda size: losses.AdaFaceLoss(C, size),
+    "CurricularFace": lambda size: losses.CurricularFaceLoss(C, size),
+    "a schedule": lambda size: losses.ArcFaceLoss(C, size, margin=ramp),
+    "schedules": lambda size: losses.AdaFaceLoss(C, size, margin=ramp, scale=lambda step: 8.0 + step),
+}
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_each_prefix_remembers_for_itself(name: str):
+    """As losses of their own do, over several steps; so do copies, and what was saved."""
+    make = REMEMBERING[name]
+    criterion, twins = wrapped(make(D)), [make(dim).double() for dim in DIMS]
+    for dim, twin in zip(DIMS, twins, strict=True):
+        twin.weight.data = criterion.loss.weight.detach()[:, :dim].clone()
+    for step in range(4):
+        rows = leaf(N)
+        if step == 1:
+            criterion = copy.deepcopy(criterion)
+        if step == 2:
+            state, criterion = criterion.state_dict(), wrapped(make(D))
+            criterion.load_state_dict(state)
+        if step == 3:
+            criterion.eval()
+            twins = [twin.eval() for twin in twins]
+        parts = [twin(rows[:, :dim], LABELS) for dim, twin in zip(DIMS, twins, strict=True)]
+        expected = sum(w * one for w, one in zip(WEIGHTS, parts, strict=True))
+        found = criterion(rows, LABELS)
+        agree(found, expected, [rows])
+    first = {
+        key.removeprefix("loss."): one
+        for key, one in criterion.state_dict().items()
+        if key.startswith("loss.")
+    }
+    assert first.keys() == twins[0].state_dict().keys()
+    assert all(torch.equal(one, first[key]) for key, one in twins[0].state_dict().items())
+
+
+def test_a_margin_from_outside_is_one_for_all_prefixes():
+    margin = torch.tensor(0.1)
+    head, rows = losses.AdaFaceLoss(C, D, margin=margin).eval(), leaf(N).float()
+    criterion = losses.MatryoshkaLoss(head, DIMS)
+    before = criterion(rows, LABELS)
+    margin.fill_(0.4)
+    fresh = losses.AdaFaceLoss(C, D, margin=0.4).eval()
+    fresh.weight = head.weight
+    assert criterion(rows, LABELS) > before
+    torch.testing.assert_close(criterion(rows, LABELS), losses.MatryoshkaLoss(fresh, DIMS)(rows, LABELS))
+
+
 @pytest.mark.parametrize("make", [losses.ArcFaceLoss, losses.CosineDistanceLoss])
 def test_prefixes_predict(make: type):
     head, rows = make(C, D), torch.randn(N, D)
@@ -245,17 +299,27 @@ def test_one_temperature_learns_from_all_prefixes():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: losses.CLIPLoss(), lambda: losses.nt_xent_loss, lambda: losses.ArcFaceLoss(C, D)]
+    "make",
+    [
+        losses.CLIPLoss,
+        lambda: losses.nt_xent_loss,
+        lambda: losses.ArcFaceLoss(C, D),
+        lambda: losses.AdaFaceLoss(C, D),
+        lambda: losses.SphereFace2Loss(C, D),
+        lambda: losses.ProxyAnchorLoss(C, D),
+    ],
 )
 def test_copies_state_and_graphs(make: Callable[[], Any]):
     rows = torch.randn(N, D)
     criterion, fresh = (losses.MatryoshkaLoss(make(), DIMS) for _ in range(2))
-    inputs = (rows, LABELS) if isinstance(criterion.loss, losses.ArcFaceLoss) else (rows, rows.flip(0))
+    inputs = (rows, LABELS) if hasattr(criterion.loss, "weight") else (rows, rows.flip(0))
     fresh.load_state_dict(criterion.state_dict())
-    expected = criterion(*inputs)
+    expected, state = criterion(*inputs), copy.deepcopy(fresh.state_dict())
+    criterion.load_state_dict(state)  # as before the call
     for twin in (copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion)), fresh):
         assert torch.equal(twin(*inputs), expected)
         assert twin.weights == (1.0, 1.0, 1.0)
+    criterion.load_state_dict(state)
     torch._dynamo.reset()
     graph = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(graph(*inputs), expected)
