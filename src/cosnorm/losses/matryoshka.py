@@ -14,8 +14,8 @@ from cosnorm.functional.checks import check_count, is_number
 from cosnorm.losses.grouped import Grouped
 
 _WHERE = "MatryoshkaLoss"
-# Tensors of a loss that have two dimensions, and are no embeddings that learn.
-_WHOLE = {"guide", "extra_guide", "positives", "positive_weights", "exclude"}
+# Embeddings of another model.
+_WHOLE = {"guide", "extra_guide"}
 
 
 class MatryoshkaLoss(nn.Module):
@@ -137,7 +137,8 @@ class MatryoshkaLoss(nn.Module):
         if place and self._remembered:
             twins: Any = self.memories[place - 1]
             for (path, names), twin in zip(self._remembered.items(), twins, strict=True):
-                own |= {f"{path}.{name}" if path else name: getattr(twin, name) for name in names}
+                # Not |=, which graphs of torch 2.6 do not know.
+                own.update({f"{path}.{name}" if path else name: getattr(twin, name) for name in names})
         return own
 
     def extra_repr(self) -> str:
