@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from cosnorm.functional import (
     AdditiveCosine,
     CurricularMargin,
     margin_cross_entropy,
+    pairwise_sigmoid_loss,
 )
-from cosnorm.losses import nt_xent_loss
+from cosnorm.losses import clip_loss, nt_xent_loss, sup_con_loss
 
 TEMPERATURE, MARGIN, SCALE = 0.1, 0.35, 30.0
 ANGLE, ADAPTIVE = 0.5, 0.4
@@ -61,6 +63,56 @@ def nt_xent(pairs: int, size: int, *, plain: bool = True, peer: bool = False) ->
     if peer:
         steps["pytorch-metric-learning"] = loss_training(metric_learning_nt_xent(), *views)
     return steps
+
+
+def law_of_positives(pairs: int, size: int) -> dict[str, Step]:
+    """NT-Xent, and what else its tiles can be told: the ratio is to the first."""
+    first = torch.randn(pairs, size)
+    views = [one.requires_grad_() for one in (first, first + torch.randn(pairs, size))]
+    labels, guide = torch.randint(pairs // 8, (pairs,)), tuple(torch.randn(2, pairs, size))
+
+    def told(**options: Any) -> Step:
+        return loss_training(lambda a, b: nt_xent_loss(a, b, temperature=TEMPERATURE, **options), *views)
+
+    def with_labels(view1: Tensor, view2: Tensor) -> Tensor:
+        return sup_con_loss(torch.cat([view1, view2]), labels.repeat(2), temperature=TEMPERATURE)
+
+    return {
+        "NT-Xent": told(),
+        "labels": loss_training(with_labels, *views),
+        "threshold": told(false_negative_threshold=0.3),  # of a cosine in three thousand
+        "margin": told(false_negative_margin=-0.4),  # of as many
+        "guide": told(guide=guide, false_negative_threshold=0.3),
+        "guide and margin": told(guide=guide, false_negative_margin=0.3),
+    }
+
+
+def clip_captions(images: int, captions: int, size: int) -> dict[str, Step]:
+    """Several captions an image: each finds its image, an image the mean of its captions."""
+    rows = [torch.randn(number, size, requires_grad=True) for number in (images, images * captions)]
+    image_of = torch.arange(images).repeat_interleave(captions)
+    pairs = torch.stack([image_of, torch.arange(len(image_of))], 1)
+
+    def plain(pictures: Tensor, texts: Tensor) -> Tensor:
+        logits = F.normalize(pictures) @ F.normalize(texts).t() / TEMPERATURE
+        own = logits[image_of, pairs[:, 1]].view(images, captions).mean(1)
+        return ((logits.logsumexp(1) - own).mean() + F.cross_entropy(logits.t(), image_of)) / 2
+
+    def ours(pictures: Tensor, texts: Tensor) -> Tensor:
+        return clip_loss(pictures, texts, pairs, temperature=TEMPERATURE)
+
+    return {"plain": loss_training(plain, *rows), "ours": loss_training(ours, *rows)}
+
+
+def siglip(number: int, size: int) -> dict[str, Step]:
+    rows = [torch.randn(number, size, requires_grad=True) for _ in range(2)]
+    signs = 2 * torch.eye(number) - 1
+
+    def plain(images: Tensor, texts: Tensor) -> Tensor:
+        logits = 10 * (F.normalize(images) @ F.normalize(texts).t()) - 10
+        return -F.logsigmoid(signs * logits).sum() / number
+
+    return {"plain": loss_training(plain, *rows), "ours": loss_training(pairwise_sigmoid_loss, *rows)}
 
 
 def heads(number: int, size: int, classes: int, *, plain: bool = True) -> dict[str, Step]:
@@ -138,6 +190,13 @@ CASES = [
     Case("nt-xent-2x2048x128", lambda: nt_xent(2048, 128)),
     Case("nt-xent-2x8192x128", lambda: nt_xent(8192, 128)),
     Case("nt-xent-2x65536x128", lambda: nt_xent(65536, 128, plain=False)),
+    Case(
+        "law-nt-xent-2x2048x128",
+        lambda: law_of_positives(2048, 128),
+        different=("labels", "threshold", "margin", "guide", "guide and margin"),
+    ),
+    Case("clip-4096x3x128", lambda: clip_captions(4096, 3, 128)),
+    Case("siglip-8192x128", lambda: siglip(8192, 128)),
     Case("heads-512x128-10000", lambda: heads(512, 128, 10_000), different=("plain without margin",)),
     Case("heads-512x128-100000", lambda: heads(512, 128, 100_000), different=("plain without margin",)),
     Case("arcface-512x128-100000", lambda: margin_heads("arcface", 512, 128, 100_000)),

@@ -20,7 +20,7 @@ from cosnorm.operators.pair_options import DIRECTIONS
 
 SHARES = (5, 3, 4, 1)
 COMPILED = ("nt-xent", "nt-xent, queue", "clip", "sup-con")
-SIZE, CLASSES = 6, 7
+SIZE, CLASSES, DIMS = 6, 7, (6, 3)
 SIDES = ("query_to_key", "query_to_query", "key_to_key")
 Loss = Callable[[Tensor, Tensor, Tensor, object], Tensor]
 
@@ -33,6 +33,7 @@ LOSSES: dict[str, Loss] = {
     "clip": lambda a, b, y, g: losses.clip_loss(a, b, temperature=0.3, group=g),
     "sup-con": lambda a, b, y, g: losses.sup_con_loss(a, y, temperature=0.3, group=g),
     "siglip": lambda a, b, y, g: losses.SigLIPLoss(group=g).to(a.dtype)(a, b),
+    "prefixes": lambda a, b, y, g: losses.MatryoshkaLoss(losses.NTXentLoss(group=g), DIMS)(a, b),
     "labels of both": lambda a, b, y, g: contrastive_cross_entropy(a, b, labels=(y, y), group=g),
     "same label out": lambda a, b, y, g: contrastive_cross_entropy(
         a, b, labels=(y, y), exclude_same_label=True, group=g
@@ -332,9 +333,13 @@ def main(rank: int, processes: int, folder: str) -> None:
             found[f"{name}, {dtype}"] = steps(name, dtype, network, (first, second, labels), group)
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
+        prefixes = losses.MatryoshkaLoss(head(dtype, group), DIMS)
+        values = result(lambda a, b, y, g, h=prefixes: h(a, y), network, (first, second, labels), group)
+        found[f"prefixes of a head, {dtype}"] = [*values, prefixes.loss.weight.grad.clone()]
         rows = first.clone().requires_grad_()
         logits = sharded.logits(rows)
         found[f"logits, {dtype}"] = logits.detach()
+        found[f"prefixes predicted, {dtype}"] = sharded.predict(rows, dim=DIMS[-1])
         for topk in (None, 1, CLASSES):
             found[f"predicted {topk}, {dtype}"] = sharded.predict(rows, topk=topk)
         lonely = losses.NormFaceLoss(1, SIZE, dtype=dtype, group=group)  # most processes have no class

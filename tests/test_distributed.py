@@ -65,6 +65,25 @@ def test_a_sharded_head(ranks: list[dict], dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_prefixes_of_a_sharded_head(ranks: list[dict], dtype: torch.dtype):
+    whole = cases.head(dtype, None)
+    batch = cases.whole_batch(len(ranks), dtype)
+    summed = losses.MatryoshkaLoss(whole, cases.DIMS)
+    expected = cases.result(lambda a, b, y, g: summed(a, y), cases.model(dtype), batch, None)
+    start = 0
+    for rank, found in enumerate(ranks):
+        *values, gradient = found[f"prefixes of a head, {dtype}"]
+        for one, other in zip(values, expected, strict=True):
+            assert close(one, other, dtype)
+        share = found[f"share, {dtype}"]
+        assert close(gradient, whole.weight.grad[2 * share.start : 2 * share.stop], dtype)
+        own = batch[0][start : start + cases.SHARES[rank]]
+        start += len(own)
+        predicted = whole.predict(own, dim=cases.DIMS[-1])
+        assert torch.equal(found[f"prefixes predicted, {dtype}"], predicted)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_a_sharded_head_that_weighs_classes(ranks: list[dict], dtype: torch.dtype):
     whole = cases.weighed(dtype, None)
     batch = cases.whole_batch(len(ranks), dtype)

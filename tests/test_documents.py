@@ -61,6 +61,12 @@ def _index(names: dict[str, Any]) -> None:
     assert [type(layer).__name__ for layer in names["model"]][:2] == ["CosineLinear", "Identity"]
 
 
+def _losses(names: dict[str, Any]) -> None:
+    assert len(names["queue"]) == 64
+    assert names["found"].shape == (8,)
+    assert names["embeddings"].grad.any()
+
+
 def _microbatch(names: dict[str, Any]) -> None:
     assert names["loss"].isfinite()
     assert names["criterion"].logit_scale.grad.any()
@@ -100,6 +106,7 @@ LEFT_BEHIND: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/convert.md": _convert,
     "docs/deploy.md": _deploy,
     "docs/index.md": _index,
+    "docs/losses.md": _losses,
     "docs/microbatch.md": _microbatch,
     "docs/metrics.md": _metrics,
     "docs/processes.md": _processes,

@@ -13,6 +13,7 @@ from cosnorm.losses.margin_heads import (
     MagFaceLoss,
     SphereFaceLoss,
 )
+from cosnorm.losses.matryoshka import MatryoshkaLoss
 from cosnorm.losses.mining import mine_hard_negatives
 from cosnorm.losses.nt_xent import NTXentLoss, nt_xent_loss
 from cosnorm.losses.proxies import ProxyAnchorLoss, ProxyNCALoss, SphereFace2Loss
@@ -35,6 +36,7 @@ __all__ = [
     "InfoNCELoss",
     "IslandLoss",
     "MagFaceLoss",
+    "MatryoshkaLoss",
     "NTXentLoss",
     "NormFaceLoss",
     "ProxyAnchorLoss",

@@ -281,15 +281,20 @@ class CosineDistanceLoss(nn.Module):
         loss: Tensor = self.softmax(embeddings, labels)
         return loss + self.center_weight * self.island(embeddings, labels)
 
-    def logits(self, embeddings: Tensor) -> Tensor:
+    def logits(self, embeddings: Tensor, *, dim: int | None = None) -> Tensor:
         """Those of the softmax, (N, num_classes); see `CosineSoftmaxLoss.logits`."""
-        return self.softmax.logits(embeddings)
+        return self.softmax.logits(embeddings, dim=dim)
 
     def predict(
-        self, embeddings: Tensor, *, topk: int | None = None, chunk_size: int | None = None
+        self,
+        embeddings: Tensor,
+        *,
+        topk: int | None = None,
+        chunk_size: int | None = None,
+        dim: int | None = None,
     ) -> Tensor:
         """The likeliest classes, (N,) or (N, topk); see `CosineSoftmaxLoss.predict`."""
-        return self.softmax.predict(embeddings, topk=topk, chunk_size=chunk_size)
+        return self.softmax.predict(embeddings, topk=topk, chunk_size=chunk_size, dim=dim)
 
     def extra_repr(self) -> str:
         """The options, for `print`."""

@@ -16,7 +16,7 @@ from cosnorm.functional.named_margins import margin_of
 from cosnorm.functional.sampling import sample_classes
 from cosnorm.functional.schedules import Number, Schedule, hold, now, shown
 from cosnorm.losses.grouped import Grouped
-from cosnorm.losses.prediction import best_classes, best_over, class_cosines
+from cosnorm.losses.prediction import best_classes, best_over, class_cosines, prefixes
 
 
 class CosineSoftmaxLoss(Grouped):
@@ -131,19 +131,26 @@ class CosineSoftmaxLoss(Grouped):
             impl=self.impl,
         )
 
-    def logits(self, embeddings: Tensor) -> Tensor:
+    def logits(self, embeddings: Tensor, *, dim: int | None = None) -> Tensor:
         """Scaled cosines of embeddings (N, D) with all classes, without the margin: (N, num_classes).
 
-        Of sub-centers the nearest counts. With `group` every process gives its own embeddings and holds the
-        whole weight for the time of the call.
+        Of sub-centers the nearest counts. `dim`: of the first components alone, see `predict`. With `group`
+        every process gives its own embeddings and holds the whole weight for the time of the call.
         """
-        weight = self.weight if self.group is None else gather_rows(self.weight, self.group).rows
+        where = type(self).__name__
+        embeddings, weight = prefixes(f"{where}.logits", dim, embeddings, self.weight)
+        weight = weight if self.group is None else gather_rows(weight, self.group).rows
         scale = self.scale.at_step() if isinstance(self.scale, Schedule) else self.scale
-        return scale * class_cosines(type(self).__name__, embeddings, weight, self.sub_centers)
+        return scale * class_cosines(where, embeddings, weight, self.sub_centers)
 
     @torch.no_grad()
     def predict(
-        self, embeddings: Tensor, *, topk: int | None = None, chunk_size: int | None = None
+        self,
+        embeddings: Tensor,
+        *,
+        topk: int | None = None,
+        chunk_size: int | None = None,
+        dim: int | None = None,
     ) -> Tensor:
         """The class of the largest logit for each of the embeddings (N, D), without their matrix.
 
@@ -152,12 +159,14 @@ class CosineSoftmaxLoss(Grouped):
             topk: how many classes to return, the likeliest first; None: one.
             chunk_size: classes of a block; None: chosen by itself, from N: give a number where N is symbolic
                 (`torch.export` with a dynamic batch).
+            dim: how many of the first components of embeddings and weight count, as `MatryoshkaLoss` trains
+                them; the embeddings may be cut already, (N, dim). None: all.
 
         Returns:
             (N,), or (N, topk). Of equal logits any comes first; those of NaN mean nothing.
 
         Raises:
-            ValueError: `topk` is more than there are classes.
+            ValueError: `topk` is more than there are classes, `dim` more than D.
         """
         where, number = f"{type(self).__name__}.predict", 1 if topk is None else topk
         check_count(where, "topk", number)
@@ -165,10 +174,11 @@ class CosineSoftmaxLoss(Grouped):
             raise ValueError(f"{where}: topk must be at most num_classes = {self.num_classes}, got {topk}")
         if chunk_size is not None:
             check_count(where, "chunk_size", chunk_size)
+        embeddings, weight = prefixes(where, dim, embeddings, self.weight)
         rows, offset = embeddings, 0
         if self.group is not None:
             rows, offset = gather_rows(embeddings, self.group)
-        cosines, classes = best_classes(where, rows, self.weight, self.sub_centers, number, chunk_size)
+        cosines, classes = best_classes(where, rows, weight, self.sub_centers, number, chunk_size)
         if self.group is not None:
             classes = torch.where(classes < 0, classes, classes + self.own.start)
             classes = best_over(self.group, cosines, classes, slice(offset, offset + len(embeddings)))

@@ -6,10 +6,20 @@ from torch import Tensor
 from cosnorm.devices import at_once
 from cosnorm.distributed import Group, gather_rows
 from cosnorm.functional import cosine_linear
-from cosnorm.functional.checks import check_rows_of_classes
+from cosnorm.functional.checks import check_count, check_rows_of_classes
 
 # Cosines of a block, if nobody says how many classes it has.
 _BLOCK = 2**22
+
+
+def prefixes(where: str, dim: int | None, embeddings: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The first `dim` components of both; the embeddings may have no more."""
+    if dim is None:
+        return embeddings, weight
+    check_count(where, "dim", dim)
+    if dim > weight.shape[1]:
+        raise ValueError(f"{where}: dim must be at most embedding_size = {weight.shape[1]}, got {dim}")
+    return embeddings[..., :dim], weight[:, :dim]
 
 
 def class_cosines(where: str, embeddings: Tensor, weight: Tensor, sub_centers: int) -> Tensor:
