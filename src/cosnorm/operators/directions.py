@@ -74,9 +74,11 @@ def _joint(problem: Problem, sums: Sums, kinds: list[list[str]]) -> Losses:
         return _losses(part, anchors.logits, totals, 1.0)
     pairs, shares = _pairs(problem)
     together, _ = _together(pairs, totals, problem.first_key)
-    empty = together == -torch.inf
+    empty = (together == -torch.inf) & (shares > 0)  # what weighs nothing is no positive
     losses = (
-        totals[0].new_zeros(part.shape).index_add_(0, pairs.rows, together.masked_fill(empty, 0) * shares)
+        totals[0]
+        .new_zeros(part.shape)
+        .index_add_(0, pairs.rows, together.masked_fill(together == -torch.inf, 0) * shares)
     )
     part = part & (counts_of(pairs.rows, len(part), empty.long()) == 0)
     return Losses((losses - anchors.logits).masked_fill(~part, 0), part, 1.0)
