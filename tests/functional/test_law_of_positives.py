@@ -211,6 +211,7 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Tensor], Tensor
     }
     looking = {one.split("_to_")[0] for one in directions}
     positives = draw(st.sampled_from(["own", "index", "pairs", "weights", "matrix", "labels"]))
+    options["exclude_self"] = "key" not in looking and positives != "own" and draw(st.booleans())
     weights = torch.zeros(N, M, dtype=torch.float64)
     if positives == "own" and "key" in looking:
         positives = "index"  # as many keys as queries would be needed
@@ -220,6 +221,8 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Tensor], Tensor
         weights[torch.arange(N), torch.arange(N)] = 1
     elif positives == "index":
         index = torch.randint(-1, M, (N,), generator=generator)
+        if options["exclude_self"]:  # where key i is query i, it is not its own positive
+            index = torch.where(index == torch.arange(N), -1, index)
         options["positives"] = index
         weights[torch.arange(N)[index >= 0], index[index >= 0]] = 1
     elif positives == "labels":
@@ -229,6 +232,8 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Tensor], Tensor
             options["extra_labels"] = torch.full((E,), 99)
     else:
         weights = (torch.rand(N, M, generator=generator) < 0.25).double()
+        if options["exclude_self"]:
+            weights[torch.arange(N), torch.arange(N)] = 0
         listed = weights.nonzero()[torch.randperm(int(weights.count_nonzero()), generator=generator)]
         if positives != "pairs":
             weights *= torch.rand(N, M, generator=generator, dtype=torch.float64)
@@ -253,7 +258,6 @@ def problems(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Tensor], Tensor
         options["false_negative_margin"] = draw(st.sampled_from([-0.3, 0.0, 0.4]))
     options["hardness"] = draw(st.sampled_from([0.0, 0.0, 2.0]))
     options["decoupled"] = draw(st.booleans())
-    options["exclude_self"] = "key" not in looking and positives != "own" and draw(st.booleans())
     if options["exclude_self"] and positives == "labels":
         options["labels"][1][:N] = options["labels"][0]
         weights = (options["labels"][0].unsqueeze(1) == options["labels"][1]).double()

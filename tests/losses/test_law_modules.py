@@ -145,9 +145,61 @@ def test_options_that_a_loss_cannot_hold():
         losses.CLIPLoss,
         losses.SigLIPLoss,
     ):
-        with pytest.raises(TypeError, match=f"{make.__name__}: groups is no option; there are directions"):
+        with pytest.raises(TypeError, match=f"{make.__name__}: groups is no option; there are "):
             make(groups=torch.arange(3))
     with pytest.raises(ValueError, match="negatives replace extra_keys, group, hardness"):
         losses.InfoNCELoss(hardness=1.0)(rows(3), rows(3), torch.tensor([[1], [2], [0]]))
     with pytest.raises(ValueError, match="ignore_index cannot be given with groups"):
         losses.SupConLoss(ignore_index=-1)(rows(4), torch.arange(4) // 2, groups=torch.arange(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_negatives_of_half_types_are_compared_in_float32(dtype: torch.dtype, autocast: bool):
+    queries, keys = torch.randn(N, D), torch.randn(N, D)
+    given = [one.to(torch.float32 if autocast else dtype) for one in (queries, keys, torch.randn(N, K, D))]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = losses.info_nce_loss(*given, temperature=0.01, reduction="none")
+    expected = losses.info_nce_loss(*(one.double() for one in given), temperature=0.01, reduction="none")
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_negatives_check_their_temperature():
+    x, index = torch.randn(4, D), torch.tensor([[1], [2], [3], [0]])
+    for wrong in (-1.0, 0.0):
+        with pytest.raises(ValueError, match="info_nce_loss: temperature must be positive"):
+            losses.info_nce_loss(x, x, index, temperature=wrong)
+    assert losses.info_nce_loss(x, x, index, temperature=torch.tensor(-1.0)).isnan()
+    with pytest.raises(ValueError, match="one element"):
+        losses.info_nce_loss(x, x, index, temperature=torch.ones(2))
+
+
+@pytest.mark.parametrize("size", [5, 64, 515])
+@pytest.mark.parametrize("chunk_size", [None, 5])
+def test_twins_of_the_positive_are_as_near_as_it(size: int, chunk_size: int | None):
+    """Every key twice: the tile's sum and the positive's differ by roundings, and nobody leaves for them."""
+    queries, keys = torch.randn(64, size), torch.randn(32, size).repeat(2, 1)
+    twins = torch.arange(64).roll(32)
+    found = contrastive_cross_entropy(
+        queries, keys, guide=(queries, keys), reduction="none", chunk_size=chunk_size
+    )
+    logits = (unit(queries.double()) @ unit(keys.double()).T) / 0.1
+    own = torch.arange(64)
+    out = logits > logits[own, own].unsqueeze(1)
+    out[own, twins] = False
+    expected = F.cross_entropy(logits.masked_fill(out, -torch.inf), own, reduction="none")
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_what_a_call_says_goes_before_what_the_loss_holds():
+    x, y = torch.randn(N, D), torch.randn(N, D)
+    held = losses.InfoNCELoss(hardness=5.0)
+    assert held(x, y, hardness=0.0) == losses.InfoNCELoss()(x, y) != held(x, y)
+
+
+@pytest.mark.parametrize("weight", [3e38, 1e-45])
+def test_weights_of_any_size(weight: float):
+    x, y, pairs = torch.randn(3, D), torch.randn(4, D), torch.tensor([[0, 1], [0, 2], [1, 3]])
+    found = contrastive_cross_entropy(x, y, pairs, positive_weights=torch.full((3,), weight))
+    torch.testing.assert_close(found, contrastive_cross_entropy(x, y, pairs))

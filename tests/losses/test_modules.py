@@ -194,7 +194,7 @@ def test_negatives_never_collide_and_are_even():
     [
         (lambda: losses.NTXentLoss(0.0), ValueError, "temperature must be a number between"),
         (lambda: losses.CLIPLoss(0.001), ValueError, "at least 1/max_scale = 0.01"),
-        (lambda: losses.SigLIPLoss(-1.0), ValueError, "temperature must be at least"),
+        (lambda: losses.SigLIPLoss(-1.0), ValueError, "temperature must be a positive number"),
         (lambda: losses.NormFaceLoss(0, 3), ValueError, "num_classes must be at least 1"),
         (lambda: losses.NormFaceLoss(5, 3, scale=-1.0), ValueError, "scale must be positive, got -1"),
         (lambda: losses.NormFaceLoss(5, 3, num_sampled=6), ValueError, "at most num_classes = 5, got 6"),

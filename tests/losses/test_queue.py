@@ -107,3 +107,43 @@ def test_what_is_wrong_is_said():
         with pytest.raises(ValueError, match=message):
             call()
     assert len(queue) == len(labelled) == 0
+
+
+def test_a_compiled_step_is_compiled_a_few_times():
+    queue, criterion = losses.Queue(24, D), losses.InfoNCELoss()
+    made = []
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph
+
+    @torch.compile(fullgraph=True, backend=backend)
+    def step(queries, keys):
+        loss = criterion(queries, keys, **queue())
+        queue.enqueue(keys)
+        return loss
+
+    for _ in range(20):
+        loss = step(torch.randn(6, D), torch.randn(6, D))
+    assert len(queue) == 24
+    assert len(made) <= 6  # until it is full, and no more
+    assert loss.isfinite()
+
+
+def test_embeddings_of_any_length_in_half_types():
+    queue, rows = losses.Queue(SIZE, D, dtype=torch.float16), torch.randn(3, D)
+    for factor in (1e30, 1e-30):
+        queue.enqueue(rows * factor)
+        found = F.cosine_similarity(queue.embeddings[len(queue) - 3 : len(queue)].float(), rows)
+        assert (found > 0.999).all()
+
+
+def test_a_state_of_another_size_fills_nothing():
+    queue, other = losses.Queue(SIZE, D), losses.Queue(2 * SIZE, D)
+    queue.enqueue(torch.randn(SIZE, D))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.load_state_dict(queue.state_dict())
+    assert len(other) == int(other.count) == 0
+    partial = {name: one for name, one in queue.state_dict().items() if name == "count"}
+    other.load_state_dict(partial, strict=False)
+    assert other() == {}

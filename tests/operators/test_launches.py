@@ -260,6 +260,7 @@ def test_every_loss_is_among_them():
             "Schedule",
             "Targets",
             "TopK",
+            "MatryoshkaLoss",  # of losses that are here
             "mine_hard_negatives",  # a search, and no step
             "cosine_conv1d",
             "cosine_conv2d",

@@ -131,9 +131,10 @@ def contrastive_cross_entropy(
         The loss: float32 for half types, else of the dtype of the queries. NumPy arrays give NumPy.
 
     A query without positives, or with an empty sum, has loss 0 and does not count. A zero row has cosine 0
-    with everything and receives gradient 0. NaN in a key makes every loss NaN whose sum it enters. What
-    leaves a sum because of a cosine has no gradient there. The gradient cannot be differentiated again: that
-    raises.
+    with everything and receives gradient 0. NaN in a key makes every loss NaN whose sum it enters; the
+    gradients may all be NaN then, also where `exclude` keeps it out of the sums. What leaves a sum because of
+    a cosine has no gradient there; equal vectors have equal cosines there, up to 32 roundings. The gradient
+    cannot be differentiated again: that raises.
 
     Raises:
         TypeError: not tensors, wrong dtypes.
@@ -167,7 +168,7 @@ def contrastive_cross_entropy(
         check_count(WHERE, "chunk_size", chunk_size)
     tensor_temperature, fixed_temperature = check_number(WHERE, "temperature", temperature)
     if tensor_temperature is None:
-        check_temperature_value(fixed_temperature)
+        check_temperature_value(WHERE, fixed_temperature)
     check_rows(WHERE, queries, keys, extra_keys)
     positives, positive_weights = check_positives(WHERE, positives, positive_weights, queries, keys)
     bits = check_directions(WHERE, directions, keys)
@@ -186,7 +187,7 @@ def contrastive_cross_entropy(
     if guide is not None and false_negative_threshold is None and false_negative_margin is None:
         false_negative_margin = 0.0
     check_negatives(WHERE, queries, false_negative_threshold, false_negative_margin, hardness, hard_negatives)
-    if positives is None and labels is None and keys is None:
+    if positives is None and not by_label and keys is None:
         raise ValueError(
             f"{WHERE}: without keys the positives must be given; pass positives=, or labels=, or keys="
         )

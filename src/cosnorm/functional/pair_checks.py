@@ -45,6 +45,14 @@ def check_positives(
         raise ValueError(f"{where}: positive_weights belong to positives of shape (P, 2), pairs; pass both")
     if positives is None:
         return None, None
+    if isinstance(positives, Tensor) and (
+        positives.layout != torch.strided or positives.is_floating_point() or positives.dtype == torch.bool
+    ):
+        raise TypeError(
+            f"{where}: positives must be whole numbers, an index (N,) or pairs (P, 2), or a sparse CSR "
+            f"matrix of weights; got {positives.dtype} of layout {positives.layout}; a matrix becomes one by "
+            "positives.to_sparse_csr()"
+        )
     check_indices(where, "positives", positives, queries.device)
     if positives.shape != (len(queries),) and not (positives.ndim == 2 and positives.shape[1] == 2):
         raise ValueError(

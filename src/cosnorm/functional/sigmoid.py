@@ -75,7 +75,8 @@ def pairwise_sigmoid_loss(
         keys: shape (M, D). None: the queries themselves.
         positives: an index (N,), pairs (P, 2) or a sparse CSR matrix (N, M) of targets. None: by `labels`,
             else key i belongs to query i.
-        positive_weights: the targets of pairs, (P,), between 0 and 1; None: 1.
+        positive_weights: the targets of pairs, (P,), between 0 and 1; None: 1. A pair counts as often as it
+            is listed.
         labels: the positives of a query are the keys of its label.
         scale: s, a number or a tensor of one element that learns.
         bias: b, the same.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import Reduction, check_pair
+from cosnorm.functional.checks import Reduction, check_pair, is_number
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
 from cosnorm.learned import number, reshape_loaded
@@ -117,7 +117,10 @@ class CLIPLoss(Grouped):
     ) -> None:
         super().__init__()
         self.options = fixed_options(type(self).__name__, options)
-        if not 0 < 1 / max_scale <= temperature:
+        for name, value in (("temperature", temperature), ("max_scale", max_scale)):
+            if not is_number(value) or not 0 < value < math.inf:
+                raise ValueError(f"CLIPLoss: {name} must be a positive number, got {value!r}")
+        if not 1 / max_scale <= temperature:
             raise ValueError(
                 f"CLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
             )
@@ -142,8 +145,7 @@ class CLIPLoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
-            **self.options,
-            **options,
+            **{**self.options, **options},
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

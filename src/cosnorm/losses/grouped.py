@@ -1,5 +1,6 @@
 """Losses over the processes of a group, which a module keeps by its name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -39,11 +40,12 @@ FIXED = (
 )
 
 
-def fixed_options(where: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, or raise unless a loss can hold them."""
+def fixed_options(where: str, options: dict[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The options, or raise unless a loss can hold them; it has none of those in `without`."""
+    there = [name for name in FIXED if name not in without]
     for name in options:
-        if name not in FIXED:
+        if name not in there:
             raise TypeError(
-                f"{where}: {name} is no option; there are {', '.join(FIXED)}, and tensors of a call"
+                f"{where}: {name} is no option; there are {', '.join(there)}, and tensors of a call"
             )
     return options

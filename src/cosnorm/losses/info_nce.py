@@ -13,17 +13,18 @@ from cosnorm.functional.checks import (
     averaged,
     check_count,
     check_indices,
+    check_number,
     check_pair,
     check_reduction,
     check_tensors,
 )
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
-from cosnorm.functional.similarity import pairwise_cosine
 from cosnorm.losses.grouped import Grouped, fixed_options
 from cosnorm.losses.temperature import Temperature
 from cosnorm.operators.chosen import chosen_products
 from cosnorm.operators.indices import indices_in
+from cosnorm.operators.pair_options import check_temperature_value
 from cosnorm.operators.unit_vectors import unit_vectors
 
 
@@ -76,7 +77,7 @@ def info_nce_loss(
         tensor(0.3133)
     """
     where = "info_nce_loss"
-    if not {"positives", "labels"} & set(options):
+    if options.get("positives") is None and options.get("labels") is None:
         check_pair(where, queries=queries, keys=keys)
     if negatives is None:
         return contrastive_cross_entropy(
@@ -97,6 +98,11 @@ def info_nce_loss(
     if impl == "triton":
         raise RuntimeError(f'{where}: impl="triton" has no kernel for negatives; use impl="torch"')
     check_impl(where, impl)
+    if chunk_size is not None:
+        check_count(where, "chunk_size", chunk_size)
+    tensor, fixed = check_number(where, "temperature", temperature)
+    if tensor is None:
+        check_temperature_value(where, fixed)
     number = queries.shape[0]
     if isinstance(negatives, Tensor) and not negatives.is_floating_point():
         check_indices(where, "negatives", negatives, keys.device)
@@ -117,12 +123,16 @@ def info_nce_loss(
             f"({number}, K); got {tuple(negatives.shape)}"
         )
     candidates = torch.cat([keys.unsqueeze(1), negatives], 1)
-    return _reduced(pairwise_cosine(queries.unsqueeze(1), candidates).squeeze(1), temperature, reduction)
+    x, y = unit_vectors(queries), unit_vectors(candidates.flatten(0, 1)).view(candidates.shape)
+    return _reduced((x.unsqueeze(1) * y).sum(2), temperature, reduction)
 
 
 def _reduced(cosines: Tensor, temperature: float | Tensor, reduction: Reduction) -> Tensor:
     """Cross-entropy of the first of each row."""
-    logits = cosines.to(torch.promote_types(cosines.dtype, torch.float32)) / temperature
+    if isinstance(temperature, Tensor):  # nobody looks at it: NaN unless it is positive
+        temperature = temperature.reshape(())
+        temperature = temperature.where(temperature > 0, torch.nan)
+    logits = cosines / temperature
     return averaged(torch.logsumexp(logits, 1) - logits[:, 0], reduction)
 
 
@@ -227,8 +237,7 @@ class InfoNCELoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
-            **self.options,
-            **options,
+            **{**self.options, **options},
         )
 
     def extra_repr(self) -> str:

@@ -117,7 +117,7 @@ class NTXentLoss(Grouped):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.options = fixed_options(type(self).__name__, options)
+        self.options = fixed_options(type(self).__name__, options, ("directions", "joint"))
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.decoupled, self.reduction = decoupled, reduction
         self.chunk_size, self.group, self.impl = chunk_size, group, impl
@@ -136,8 +136,7 @@ class NTXentLoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
-            **self.options,
-            **options,
+            **{**self.options, **options},
         )
 
     def extra_repr(self) -> str:

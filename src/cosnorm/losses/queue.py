@@ -8,6 +8,7 @@ from torch import Tensor
 from cosnorm.distributed import Group, gather, share_rows
 from cosnorm.functional.checks import check_count, check_dtype, check_indices, check_tensors
 from cosnorm.losses.grouped import Grouped
+from cosnorm.operators.unit_vectors import unit_vectors
 
 _WHERE = "Queue"
 
@@ -81,11 +82,11 @@ class Queue(Grouped):
         guide = None if guide_dim is None else torch.zeros(size, guide_dim, device=device, dtype=dtype)
         self.register_buffer("guide", guide)
         self.register_buffer("count", torch.zeros((), device=device, dtype=torch.int64))
-        self._entered = 0  # as `count`, which lies on the device
+        self._filled = 0  # the smaller of size and `count`, which lies on the device
 
     def __len__(self) -> int:
         """How many embeddings it has."""
-        return min(self._entered, self.size)
+        return self._filled
 
     def forward(self) -> dict[str, Tensor]:
         """Options of a loss: `extra_keys`, and of them labels, groups and the guide."""
@@ -131,19 +132,27 @@ class Queue(Grouped):
                     f"{tuple(one.shape)}"
                 )
         number = min(shares.total, self.size)
-        first = self._entered + shares.total - number
+        first = self.count + (shares.total - number)
         at = (torch.arange(number, device=self.embeddings.device) + first) % self.size
         for name, one in batch.items():
             if one is not None:
-                rows = gather(one.detach(), shares)[-number:] if number else one[:0]
                 buffer = getattr(self, name)
+                if name in ("embeddings", "guide") and one.dtype != buffer.dtype:
+                    one = unit_vectors(one)  # of any length, in the range of the narrower type
+                rows = gather(one.detach(), shares)[-number:] if number else one[:0]
                 buffer.index_copy_(0, at, rows.to(buffer))
-        self._entered += shares.total
-        self.count.fill_(self._entered)
+        self.count += shares.total
+        self._filled = min(self._filled + shares.total, self.size)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        loaded = state_dict.get(prefix + "embeddings")
+        before = self.count.clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._entered = int(state_dict.get(prefix + "count", self.count))
+        if (
+            loaded is None or loaded.shape != self.embeddings.shape
+        ):  # then nothing is counted that is not there
+            self.count.copy_(before)
+        self._filled = min(int(self.count), self.size)
 
     def extra_repr(self) -> str:
         """How full it is, for `print`."""

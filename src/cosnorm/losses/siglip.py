@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cosnorm.distributed import Group
-from cosnorm.functional.checks import Reduction
+from cosnorm.functional.checks import Reduction, is_number
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
 from cosnorm.learned import number, reshape_loaded
 from cosnorm.losses.grouped import Grouped, fixed_options
@@ -49,8 +49,11 @@ class SigLIPLoss(Grouped):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.options = fixed_options(type(self).__name__, options)
-        if not 0 < 1 / max_scale <= temperature:
+        self.options = fixed_options(type(self).__name__, options, ("joint", "hardness"))
+        for name, value in (("temperature", temperature), ("max_scale", max_scale)):
+            if not is_number(value) or not 0 < value < math.inf:
+                raise ValueError(f"SigLIPLoss: {name} must be a positive number, got {value!r}")
+        if not 1 / max_scale <= temperature:
             raise ValueError(
                 f"SigLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
             )
@@ -72,8 +75,7 @@ class SigLIPLoss(Grouped):
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group_name,
-            **self.options,
-            **options,
+            **{**self.options, **options},
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

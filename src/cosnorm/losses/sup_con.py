@@ -179,7 +179,7 @@ class SupConLoss(Grouped):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.options = fixed_options(type(self).__name__, options)
+        self.options = fixed_options(type(self).__name__, options, ("directions", "joint"))
         if ignore_index is not None:
             check_ignored(type(self).__name__, ignore_index)
         self.temperature = Temperature(temperature, learn=learn_temperature)
@@ -207,8 +207,7 @@ class SupConLoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
-            **self.options,
-            **options,
+            **{**self.options, **options},
         )
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cosnorm.functional.checks import is_number
 from cosnorm.learned import number, reshape_loaded
 
 
@@ -35,6 +36,11 @@ class Temperature(nn.Module):
 
     def __init__(self, temperature: float, *, learn: bool = False) -> None:
         super().__init__()
+        if not is_number(temperature):
+            raise TypeError(
+                f"temperature must be a number, got {type(temperature).__name__}; learn_temperature=True "
+                "makes a parameter of it"
+            )
         if not self.LOWEST <= temperature <= self.HIGHEST:
             raise ValueError(
                 f"temperature must be a number between {self.LOWEST:g} and {self.HIGHEST:g}, "

@@ -24,6 +24,15 @@ def check_range(what: str, indices: Tensor, size: int) -> None:
             raise ValueError(f"{what} in [0, {size}), got {low} to {high}")
 
 
+def check_finite(what: str, rows: Tensor) -> None:
+    """Raise unless all numbers are finite; `what` is the beginning of the error."""
+    held = rows.isfinite()
+    if is_accelerator(rows.device):
+        assert_all(held, f"{what} must be finite")
+    elif not bool(held.all()):
+        raise ValueError(f"{what} must be finite, got {float(rows[~held][0])}; leave such samples out")
+
+
 def assert_all(held: Tensor, message: str) -> None:
     """Stop what an accelerator does unless all is True; it is not waited for."""
     torch._assert_async(held.all(), message)

@@ -80,7 +80,7 @@ class PairOptions(NamedTuple):
             given = temperature.reshape(()).to(accumulation_dtype(queries.dtype))
             return given.reciprocal().where(given > 0, torch.nan)
         value = self.fixed_temperature if temperature is None else float(temperature)
-        check_temperature_value(value)
+        check_temperature_value(WHERE, value)
         return 1 / value
 
     def looks(self, direction: str) -> bool:
@@ -138,11 +138,11 @@ class PairOptions(NamedTuple):
         return self.directions != 1
 
 
-def check_temperature_value(value: float) -> None:
+def check_temperature_value(where: str, value: float) -> None:
     """Raise unless τ is positive and finite."""
     if not 1e-6 <= value <= 1e6:
         raise ValueError(
-            f"{WHERE}: temperature must be positive (between 1e-6 and 1e6), got {value}; learn its "
+            f"{where}: temperature must be positive (between 1e-6 and 1e6), got {value}; learn its "
             "logarithm, as the loss modules do, so that no step makes it negative"
         )
 

@@ -14,8 +14,10 @@ from torch import Tensor
 from cosnorm.backends import choose
 from cosnorm.backends.negatives import Guide, Negatives
 from cosnorm.backends.pairs import Exclusion
+from cosnorm.devices import is_accelerator
 from cosnorm.distributed import gather
 from cosnorm.operators.by_turns import ByTurns, Shared
+from cosnorm.operators.indices import assert_all, check_finite
 from cosnorm.operators.pair_options import DIRECTIONS, WHERE, PairOptions, check_mask_shape
 from cosnorm.operators.pairs import Gradients, Pairs, first_of, unit_rows
 from cosnorm.operators.positives import (
@@ -26,6 +28,9 @@ from cosnorm.operators.positives import (
     linked,
     pair_positives,
 )
+
+# Cosines of the same two vectors differ by so many roundings: tiles sum in another order.
+_TWINS = 32
 
 
 class Anchors(NamedTuple):
@@ -166,7 +171,7 @@ def pose(
     """
     labels = _sides(options.labels, options.key_labels, options.extra_labels, pairs, options)
     groups = _sides(options.groups, options.key_groups, options.extra_groups, pairs, options)
-    guides = _sides(*_units(options), pairs, options)
+    guides = _sides(*_units(where, options), pairs, options)
     forth = _positives(where, pairs, labels, options)
     anchors = [_anchors(forth, pairs.x, pairs.y, guides, "query_to_key", pairs, scale, options)]
     if 1 in options.anchors:
@@ -198,9 +203,29 @@ def _positives(where: str, pairs: Pairs, labels: _Sides | None, options: PairOpt
         assert labels is not None
         offset = own_keys.start if options.exclude_self else None
         return LabelPositives(labels.queries, labels.met, offset)
-    return pair_positives(
+    found = pair_positives(
         where, options.positives, options.positive_weights, len(pairs.x), own_keys, pairs.x.device, most
     )
+    if options.exclude_self:
+        _check_others(where, found, own_keys.start)
+    return found
+
+
+def _check_others(where: str, positives: OnePositive | PairPositives, first: int) -> None:
+    """Raise where a query, which is among the keys, is its own positive."""
+    if isinstance(positives, OnePositive):
+        columns = positives.columns
+        others = columns != torch.arange(first, first + len(columns), device=columns.device)
+        if positives.known is not None:
+            others |= ~positives.known
+    else:
+        rows, columns = positives.places()["listed"]
+        others = columns != rows + first
+    message = f"{where}: a query is among the keys, and cannot be its own positive"
+    if is_accelerator(others.device):
+        assert_all(others, message)
+    elif not bool(others.all()):
+        raise ValueError(f"{message}; leave such pairs out, or pass exclude_self=False")
 
 
 def _turned(forth: Positives, pairs: Pairs, labels: _Sides | None, options: PairOptions) -> Positives:
@@ -233,7 +258,9 @@ def _anchors(
 ) -> Anchors:
     def bound(own: Tensor) -> Tensor | None:
         """The largest cosine of a negative, from those of the positives."""
-        most = None if options.margin is None else own + options.margin
+        most = (
+            None if options.margin is None else own + (options.margin + _TWINS * torch.finfo(own.dtype).eps)
+        )
         if options.threshold is None:
             return most
         return own.new_full((1,), options.threshold) if most is None else most.clamp(max=options.threshold)
@@ -346,11 +373,14 @@ def _merged(fields: list[Field], anchors: list[Anchors], pairs: Pairs) -> list[F
     return [both if field is forth else field for field in fields if field is not back]
 
 
-def _units(options: PairOptions) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _units(where: str, options: PairOptions) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The guide's embeddings as unit rows."""
 
     def units(given: Tensor | None) -> Tensor | None:
-        return None if given is None else unit_rows(given, options.impl).values
+        if given is None:
+            return None
+        check_finite(f"{where}: guide", given)
+        return unit_rows(given, options.impl).values
 
     return units(options.guide), units(options.key_guide), units(options.extra_guide)
 

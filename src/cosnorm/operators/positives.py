@@ -68,7 +68,9 @@ class PairPositives:
         """A at the pairs, (P,)."""
         if self.weights is None:
             return _inverse(self.counts, dtype)[self.rows]
-        weights = self.weights.to(torch.promote_types(dtype, torch.float32))
+        # Sums of float32 fit into float64; where there is none, none is given.
+        wide = torch.float32 if self.weights.device.type == "mps" else torch.float64
+        weights = self.weights.to(wide)
         sums = weights.new_zeros(self.counts.shape).index_add_(0, self.rows, weights)
         return (weights / sums.masked_fill_(sums == 0, 1)[self.rows]).to(dtype)
 
