@@ -18,6 +18,7 @@ from torch import Tensor
 from cosnorm.backends.pairs import direction
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
+from cosnorm.operators import in_tiles
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, flags_of, results_of
@@ -175,6 +176,8 @@ def _compute(*arguments: Any) -> Results:
         flags_of(arguments[-1], 4),
     )
     pairs, problem = learning.pairs(options)
+    if problem.places is not None:
+        return _compute_in_tiles(pairs, problem, keep, into_y=learning.into_y(keep))
     positive = _positive(problem, pairs)
     projected, divisors, into_temperature, log_sums = (pairs.x.new_empty(0) for _ in range(4))
     if any(keep) and not options.separate:
@@ -192,6 +195,27 @@ def _compute(*arguments: Any) -> Results:
         return Results(losses, part.sum(), projected, divisors, into_temperature, log_sums)
     loss, count = (sum_over(one.sum(), options.group) for one in (losses, part))
     return Results(loss, count, projected, divisors, into_temperature, log_sums)
+
+
+def _compute_in_tiles(pairs: Pairs, problem: Problem, keep: list[bool], *, into_y: bool) -> Results:
+    """The same by a backend that finds the positives in its tiles: few launches."""
+    found = in_tiles.losses(pairs, problem)
+    empty = pairs.x.new_empty(0)
+    if problem.options.separate:
+        number = found.part.sum(dtype=torch.int64)
+        log_sums = torch.stack(found.log_sums) if any(keep) else empty
+        return Results(found.losses, number, empty, empty, empty, log_sums)
+    loss, count = found.sums()
+    if not any(keep):
+        return Results(loss, count, empty, empty, empty, empty)
+    rows, along = in_tiles.gradients(pairs, problem, found, into_y=into_y)
+    into_temperature = pairs.x.new_empty(())
+    if keep[3]:
+        into_temperature = in_tiles.into_temperature(along, problem, into_y=into_y)
+    divisors = pairs.divisors
+    if len(rows) < len(divisors):
+        divisors = divisors[: len(rows)].clone()
+    return Results(loss, count, rows, divisors, into_temperature, empty)
 
 
 def _shapes(*arguments: Any) -> Results:
@@ -226,22 +250,29 @@ def _gradients(cotangent: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     kept = Results(cotangent, *arguments[end:-1])
     if options.separate:
         pairs, problem = learning.pairs(options)
-        positive = _positive(problem, pairs)
-        log_sums = list(kept.log_sums)
-        _, part = _losses(problem, positive, log_sums)
         weights, factor = split_factor(cotangent)
-        into = pairs.gradients(into_y=learning.into_y(needs) or problem.symmetric)
-        _gradients_of(problem, pairs, into, weights.where(part, 0), positive, log_sums, None)
-        into_temperature = pairs.project_(into) * -problem.scale
-        projected, divisors = into.rows, pairs.divisors
+        into_y = learning.into_y(needs)
+        if problem.places is not None:
+            found = in_tiles.losses(pairs, problem)
+            found = found._replace(part=found.part * weights)
+            projected, along = in_tiles.gradients(pairs, problem, found, into_y=into_y)
+            into_temperature = in_tiles.into_temperature(along, problem, into_y=into_y)
+        else:
+            positive = _positive(problem, pairs)
+            log_sums = list(kept.log_sums)
+            _, part = _losses(problem, positive, log_sums)
+            into = pairs.gradients(into_y=into_y or problem.symmetric)
+            _gradients_of(problem, pairs, into, weights.where(part, 0), positive, log_sums, None)
+            projected, into_temperature = into.rows, pairs.project_(into) * -problem.scale
+        divisors = pairs.divisors
     else:
         projected, divisors, into_temperature = kept.projected, kept.divisors, kept.into_temperature
-        factor = cotangent * number_of_processes(options.group)
-    found = divide_each(projected, divisors, factor, learning[:3], needs[:3], options.impl)
+        factor = cotangent * number_of_processes(options.group) if options.group else cotangent
+    finished = divide_each(projected, divisors, factor, learning[:3], needs[:3], options.impl)
     temperature = learning.temperature
     if temperature is None:
-        return *found, None
-    return *found, saturate(into_temperature * factor, temperature.dtype).reshape(temperature.shape)
+        return *finished, None
+    return *finished, saturate(into_temperature * factor, temperature.dtype).reshape(temperature.shape)
 
 
 def _flops(passes: int, queries: torch.Size, keys: torch.Size | None, extra: torch.Size | None) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
-from cosnorm.backends.pairs import Exclusion
+from cosnorm.backends.pairs import Exclusion, Places
 from cosnorm.devices import is_accelerator
 from cosnorm.distributed import gather
 from cosnorm.norms import accumulation_dtype
@@ -83,6 +83,7 @@ class Problem(NamedTuple):
         symmetric: the keys are the queries, and so is what stays out.
         backend: computes.
         dtype: of the queries.
+        places: the positives, for a backend that finds them in its tiles and makes whole losses; else None.
     """
 
     options: PairOptions
@@ -93,9 +94,12 @@ class Problem(NamedTuple):
     symmetric: bool
     backend: ModuleType
     dtype: torch.dtype
+    places: Places | None
 
     def operands(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The unit rows as the backend takes them."""
+        if pairs.rounded is not None and self.places is not None:
+            return pairs.rounded[: len(pairs.x)], pairs.rounded[pairs.keys.start :]
         x = self.backend.operands(pairs.x, self.dtype)
         return x, x if self.symmetric else self.backend.operands(pairs.y, self.dtype)
 
@@ -154,6 +158,9 @@ def pose(
         symmetric = symmetric and positives.is_symmetric()
     exclusion = Exclusion(**left_out)
     backend = _backend(queries, exclusion, positives, options.impl)
+    places = positives.places() if hasattr(backend, "losses") and not options.group else None
+    if not (len(queries) and len(pairs.y)):
+        places = None
     if isinstance(scale, Tensor) and not getattr(backend, "TAKES_TENSOR_SCALE", False):
         scale = float(scale)
     return Problem(
@@ -165,6 +172,7 @@ def pose(
         symmetric=symmetric,
         backend=backend,
         dtype=queries.dtype,
+        places=places,
     )
 
 

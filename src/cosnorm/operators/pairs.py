@@ -39,6 +39,7 @@ class Pairs(NamedTuple):
     y: what they meet, (M, D): the keys of all processes, and the extra keys behind them.
     keys: where this process's keys are among `units`.
     shares: where they are among `y`.
+    rounded: `units` in the dtype of the queries, where a kernel has made that, too.
     """
 
     units: Tensor
@@ -47,6 +48,7 @@ class Pairs(NamedTuple):
     y: Tensor
     keys: slice
     shares: Shares
+    rounded: Tensor | None = None
 
     def gradients(self, *, into_y: bool) -> Gradients:
         """Zeros, to which gradients are added."""
@@ -72,16 +74,21 @@ class Pairs(NamedTuple):
 
 def pair_up(queries: Tensor, keys: Tensor | None, extra: Tensor | None, group: str, impl: str) -> Pairs:
     """Queries, the keys of all processes (None: the queries are the keys) and extra keys."""
-    found = [unit_rows(one, impl) for one in (queries, keys, extra) if one is not None]
-    units = _beside([one.values for one in found])
-    divisors = _beside([pack(one) for one in found])
+    sets = [one for one in (queries, keys, extra) if one is not None]
+    rounded, backend = None, _backends(impl, queries)[0]
+    if hasattr(backend, "units_beside") and len({one.dtype for one in sets}) == 1 and not group:
+        units, rounded, divisors = backend.units_beside(sets, queries.dtype)
+    else:
+        found = [unit_rows(one, impl) for one in sets]
+        units = _beside([one.values for one in found])
+        divisors = _beside([pack(one) for one in found])
     number = len(queries)
     own = slice(0, number) if keys is None else slice(number, number + len(keys))
     shares = share_rows(own.stop - own.start, units.device, group)
     y = units[own.start :]
     if group:
         y = _beside([gather(units[own], shares), *([] if extra is None else [units[own.stop :]])])
-    return Pairs(units, divisors, units[:number], y, own, shares)
+    return Pairs(units, divisors, units[:number], y, own, shares, rounded)
 
 
 def unit_rows(x: Tensor, impl: str = "auto") -> UnitRows:
@@ -128,6 +135,12 @@ def divide_each(
     impl: str = "auto",
 ) -> list[Tensor | None]:
     """The finished gradients in queries, keys and extra keys."""
+    sets = [one for one in rows if one is not None]
+    backend = _backends(impl, projected)[0]
+    all_needed = all(needed for needed, one in zip(needs, rows, strict=True) if one is not None)
+    if hasattr(backend, "finish_each") and all_needed and len({one.dtype for one in sets}) == 1:
+        made = iter(backend.finish_each(projected, divisors, factor, [(len(one), one.dtype) for one in sets]))
+        return [None if one is None else next(made) for one in rows]
     found: list[Tensor | None] = []
     start = 0
     for one, needed in zip(rows, needs, strict=True):
@@ -153,5 +166,4 @@ def _beside(parts: list[Tensor]) -> Tensor:
 
 
 def _backends(impl: str, x: Tensor) -> tuple[ModuleType, ...]:
-    # Kernels have no unit rows of their own.
-    return choose.backends("unit_rows", impl if impl == "torch" else "auto", x)
+    return choose.backends("unit_rows", "auto" if impl == "c" else impl, x)  # there are none in C

@@ -4,11 +4,13 @@ Row i of the matrix A (N, M) holds 1/|P(i)| at the positives P(i) of query i. Th
 the keys (the mean positive of each query) and that of its transpose with the queries, nothing else.
 """
 
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from cosnorm.backends.pairs import Places
 from cosnorm.devices import at_once, is_accelerator
 from cosnorm.operators.indices import assert_all
 
@@ -33,6 +35,9 @@ class Positives(Protocol):
 
     def is_symmetric(self) -> bool:
         """Whether key i is a positive of query k where k is one of i, as far as a device may be asked."""
+
+    def places(self) -> Places | None:
+        """The positives as kernels look for them in a tile, without a launch; None where they cannot."""
 
 
 class PairPositives:
@@ -65,13 +70,20 @@ class PairPositives:
     def is_symmetric(self) -> bool:  # noqa: D102
         return False
 
+    def places(self) -> None:  # noqa: D102
+        return None
+
 
 class OnePositive:
     """At most one positive for each query: its column, and where some have none, which have one."""
 
     def __init__(self, columns: Tensor, known: Tensor | None) -> None:
         self.columns, self._known = columns, known
-        self.counts = torch.ones_like(columns) if known is None else known.to(columns.dtype)
+
+    @cached_property
+    def counts(self) -> Tensor:  # noqa: D102
+        known = self._known
+        return torch.ones_like(self.columns) if known is None else known.to(self.columns.dtype)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
         if not len(keys):
@@ -97,6 +109,42 @@ class OnePositive:
         back = self.columns[self.columns]
         return bool((back == torch.arange(number, device=back.device)).all())
 
+    def places(self) -> Places | None:  # noqa: D102
+        return Places(given=self.exclusion()["partner"])
+
+
+class GivenKeys(OnePositive):
+    """The own keys, from `start` on, that are given; −1 for none. What no tile needs is made if asked."""
+
+    def __init__(self, given: Tensor, number: int, start: int) -> None:
+        self._given, self._number, self._start = given, number, start
+
+    @cached_property
+    def columns(self) -> Tensor:  # type: ignore[override]  # noqa: D102
+        return self._given.clamp(0, max(0, self._number - 1)) + self._start
+
+    @cached_property
+    def _known(self) -> Tensor:  # type: ignore[override]
+        return self._given != -1
+
+    def places(self) -> Places | None:  # noqa: D102
+        return super().places() if self._start else Places(given=self._given)
+
+
+class OwnKey(OnePositive):
+    """Key i + start belongs to query i."""
+
+    def __init__(self, number: int, start: int, device: torch.device) -> None:
+        self._number, self._start, self._device = number, start, device
+        self._known = None
+
+    @cached_property
+    def columns(self) -> Tensor:  # type: ignore[override]  # noqa: D102
+        return torch.arange(self._number, device=self._device) + self._start
+
+    def places(self) -> Places:  # noqa: D102
+        return Places(offset=self._start)
+
 
 class LabelPositives:
     """Positives are the keys of the query's label, less the query itself where it is among the keys.
@@ -106,12 +154,34 @@ class LabelPositives:
 
     def __init__(self, query_labels: Tensor, key_labels: Tensor, offset: int | None) -> None:
         """`offset`: query i is key i + offset; None: the queries are not among the keys."""
-        together = torch.cat([query_labels, key_labels])
-        dense, self.classes = _numbered(together)
-        self.query_labels, self.key_labels = dense.split([len(query_labels), len(key_labels)])
-        self.offset = offset
+        self.given, self.offset = (query_labels, key_labels), offset
+
+    @cached_property
+    def _numbers(self) -> tuple[Tensor, Tensor, int]:
+        """Labels as whole numbers from 0 on, and a bound for how many there are."""
+        dense, classes = _numbered(torch.cat(self.given))
+        queries, keys = dense.split([len(one) for one in self.given])
+        return queries, keys, classes
+
+    @property
+    def query_labels(self) -> Tensor:
+        """Numbers of the queries' labels."""
+        return self._numbers[0]
+
+    @property
+    def key_labels(self) -> Tensor:
+        """Numbers of the keys' labels."""
+        return self._numbers[1]
+
+    @property
+    def classes(self) -> int:
+        """A bound for the numbers."""
+        return self._numbers[2]
+
+    @cached_property
+    def counts(self) -> Tensor:  # noqa: D102
         sizes = counts_of(self.key_labels, self.classes)
-        self.counts = sizes[self.query_labels] - int(offset is not None)
+        return sizes[self.query_labels] - int(self.offset is not None)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
         sums = keys.new_zeros(self.classes, keys.shape[1]).index_add_(0, self.key_labels, keys)
@@ -133,6 +203,9 @@ class LabelPositives:
 
     def is_symmetric(self) -> bool:  # noqa: D102
         return True
+
+    def places(self) -> Places:  # noqa: D102
+        return Places(labels=self.given, offset=self.offset)
 
 
 def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -167,7 +240,7 @@ def pair_positives(
 ) -> OnePositive | PairPositives:
     """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
-        return OnePositive(torch.arange(num_queries, device=device) + own_keys.start, None)
+        return OwnKey(num_queries, own_keys.start, device)
     number = own_keys.stop - own_keys.start
     if positives.ndim == 2:
         rows, columns = positives.unbind(1)
@@ -176,11 +249,10 @@ def pair_positives(
         if not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
             return OnePositive(columns.long() + own_keys.start, None)
         return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries)
-    known = positives != -1
     _check(where, "key", positives, number, least=-1)
-    if not is_accelerator(device) and bool(known.all()):
+    if not is_accelerator(device) and bool((positives != -1).all()):
         return OnePositive(positives.long() + own_keys.start, None)
-    return OnePositive(positives.long().clamp(0, max(0, number - 1)) + own_keys.start, known)
+    return GivenKeys(positives.long(), number, own_keys.start)
 
 
 def _check(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
