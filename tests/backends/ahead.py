@@ -28,7 +28,7 @@ import cosnorm.backends.triton as kernels
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.pairs import Direction, Exclusion, Places
 from cosnorm.backends.torch.contraction import MATRIX
-from cosnorm.backends.triton import fields, fp8, rows, softmax, unit_rows
+from cosnorm.backends.triton import fields, fp8, rows, sigmoid, softmax, unit_rows
 from cosnorm.backends.triton.launch import Launch, launches
 
 TARGETS = {
@@ -92,6 +92,13 @@ def _losses(dtype: torch.dtype, places: Places, scale: float | Tensor, own: bool
     unit_rows.finish_each(into, divisors, tensor(), sets)
 
 
+def _sigmoids(dtype: torch.dtype, number: float | Tensor, weights: Tensor | None) -> None:
+    x, y = tensor(4096, 512, dtype=dtype), tensor(4096, 512, dtype=dtype)
+    into: Any = {"into_x": x.float(), "into_y": y.float()}
+    sigmoid.whole_losses(x, y, number, number, weights=weights, tile=None, **into)
+    sigmoid.whole_losses(x, y, number, number, weights=None, tile=None, into_x=None, into_y=None)
+
+
 def _quantized(dtype: torch.dtype, centered: bool) -> None:
     fp8.quantize(tensor(4096, 1024, dtype=dtype), centered=centered, augment=1e-4)
 
@@ -116,6 +123,9 @@ def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         Exclusion(mask=tensor(4096, 4096, dtype=torch.bool)),
     ):
         yield partial(_pairs, dtype, exclusion, exclusion.offset is not None)
+    for number in (10.0, tensor()):
+        for weights in (None, tensor(4096)):
+            yield partial(_sigmoids, dtype, number, weights)
     for places in (Places(), Places(given=numbers), Places(labels=(numbers, numbers), offset=0)):
         for scale in (10.0, tensor()):
             for own, symmetric in ((False, False), (True, False), (False, True)):

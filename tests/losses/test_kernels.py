@@ -1,15 +1,19 @@
 """Losses by the Triton kernels, in their interpreter, against torch's operators."""
 
+from functools import partial
+
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from cosnorm.backends.triton import sigmoid
 from cosnorm.functional import (
     AdditiveAngle,
     AdditiveCosine,
     contrastive_cross_entropy,
     margin_cross_entropy,
+    pairwise_sigmoid_loss,
 )
 from cosnorm.losses import ArcFaceLoss, CLIPLoss, InfoNCELoss, NTXentLoss, SupConLoss
 
@@ -111,6 +115,36 @@ def test_heads(margin, options):
 def test_a_head_in_half_precision():
     x, weight, labels = torch.randn(N, D).bfloat16(), torch.randn(43, D), torch.arange(N)
     _both(lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl), x, weight, tolerance=3e-2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_sigmoid_of_all_pairs(force, dtype: torch.dtype, reduction: str):
+    x, y = torch.randn(N, D).to(dtype), torch.randn(N, D).to(dtype)
+    numbers = torch.tensor(9.0), torch.tensor(-4.0)
+    if dtype == torch.float32:
+        x[3], x[4] = 0, x[4] * 1e-30
+
+    def call(x, y, scale, bias, impl, chunk=None):
+        force(impl)
+        return pairwise_sigmoid_loss(x, y, scale=scale, bias=bias, reduction=reduction, chunk_size=chunk)
+
+    for chunk in (None, 8):
+        inputs = [x, y, *(one.to(dtype) for one in numbers)]
+        _both(partial(call, chunk=chunk), *inputs, tolerance=1e-5 if dtype == torch.float32 else 3e-2)
+
+
+def test_scale_and_bias_are_read_where_they_stand():
+    x, y = (torch.nn.functional.normalize(torch.randn(N, D), dim=1) for _ in range(2))
+    found = []
+    for kind in (float, torch.tensor):
+        into = {"into_x": torch.empty(N, D), "into_y": torch.empty(N, D)}
+        weights = torch.linspace(0, 1, N)
+        made = sigmoid.whole_losses(x, y, kind(9.0), kind(-4.0), weights=weights, tile=None, **into)
+        found.append((*made, *into.values()))
+    assert all(map(torch.equal, *found))
+    alone, _ = sigmoid.whole_losses(x, y, 9.0, -4.0, weights=None, tile=None, into_x=None, into_y=None)
+    assert alone.equal(found[0][0])
 
 
 def test_what_has_no_kernel():

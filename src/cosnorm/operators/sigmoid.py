@@ -1,5 +1,6 @@
 """The sigmoid loss of all pairs of queries and keys as an operator: `sigmoid_pairs`."""
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -63,13 +64,22 @@ def _value(name: str, tensor: Tensor | None, number: float, like: Tensor) -> flo
 
 
 def _pass(
-    pairs: Pairs, scale: float | Tensor, bias: float | Tensor, weights: Tensor | None, options: SigmoidOptions
+    pairs: Pairs,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    weights: Tensor | None,
+    options: SigmoidOptions,
+    *,
+    write: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of the queries; and with weights projected gradients, and those in scale and bias."""
+    """Losses of the queries; if `write`, projected gradients, and those in scale and bias; weights: 1."""
+    backend = choose.backends("sigmoid", "auto", pairs.x)[0]
+    if hasattr(backend, "whole_losses") and not options.group and len(pairs.x):
+        return _whole_pass(backend, pairs, scale, bias, weights, options, write=write)
+    weights = torch.ones_like(pairs.x[:, 0]) if write and weights is None else weights
     gradients = Gradients(pairs.x.new_empty(0), pairs.x.new_empty(0), None)
     if weights is not None:
         gradients = pairs.gradients(into_y=True)
-    backend = choose.backends("sigmoid", "auto", pairs.x)[0]
     losses, into_bias = backend.losses(
         pairs.x,
         pairs.y,
@@ -87,6 +97,35 @@ def _pass(
     return losses, gradients.rows.mul_(scale), torch.stack([into_scale, into_bias])
 
 
+def _whole_pass(
+    backend: ModuleType,
+    pairs: Pairs,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    weights: Tensor | None,
+    options: SigmoidOptions,
+    *,
+    write: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by a backend that makes all of it from its tiles."""
+    units, number = pairs.units if pairs.rounded is None else pairs.rounded, len(pairs.x)
+    rows = torch.empty_like(pairs.units) if write else pairs.x.new_empty(0)
+    losses, numbers = backend.whole_losses(
+        units[:number],
+        units[number:],
+        scale,
+        bias,
+        weights=weights,
+        into_x=rows[:number] if write else None,
+        into_y=rows[number:] if write else None,
+        tile=options.chunk_size,
+    )
+    if not write:
+        return losses, rows, rows
+    backend.project_(rows, pairs.units, scale)
+    return losses, rows, numbers.sum(1)
+
+
 def _compute(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor | None, *rest: Any) -> Results:
     options, keep = SigmoidOptions(*rest[:-1]), bool(rest[-1])
     s, b = (
@@ -95,8 +134,7 @@ def _compute(queries: Tensor, keys: Tensor, scale: Tensor | None, bias: Tensor |
     )
     pairs = pair_up(queries, keys, None, options.group, "auto")
     kept = keep and not options.separate
-    weights = torch.ones_like(pairs.x[:, 0]) if kept else None
-    losses, projected, numbers = _pass(pairs, s, b, weights, options)
+    losses, projected, numbers = _pass(pairs, s, b, None, options, write=kept)
     count = torch.full((), len(queries), dtype=torch.int64, device=queries.device)
     loss = losses if options.separate else sum_over(losses.sum(), options.group)
     divisors = pairs.divisors if kept else losses.new_empty(0)
@@ -133,11 +171,11 @@ def _gradients(
         )
         pairs = pair_up(queries, keys, None, options.group, "auto")
         weights, factor = split_factor(cotangent)
-        _, projected, numbers = _pass(pairs, s, b, weights, options)
+        _, projected, numbers = _pass(pairs, s, b, weights, options, write=True)
         divisors = pairs.divisors
     else:
         projected, divisors, numbers = kept.projected, kept.divisors, kept.numbers
-        factor = cotangent * number_of_processes(options.group)
+        factor = cotangent * number_of_processes(options.group) if options.group else cotangent
     into_numbers = [
         None if one is None else saturate(into * factor, one.dtype).reshape(one.shape)
         for one, into in zip((scale, bias), numbers.unbind(), strict=True)

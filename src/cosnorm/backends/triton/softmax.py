@@ -60,10 +60,8 @@ def _tiles(
     Where positives are sought in it, a tile is there twice; `whole`: the losses are made, too.
     """
     most_i, most_j, depth = (64, 64, 32) if dtype == torch.float32 else (128, 128, 64)
-    if dtype == torch.float32 and (whole or sought != NO_POSITIVES):
-        depth = 16
-    if sought != NO_POSITIVES:
-        most_j = 64
+    if whole or sought != NO_POSITIVES:
+        most_j, depth = 64, 16 if dtype == torch.float32 else depth
     if whole and sought == BY_LABEL:
         most_i = 64
 
@@ -166,7 +164,7 @@ def gradients(
     As `cosnorm.backends.torch.softmax.gradients`; `tile` is the number of rows of W that are held at a time.
     """
     x, y = x.detach().contiguous(), y.detach().contiguous()
-    for part in _chunks(x, y, tile):
+    for part in chunks(x, y, tile):
         mine = Direction(along_rows.weights[part], along_rows.log_sums[part])
         weights = softmax_weights(x[part], y, scale, exclusion, mine, along_columns, start=part.start)
         into_x[part].add_(product(weights, y) * scale)
@@ -175,8 +173,8 @@ def gradients(
             into_y.add_(product(weights.mT, x[part]) * scale)
 
 
-def _chunks(x: Tensor, y: Tensor, tile: int | None) -> list[slice]:
-    """Rows of W that are held at a time."""
+def chunks(x: Tensor, y: Tensor, tile: int | None) -> list[slice]:
+    """Rows of W, in parts that are held at a time, each as many as given."""
     rows, columns = len(x), len(y)
     chunk = tile or max(128, _CHUNK // max(1, columns * x.element_size()))
     return [slice(start, min(start + chunk, rows)) for start in range(0, rows if columns else 0, chunk)]
@@ -377,7 +375,7 @@ def loss_gradients(
     first, last = found.log_sums[0], found.log_sums[-1]
     both = symmetric or len(found.log_sums) > 1
     by_column = found.part, last, found.quotients
-    for part in _chunks(x, y, tile):
+    for part in chunks(x, y, tile):
         by_row = found.part[part], first[part], found.quotients[part]
         weights = _weights_of(
             x[part],
