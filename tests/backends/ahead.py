@@ -28,7 +28,7 @@ import cosnorm.backends.triton as kernels
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.pairs import Direction, Exclusion, Places
 from cosnorm.backends.torch.contraction import MATRIX
-from cosnorm.backends.triton import fields, fp8, rows, sigmoid, softmax, unit_rows
+from cosnorm.backends.triton import fields, fp8, rows, sigmoid, softmax, targets, unit_rows
 from cosnorm.backends.triton.launch import Launch, launches
 
 TARGETS = {
@@ -92,11 +92,23 @@ def _losses(dtype: torch.dtype, places: Places, scale: float | Tensor, own: bool
     unit_rows.finish_each(into, divisors, tensor(), sets)
 
 
+def _units(dtype: torch.dtype, size: int) -> None:
+    given = [tensor(100, size, dtype=dtype), tensor(1000, size, dtype=dtype)]
+    units, _, divisors = unit_rows.units_beside(given, dtype)
+    unit_rows.project_(torch.empty_like(units), units)
+    unit_rows.finish_each(units, divisors, tensor(), [(len(one), one.dtype) for one in given])
+
+
 def _sigmoids(dtype: torch.dtype, number: float | Tensor, weights: Tensor | None) -> None:
     x, y = tensor(4096, 512, dtype=dtype), tensor(4096, 512, dtype=dtype)
     into: Any = {"into_x": x.float(), "into_y": y.float()}
     sigmoid.whole_losses(x, y, number, number, weights=weights, tile=None, **into)
     sigmoid.whole_losses(x, y, number, number, weights=None, tile=None, into_x=None, into_y=None)
+
+
+def _targets(dtype: torch.dtype, size: int, classes: Tensor | None, directions: bool) -> None:
+    places = tensor(4096, dtype=torch.int64)
+    targets.find(tensor(4096, size, dtype=dtype), tensor(1000, size), places, classes, directions=directions)
 
 
 def _quantized(dtype: torch.dtype, centered: bool) -> None:
@@ -114,6 +126,7 @@ def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
                 yield partial(_fields, dtype, order, centered, augment)
         for size in (63, 64, 2047):
             yield partial(_rows, dtype, 100, 1000, size, centered, 0.0)
+            yield partial(_units, dtype, size)
         yield partial(_quantized, dtype, centered)
     for exclusion in (
         Exclusion(),
@@ -123,6 +136,10 @@ def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         Exclusion(mask=tensor(4096, 4096, dtype=torch.bool)),
     ):
         yield partial(_pairs, dtype, exclusion, exclusion.offset is not None)
+    for size in (128, 63):
+        for classes in (None, numbers):
+            for directions in (False, True):
+                yield partial(_targets, dtype, size, classes, directions)
     for number in (10.0, tensor()):
         for weights in (None, tensor(4096)):
             yield partial(_sigmoids, dtype, number, weights)

@@ -20,8 +20,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LINEAR, CONV = (4, 8), {False: (5, 10), True: (6, 12)}
 AUGMENTS = (0.0, 1e-4)
 # Whole steps, forward and backward together: 12 is the goal. NT-Xent misses it by the positives of its two
-# views, made (3) and checked (5) above the kernels.
-LOSSES = {"NT-Xent": 19, "InfoNCE": 11, "SupCon": 11, "CLIP": 12, "SigLIP": 12, "ArcFace": 249}
+# views, made (3) and checked (5) above the kernels; ArcFace by all that stands between its kernels: margins,
+# what each label counts, and the target's part, which is apart from the other classes.
+LOSSES = {"NT-Xent": 19, "InfoNCE": 11, "SupCon": 11, "CLIP": 12, "SigLIP": 12, "ArcFace": 117}
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype):
     monkeypatch.undo()
     step = STEPS[name]
     there, back = kernel_cost(step.ours, step.shapes, dtype)
-    most = LOSSES[name] + (6 if name == "ArcFace" and dtype != torch.float32 else 0)
+    most = LOSSES[name] + (5 if name == "ArcFace" and dtype != torch.float32 else 0)
     assert len(there) + len(back) <= most, (there, back)
 
 

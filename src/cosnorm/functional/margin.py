@@ -150,7 +150,7 @@ def margin_cross_entropy(
     )
     processes = name_of(_WHERE, group)
     found = class_targets(
-        embeddings.detach(), weight.detach(), labels, classes, sub_centers, int(ignore_index), processes
+        embeddings.detach(), weight.detach(), labels, classes, sub_centers, int(ignore_index), processes, impl
     )
     value, slope = (margin or NoMargin())(*found)
     options = ClassOptions(

@@ -8,6 +8,7 @@ more than a block of the weights is ever normalized.
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -211,8 +212,11 @@ def _softmax(embeddings: Tensor, weight: Tensor, value: Tensor, options: ClassOp
         len(batch.embeddings), centers, *_place(backend, embeddings)
     )
     blocks = Blocks(options.number(weight), centers, classes, size)
-    weights = ClassRows(weight, blocks, inverse_norms(weight, options.impl))
-    target = find_targets(batch.embeddings, weight, batch.places, classes, centers, directions=True)
+    make = partial(unit_rows, impl=options.impl)
+    weights = ClassRows(weight, blocks, inverse_norms(weight, options.impl), make)
+    target = find_targets(
+        batch.embeddings, weight, batch.places, classes, centers, options.impl, directions=True
+    )
     counted = count(
         options.labels,
         batch.shares,
