@@ -12,7 +12,7 @@ from benchmarks.launches import STEPS, Launches, kernel_cost
 
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.torch.contraction import MATRIX
-from cosnorm.backends.triton import fields, launch, rows, units
+from cosnorm.backends.triton import fields, fields_back, images, launch, rows, units
 from cosnorm.functional import cosine_conv2d, cosine_linear
 from cosnorm.losses import clip_loss
 
@@ -28,7 +28,7 @@ LOSSES = {"NT-Xent": 19, "InfoNCE": 11, "SupCon": 11, "CLIP": 12, "SigLIP": 12, 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter wants bfloat16 converted; and a product in float16 is one launch there."""
-    for module in (launch, units, fields):
+    for module in (launch, units, images, fields_back):
         monkeypatch.setattr(module, "interpreting", lambda: False)
 
     def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

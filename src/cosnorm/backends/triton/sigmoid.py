@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cosnorm.backends.triton.launch import MOST, launch, precision, product_into, readable, writable
-from cosnorm.backends.triton.softmax import chunks
+from cosnorm.backends.triton.softmax_launches import chunks
 from cosnorm.backends.triton.unit_rows import project_, scale_arguments
 
 __all__ = ["project_", "whole_losses"]
