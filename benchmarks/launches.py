@@ -5,7 +5,9 @@ and results. Ours are looked into, as far as torch's operators; nothing in them 
 """
 
 import argparse
+import importlib
 import os
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,6 +139,11 @@ class Cost(NamedTuple):
 @contextmanager
 def by_kernels() -> Iterator[None]:
     """Within, the Triton kernels compute what they can, as on a GPU; none of them runs: see `kernel_cost`."""
+    # Whether a kernel is interpreted is decided where it is made: not in here.
+    from cosnorm.backends import triton
+
+    for found in pkgutil.iter_modules(triton.__path__):
+        importlib.import_module(f"{triton.__name__}.{found.name}")
     forced = {"COSNORM_IMPL": "triton", "TRITON_INTERPRET": "0"}
     before = {name: os.environ.get(name) for name in forced}
     os.environ |= forced

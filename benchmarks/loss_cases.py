@@ -1,5 +1,6 @@
 """Losses: ours, the plain formula with its N×N or N×C logits, and the library most people use."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,10 +8,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.registry import Case, Step
-from cosnorm.functional import AdditiveCosine, margin_cross_entropy
+from cosnorm.functional import (
+    AdaFaceMargin,
+    AdditiveAngle,
+    AdditiveCosine,
+    CurricularMargin,
+    margin_cross_entropy,
+)
 from cosnorm.losses import nt_xent_loss
 
 TEMPERATURE, MARGIN, SCALE = 0.1, 0.35, 30.0
+ANGLE, ADAPTIVE = 0.5, 0.4
 
 
 def loss_training(loss: Callable[..., Tensor], *leaves: Tensor) -> Step:
@@ -80,6 +88,51 @@ def heads(number: int, size: int, classes: int, *, plain: bool = True) -> dict[s
     return steps
 
 
+def arcface(embeddings: Tensor, cosines: Tensor) -> Tensor:
+    """ψ of the own cosines, as it is usually written."""
+    angle = cosines.acos() + ANGLE
+    return torch.where(angle <= math.pi, angle.cos(), cosines - ANGLE * math.sin(ANGLE))
+
+
+def adaface(embeddings: Tensor, cosines: Tensor) -> Tensor:
+    norms = embeddings.detach().norm(dim=1).clamp(1e-3, 100)
+    quality = ((norms - 20) / (100 + 1e-3) * 0.333).clamp(-1, 1)
+    return (cosines.acos() - ADAPTIVE * quality).clamp(0, math.pi).cos() - ADAPTIVE * (1 + quality)
+
+
+def curricularface(embeddings: Tensor, cosines: Tensor) -> Tensor:
+    return (cosines.acos() + ANGLE).cos()
+
+
+def margin_heads(name: str, number: int, size: int, classes: int) -> dict[str, Step]:
+    """The formula by hand with one margin; what is remembered of former batches stays as it is."""
+    embeddings = torch.randn(number, size, requires_grad=True)
+    weight = torch.randn(classes, size, requires_grad=True)
+    labels = torch.randint(classes, (number,))
+    rows = torch.arange(number)
+    by_hand, margin = {
+        "arcface": (arcface, AdditiveAngle(ANGLE)),
+        "adaface": (adaface, AdaFaceMargin(ADAPTIVE).eval()),
+        "curricularface": (curricularface, CurricularMargin(ANGLE).eval()),
+    }[name]
+
+    def plain(embeddings: Tensor, weight: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(embeddings), F.normalize(weight))
+        own = by_hand(embeddings, cosines[rows, labels])
+        if name == "curricularface":  # t = 0
+            cosines = torch.where(cosines > own.detach().unsqueeze(1), cosines.square(), cosines)
+        cosines[rows, labels] = own
+        return F.cross_entropy(SCALE * cosines, labels)
+
+    def ours(embeddings: Tensor, weight: Tensor) -> Tensor:
+        return margin_cross_entropy(embeddings, weight, labels, margin=margin, scale=SCALE)
+
+    return {
+        "plain": loss_training(plain, embeddings, weight),
+        "ours": loss_training(ours, embeddings, weight),
+    }
+
+
 CASES = [
     Case("nt-xent-2x256x128", lambda: nt_xent(256, 128, peer=True)),
     Case("nt-xent-2x2048x128", lambda: nt_xent(2048, 128)),
@@ -87,5 +140,8 @@ CASES = [
     Case("nt-xent-2x65536x128", lambda: nt_xent(65536, 128, plain=False)),
     Case("heads-512x128-10000", lambda: heads(512, 128, 10_000), different=("plain without margin",)),
     Case("heads-512x128-100000", lambda: heads(512, 128, 100_000), different=("plain without margin",)),
+    Case("arcface-512x128-100000", lambda: margin_heads("arcface", 512, 128, 100_000)),
+    Case("adaface-512x128-100000", lambda: margin_heads("adaface", 512, 128, 100_000)),
+    Case("curricularface-512x128-100000", lambda: margin_heads("curricularface", 512, 128, 100_000)),
     Case("heads-512x128-1000000", lambda: heads(512, 128, 1_000_000, plain=False)),
 ]

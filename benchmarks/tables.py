@@ -45,6 +45,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "recipes": ("recipe-", LAYERS[:-1]),
     "losses": ("nt-xent-", ("ours", "pytorch-metric-learning")),
     "heads": ("heads-", ("ours", "plain without margin")),
+    "microbatch": ("microbatch-", ("ours, parts of 1/8", "ours, one part")),
 }
 
 

@@ -13,11 +13,22 @@ from griffe import Extension, Object
 OPERATORS = {
     "cdot": "·",
     "in": "∈",
+    "le": "≤",
     "leftarrow": "←",
     "ne": "≠",
+    "perp": "⊥",
 }
-LETTERS = {"ell": "ℓ", "lambda": "λ", "psi": "ψ", "sigma": "σ", "tau": "τ", "theta": "θ"}
-FUNCTIONS = ("cos", "log", "max", "min")
+LETTERS = {
+    "Delta": "Δ",
+    "ell": "ℓ",
+    "eta": "η",
+    "lambda": "λ",
+    "psi": "ψ",
+    "sigma": "σ",
+    "tau": "τ",
+    "theta": "θ",
+}
+FUNCTIONS = ("cos", "exp", "log", "max", "min", "tan")
 SPACES = {",": "0.17em", "quad": "1em", "qquad": "2em"}
 TOKEN = re.compile(r"\\text\{[^}]*\}|\\[A-Za-z]+|\\,|\d+|\S")
 
@@ -97,6 +108,8 @@ def _part(tokens: list[str], formula: str) -> str:
         if digits.isdigit() and len(digits) == 2:  # \tfrac12
             tokens[:1] = list(digits)
         return f"<mstyle{style}><mfrac>{_part(tokens, formula)}{_part(tokens, formula)}</mfrac></mstyle>"
+    if name == "hat":
+        return f'<mover accent="true">{_part(tokens, formula)}<mo stretchy="false">^</mo></mover>'
     if name == "sqrt":
         return f"<msqrt>{_part(tokens, formula)}</msqrt>"
     if name.startswith("text{"):

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from cosnorm import losses
+from cosnorm import losses, metrics
 from cosnorm.distributed import gather_rows
-from cosnorm.functional import contrastive_cross_entropy
+from cosnorm.functional import contrastive_cross_entropy, cosine_topk, pairwise_sigmoid_loss
 from cosnorm.nn import CosineLinear
+from cosnorm.operators.pair_options import DIRECTIONS
 
 SHARES = (5, 3, 4, 1)
 COMPILED = ("nt-xent", "nt-xent, queue", "clip", "sup-con")
 SIZE, CLASSES = 6, 7
+SIDES = ("query_to_key", "query_to_query", "key_to_key")
 Loss = Callable[[Tensor, Tensor, Tensor, object], Tensor]
 
 LOSSES: dict[str, Loss] = {
@@ -35,7 +37,32 @@ LOSSES: dict[str, Loss] = {
     "same label out": lambda a, b, y, g: contrastive_cross_entropy(
         a, b, labels=(y, y), exclude_same_label=True, group=g
     ),
+    "all directions": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, directions=DIRECTIONS, groups=(y, y), false_negative_margin=0.1, group=g
+    ),
+    "all directions, joint": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, pairs(a), directions=DIRECTIONS, joint=True, hardness=2.0, group=g
+    ),
+    "labels in all directions": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, labels=(y, y), directions=DIRECTIONS, reduction="sum", group=g
+    ),
+    "guide": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, guide=(b.detach().sin(), a.detach().cos()), extra_keys=queue(a), extra_guide=queue(a), group=g
+    ),
+    "hard negatives": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, hard_negatives=torch.stack([b.roll(1, 1), -a], 1), false_negative_threshold=0.6, group=g
+    ),
+    "sigmoid of labels": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, labels=(y, y), directions=SIDES, groups=(y // 2, y // 2), group=g
+    ),
+    "sigmoid of pairs": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, pairs(a), positive_weights=(y + 1) / 4, extra_keys=queue(a), bias=-1.0, group=g
+    ),
 }
+
+
+def pairs(like: Tensor) -> Tensor:
+    return torch.arange(len(like)).repeat(2, 1).T
 
 
 def queue(like: Tensor) -> Tensor:
@@ -97,6 +124,54 @@ def weighed(dtype: torch.dtype, group: object) -> losses.CosFaceLoss:
     return made
 
 
+Head = Callable[..., losses.heads.CosineSoftmaxLoss]
+
+# Heads that look at more than angles; what they remember is that of all processes.
+HEADS: dict[str, Head] = {
+    "adaface": lambda **options: losses.AdaFaceLoss(CLASSES, SIZE, momentum=0.5, **options),
+    "magface": lambda **options: losses.MagFaceLoss(CLASSES, SIZE, norms=(0.1, 9), penalty=2.0, **options),
+    "curricularface": lambda **options: losses.CurricularFaceLoss(CLASSES, SIZE, momentum=0.5, **options),
+    "filtered": lambda **options: losses.CosFaceLoss(CLASSES, SIZE, exclude_above=0.1, **options),
+    "sphereface2": lambda **options: losses.SphereFace2Loss(CLASSES, SIZE, **options),
+    "anchors": lambda class_weights, **options: losses.ProxyAnchorLoss(CLASSES, SIZE, **options),
+    "scheduled": lambda **options: losses.ArcFaceLoss(CLASSES, SIZE, margin=ramp, **options),
+}
+
+
+def ramp(step: Tensor) -> Tensor:
+    return 0.2 + 0.1 * step
+
+
+def looking(name: str, dtype: torch.dtype, group: object) -> losses.heads.CosineSoftmaxLoss:
+    """One of these heads, with class weights and an ignored label."""
+    made = HEADS[name](
+        scale=8.0,
+        class_weights=torch.arange(1, CLASSES + 1, dtype=dtype),
+        ignore_index=1,
+        dtype=dtype,
+        group=group,
+    )
+    generator = torch.Generator().manual_seed(2)
+    full = torch.randn(CLASSES, SIZE, generator=generator, dtype=torch.float64)
+    made.load_state_dict({**made.state_dict(), "weight": full.to(dtype)})
+    return made
+
+
+def steps(name: str, dtype: torch.dtype, network: nn.Module, inputs: tuple, group: object) -> list[Tensor]:
+    """Two steps: loss and gradients of the last, and what the head has then."""
+    made = looking(name, dtype, group)
+    for _ in range(2):
+        made.zero_grad()
+        values = result(lambda a, b, y, g: made(a, y), network, inputs, group)
+    bias = [made.bias.grad.clone()] if hasattr(made, "bias") else []
+    return [*values, *remembered(made), *bias, made.weight.grad.clone()]
+
+
+def remembered(head: nn.Module) -> list[Tensor]:
+    """Statistics and steps, but not what belongs to classes."""
+    return [one.clone() for name, one in head.state_dict().items() if name.startswith(("margin", "scale"))]
+
+
 def tensor_parallel(processes: int) -> dict[str, object]:
     """Two layers column-wise, seven features over the processes; and what is refused."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -151,6 +226,43 @@ def stack() -> nn.Sequential:
     return nn.Sequential(CosineLinear(SIZE, 7, **options), nn.ReLU(), CosineLinear(7, 5, **options))
 
 
+SEARCHES: dict[str, dict] = {
+    "alone": {},
+    "below": {"below": 0.5},
+    "chunks": {"chunk_size": 2},
+    "labels": {"labels": True},
+    "self": {"exclude_self": True},
+}
+
+
+def search(one: Tensor, two: Tensor, labels: Tensor, options: dict, group: object) -> list[Tensor]:
+    """Nearest keys, and the gradients of a weighted sum of their cosines that is the same on any process."""
+    one, two = one.clone().requires_grad_(), two.clone().requires_grad_()
+    options = options | ({"labels": (labels, labels)} if "labels" in options else {})
+    found = cosine_topk(one, two, 3, group=group, **options)
+    weights = found.values.detach().cos() * (1 + found.indices)
+    gradients = torch.autograd.grad((found.values * weights)[found.indices >= 0].sum(), (one, two))
+    return [found.values.detach(), found.indices, *gradients]
+
+
+def search_itself(one: Tensor, group: object) -> list[Tensor]:
+    """The same of a set with itself."""
+    one = one.clone().requires_grad_()
+    found = cosine_topk(one, k=2, group=group)
+    (gradient,) = torch.autograd.grad((found.values * (1 + found.indices)).sum(), one)
+    return [found.values.detach(), found.indices, gradient]
+
+
+def judged(one: Tensor, two: Tensor, labels: Tensor, group: object) -> dict[str, Tensor]:
+    """Metrics of all queries, alone and beside keys, and hard negatives of the own ones."""
+    found = metrics.retrieval_metrics(one, labels, recall=(1, 3), group=group)
+    beside = metrics.retrieval_metrics(one, labels, two, labels, ndcg=(2,), group=group)
+    found |= {f"keys, {name}": value for name, value in beside.items()}
+    found["votes"] = metrics.knn_accuracy(one, labels, two, labels, k=3, group=group)
+    hard = losses.mine_hard_negatives(one, two, 2, margin=-0.5, labels=(labels, labels), group=group)
+    return {**found, "mined": hard.indices}
+
+
 def main(rank: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -171,6 +283,8 @@ def main(rank: int, processes: int, folder: str) -> None:
         counting = weighed(dtype, group)
         values = result(lambda a, b, y, g, h=counting: h(a, y), network, (first, second, labels), group)
         found[f"weighed, {dtype}"] = [*values, counting.weight.grad.clone()]
+        for name in HEADS:
+            found[f"{name}, {dtype}"] = steps(name, dtype, network, (first, second, labels), group)
         found[f"weight, {dtype}"] = sharded.state_dict()["weight"]
         found[f"share, {dtype}"] = sharded.own
         rows = first.clone().requires_grad_()
@@ -188,6 +302,10 @@ def main(rank: int, processes: int, folder: str) -> None:
             found["eager head"] = result(lambda a, b, y, g, h=sharded: h(a, y), network, inputs, group)
             whole = compiled(lambda a, b, y, g, h=sharded: h(a, y), group)
             found["compiled head"] = result(whole, network, inputs, group)
+        for name, options in SEARCHES.items():
+            found[f"search {name}, {dtype}"] = search(first, second, labels, options, group)
+        found[f"judged, {dtype}"] = judged(first, second, labels, group)
+        found[f"search itself, {dtype}"] = search_itself(first, group)
         each = losses.nt_xent_loss(first, second, temperature=0.3, reduction="none", group=group)
         found[f"each, {dtype}"] = each
     first, second, labels = (one[own] for one in whole_batch(processes, torch.float32))

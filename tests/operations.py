@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cosnorm import functional
+from cosnorm.functional.overrides import overridable
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -98,7 +99,19 @@ def _operations() -> list[Operation]:
     return found
 
 
-OPERATIONS = _operations()
+@overridable
+def nearest(x: Tensor, y: Tensor) -> Tensor:
+    """All keys of each query, found and put back into their order: every cosine; NaN where none was found."""
+    number = len(y)
+    if not number:
+        return functional.pairwise_cosine(x, y)
+    found = functional.cosine_topk(x, y, number)
+    places = found.indices.where(found.indices >= 0, number)  # behind the last
+    all_nan = found.values.new_full((x.shape[0], number + 1), torch.nan)
+    return all_nan.scatter(1, places, found.values)[:, :number].clone()
+
+
+OPERATIONS = [*_operations(), Operation("topk", nearest, reference.linear, (9, 63), (5, 63), False)]
 
 
 # The same by the Triton kernels, in their interpreter: few rows, and more than few; and small images, whose

@@ -77,6 +77,21 @@ def test_a_sharded_head_that_weighs_classes(ranks: list[dict], dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("name", cases.HEADS)
+def test_sharded_heads_that_look_at_norms_and_batches(ranks: list[dict], name: str, dtype: torch.dtype):
+    batch = cases.whole_batch(len(ranks), dtype)
+    *expected, gradient = cases.steps(name, dtype, cases.model(dtype), batch, None)
+    for found in ranks:
+        *values, own = found[f"{name}, {dtype}"]
+        for one, other in zip(values, expected, strict=True):
+            if one.shape == (1,):  # a bias, where own and other classes cancel
+                assert (one - other).abs() <= BOUNDS[dtype]
+            else:
+                assert close(one, other, torch.float32 if one.ndim == 0 else dtype)  # statistics are float32
+        assert close(own, gradient[found[f"share, {dtype}"]], dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 def test_a_sharded_head_predicts_for_the_embeddings_of_each(ranks: list[dict], dtype: torch.dtype):
     whole = cases.head(dtype, None)
     embeddings, _, _ = cases.whole_batch(len(ranks), dtype)
@@ -124,6 +139,38 @@ def test_each_process_has_the_losses_of_its_own(ranks: list[dict], dtype: torch.
         own = slice(start, start + cases.SHARES[rank])
         torch.testing.assert_close(found[f"each, {dtype}"], torch.cat([first[own], second[own]]))
         start = own.stop
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("name", [*cases.SEARCHES, "itself"])
+def test_nearest_among_the_keys_of_all_processes(ranks: list[dict], name: str, dtype: torch.dtype):
+    one, two, labels = cases.whole_batch(len(ranks), dtype)
+    whole = (
+        cases.search_itself(one, None)
+        if name == "itself"
+        else cases.search(one, two, labels, cases.SEARCHES[name], None)
+    )
+    start = 0
+    for rank, found in enumerate(ranks):
+        own = slice(start, start + cases.SHARES[rank])
+        start = own.stop
+        values, indices, *gradients = found[f"search {name}, {dtype}"]
+        assert torch.equal(indices, whole[1][own])
+        for mine, other in zip((values, *gradients), (whole[0], *whole[2:]), strict=True):
+            torch.testing.assert_close(mine, other[own], rtol=BOUNDS[dtype], atol=BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_metrics_are_those_of_all_and_negatives_those_of_the_own(ranks: list[dict], dtype: torch.dtype):
+    whole = cases.judged(*cases.whole_batch(len(ranks), dtype), None)
+    mined = whole.pop("mined")
+    start = 0
+    for rank, found in enumerate(ranks):
+        values = found[f"judged, {dtype}"]
+        assert torch.equal(values.pop("mined"), mined[start : start + cases.SHARES[rank]])
+        start += cases.SHARES[rank]
+        for name, value in values.items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-12, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", [*cases.COMPILED, "head"])

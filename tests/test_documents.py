@@ -61,6 +61,21 @@ def _index(names: dict[str, Any]) -> None:
     assert [type(layer).__name__ for layer in names["model"]][:2] == ["CosineLinear", "Identity"]
 
 
+def _microbatch(names: dict[str, Any]) -> None:
+    assert names["loss"].isfinite()
+    assert names["criterion"].logit_scale.grad.any()
+    assert names["trainer"].global_step == 2
+    assert names["over_all"].isfinite()
+
+
+def _metrics(names: dict[str, Any]) -> None:
+    assert names["found"]["recall@1"] > 0.5
+    assert names["negatives"].indices.shape == (64, 5)
+    assert names["clusters"].cosines.mean() > 0.6
+    assert {"uniformity", "norm/mean", "alignment"} <= set(names["line"])
+    assert names["turned"]["angular_step/weight"] > 0
+
+
 def _processes(names: dict[str, Any]) -> None:
     assert names["everything"].shape == (100, 16)
     assert names["everything"].isfinite().all()
@@ -85,6 +100,8 @@ LEFT_BEHIND: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/convert.md": _convert,
     "docs/deploy.md": _deploy,
     "docs/index.md": _index,
+    "docs/microbatch.md": _microbatch,
+    "docs/metrics.md": _metrics,
     "docs/processes.md": _processes,
     "docs/scales.md": _scales,
     "docs/start.md": _start,
@@ -105,6 +122,8 @@ def _run(name: str, text: str) -> dict[str, Any]:
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if "onnx" in DOCUMENTS[name]:
         pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    if "pytorch_lightning" in DOCUMENTS[name]:
+        pytest.importorskip("pytorch_lightning", reason="pytorch-lightning is not installed")
     monkeypatch.chdir(tmp_path)  # what a block writes is not written into the repository
     meeting = {"init_method": f"file://{tmp_path}/meeting", "rank": 0, "world_size": 1}
     start = functools.partial(torch.distributed.init_process_group, **meeting)  # torchrun knows all this
@@ -241,7 +260,8 @@ def public_names() -> set[str]:
     import importlib
 
     found = set()
-    for module in ("functional", "nn", "losses", "convert", "caffe2", "caffe2.core", "caffe2.workspace"):
+    modules = ("functional", "nn", "losses", "metrics", "diagnostics", "cluster", "convert")
+    for module in (*modules, "caffe2", "caffe2.core", "caffe2.workspace"):
         held = importlib.import_module(f"cosnorm.{module}")
         # Caffe2's modules hold others under its names, and a mapping.
         shown = [name for name in held.__all__ if callable(getattr(held, name)) or module == "caffe2"]
@@ -250,7 +270,7 @@ def public_names() -> set[str]:
     tree = ast.parse((ROOT / "src/cosnorm/distributed.py").read_text(encoding="utf-8"))
     kinds = ast.FunctionDef | ast.ClassDef
     own = {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
-    return found | {f"cosnorm.distributed.{name}" for name in own}
+    return found | {f"cosnorm.distributed.{name}" for name in own} | {"cosnorm.microbatch"}
 
 
 def test_every_public_name_stands_on_a_page_of_the_api():

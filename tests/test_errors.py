@@ -226,6 +226,36 @@ CASES += [
     ("cosine_linear", lambda: f.cosine_linear(X, W, augment=10**400), ValueError, ["augment", "at most"]),
     ("cosine_similarity", lambda: f.cosine_similarity(X, X, None), TypeError, ["dim", "int", "None"]),
     ("cosine_similarity", lambda: f.cosine_similarity(X, X, -3), IndexError, ["between -2 and 1", "-3"]),
+    *[
+        ("cosine_topk", lambda more=more: f.cosine_topk(X, W, **more), error, words)
+        for more, error, words in (
+            ({"k": 6}, ValueError, ["k", "at most", "5", "6"]),
+            ({"k": 0}, ValueError, ["k", "at least 1", "0"]),
+            ({"k": 1.0}, TypeError, ["k", "int", "1.0"]),
+            ({"exclude_self": 1}, TypeError, ["exclude_self", "True or False"]),
+            ({"chunk_size": 0}, ValueError, ["chunk_size", "at least 1"]),
+            ({"labels": torch.arange(4)}, ValueError, ["with keys a pair", "(query_labels, key_labels)"]),
+            ({"labels": (torch.arange(4),)}, TypeError, ["pair of tensors", "tuple"]),
+            ({"labels": (torch.arange(4), torch.arange(4))}, ValueError, ["(5,)", "(4,)"]),
+            ({"labels": (X[:, 0], torch.arange(5))}, TypeError, ["labels", "whole numbers", "float32"]),
+            ({"exclude": torch.ones(4, 4).bool()}, ValueError, ["broadcast to (4, 5)", "(4, 4)", "(P, 2)"]),
+            ({"exclude": torch.ones(3).long()}, ValueError, ["(4,)", "(P, 2)", "(3,)"]),
+            ({"exclude": torch.full((4,), 5)}, ValueError, ["exclude", "[0, 6)", "6"]),
+            ({"exclude": torch.tensor([[4, 0]])}, ValueError, ["queries", "[0, 4)", "4"]),
+            ({"exclude": torch.tensor([[0, 5]])}, ValueError, ["keys", "[0, 5)", "5"]),
+            ({"exclude": [1]}, TypeError, ["exclude", "torch.Tensor", "list"]),
+            ({"below": "1"}, TypeError, ["below", "number or a tensor", "str"]),
+            ({"below": torch.ones(5)}, ValueError, ["below", "(4,)", "(5,)"]),
+            ({"below": torch.ones(4, device="meta")}, ValueError, ["below", "cpu", "meta"]),
+            ({"group": object()}, RuntimeError, ["init_process_group", "leave group out"]),
+        )
+    ],
+    ("cosine_topk", lambda: f.cosine_topk(X, W[:, :5]), ValueError, ["(N, D)", "(5, 5)", "flatten(1)"]),
+    ("cosine_topk", lambda: f.cosine_topk(X[0]), ValueError, ["(N, D)", "(6,)", "flatten(1)"]),
+    ("cosine_topk", lambda: f.cosine_topk(X.long()), TypeError, ["float32", "int64", ".float()"]),
+    ("cosine_topk", lambda: f.cosine_topk(X, W.double()), TypeError, ["one dtype", "float64", ".to("]),
+    ("cosine_topk", lambda: f.cosine_topk(X, W.to("meta")), ValueError, ["one device", "meta"]),
+    ("cosine_topk", lambda: f.cosine_topk([1.0]), TypeError, ["torch.Tensor", "list"]),
     ("CosineLinear", lambda: nn.CosineLinear(-1, 5), ValueError, ["in_features", "at least 0", "-1"]),
     ("CosineLinear", lambda: nn.CosineLinear(6, 5, impl="cuda"), ValueError, ["auto", "triton", "cuda"]),
     ("CosineLinear", lambda: nn.CosineLinear(6, 5, precision=8), TypeError, ["precision", "string", "int"]),
@@ -267,14 +297,30 @@ def test_the_error_says_what_to_do(name, call, error, words):
     assert not missing, message
 
 
-# In tests/functional/test_loss_errors.py and test_margins.py; NoMargin has no argument.
+# In tests/functional: test_loss_errors.py, test_class_sums.py, test_margins.py and test_batch_margins.py.
+# NoMargin and BatchMargin have no argument; Targets and Changed are what margins get and give, and
+# TopK is a result.
 TESTED_ELSEWHERE = {
+    "AdaFaceMargin",
     "AdditiveAngle",
     "AdditiveCosine",
+    "BatchMargin",
+    "Changed",
+    "CombinedMargin",
+    "CurricularMargin",
+    "ElasticMargin",
+    "MagFaceMargin",
+    "MultiplicativeAngle",
     "NoMargin",
+    "TopK",
+    "Schedule",
+    "ScheduledMargin",
+    "Targets",
+    "class_sigmoid_loss",
     "contrastive_cross_entropy",
     "margin_cross_entropy",
     "pairwise_sigmoid_loss",
+    "proxy_anchor_loss",
     "sample_classes",
 }
 

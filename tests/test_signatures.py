@@ -10,18 +10,25 @@ from types import ModuleType
 
 import cosnorm.caffe2.core
 import cosnorm.caffe2.workspace
+import cosnorm.cluster
 import cosnorm.convert
+import cosnorm.diagnostics
 import cosnorm.functional
 import cosnorm.losses
+import cosnorm.metrics
 import cosnorm.nn
 
 MODULES = (
+    cosnorm,
     cosnorm.caffe2,
     cosnorm.caffe2.core,
     cosnorm.caffe2.workspace,
+    cosnorm.cluster,
     cosnorm.convert,
+    cosnorm.diagnostics,
     cosnorm.functional,
     cosnorm.losses,
+    cosnorm.metrics,
     cosnorm.nn,
 )
 SNAPSHOT = Path(__file__).with_name("signatures.txt")

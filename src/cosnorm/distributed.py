@@ -10,6 +10,7 @@ A group stands in the schema of an operator by its name; "" is this process alon
 nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -91,6 +92,19 @@ def gather(rows: Tensor, shares: Shares) -> Tensor:
     return found
 
 
+def in_turn(rows: Tensor, shares: Shares) -> Iterator[tuple[int, Tensor]]:
+    """The rows of one process after the other, and where they begin among all: memory for one share alone."""
+    if not shares.group:
+        yield 0, rows
+        return
+    group, start = resolve(shares.group), 0
+    for rank, size in enumerate(shares.sizes):
+        part = rows if rank == dist.get_rank(group) else rows.new_empty(size, *rows.shape[1:])
+        dist.broadcast(part, group=group, group_src=rank)
+        yield start, part
+        start += size
+
+
 def reduce_rows(rows: Tensor, shares: Shares) -> Tensor:
     """(Σn, …) on each process → the sum over the processes of its own rows, (n, …)."""
     if not shares.group:
@@ -104,6 +118,19 @@ def reduce_rows(rows: Tensor, shares: Shares) -> Tensor:
     return result
 
 
+def sum_in_turn(parts: Iterator[Tensor], shares: Shares) -> Tensor:
+    """Of what each process has for one process after the other: the sum of what is for this one."""
+    if not shares.group:
+        return next(parts)
+    group = resolve(shares.group)
+    found: list[Tensor] = []
+    for rank, part in enumerate(parts):
+        dist.reduce(part, group=group, group_dst=rank)
+        if rank == dist.get_rank(group):
+            found.append(part)
+    return found[0]
+
+
 def sum_over(value: Tensor, group: str) -> Tensor:
     """The sum over the processes; the value itself without a group."""
     if not group:
@@ -113,12 +140,20 @@ def sum_over(value: Tensor, group: str) -> Tensor:
     return total
 
 
+def largest_over(value: Tensor, group: str) -> Tensor:
+    """The largest over the processes, element by element; the value itself without a group."""
+    if not group:
+        return value
+    largest = value.clone()
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=resolve(group))
+    return largest
+
+
 def log_sum_over(logs: Tensor, group: str) -> Tensor:
     """Log of the sum over the processes of exp, element by element."""
     if not group:
         return logs
-    largest = logs.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=resolve(group))
+    largest = largest_over(logs, group)
     largest = largest.masked_fill(largest == -torch.inf, 0)
     return sum_over((logs - largest).exp_(), group).log_().add_(largest)
 

@@ -275,6 +275,51 @@ class HeadsConfig(RunConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrievalConfig(RunConfig):
+    """A convolutional network of colour images, judged by the neighbours of classes that it never saw.
+
+    An error is a test image of an unseen class whose nearest other one, by cosine, is of another class.
+
+    Attributes:
+        method: the loss, one of `methods.RETRIEVAL`.
+        learning_rate: of Adam.
+        seen: how many classes, the first ones, are trained on; the others are those of the test. With
+            `validation` those of the last classes that are seen, as far as they have no more images, are held
+            back whole and judged instead.
+        embedding_size: D.
+        filters: of the three convolutions.
+        scale: s of the cosine softmax; 0 for methods without one.
+        margin: m, in radians for arcface; 0 for methods without one.
+        temperature: of sup-con; 0 for methods without one.
+    """
+
+    kind = "retrieval"
+    methods = tuple(registry.RETRIEVAL)
+
+    batch_size: int = 128
+    seen: int = 50
+    embedding_size: int = 128
+    filters: tuple[int, ...] = (32, 64, 128)
+    scale: float = 0.0
+    margin: float = 0.0
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._positive("seen", "embedding_size")
+        self._not_negative("scale", "margin", "temperature")
+        if not self.filters or min(self.filters) < 1:
+            raise ValueError(f"filters must name at least one layer of at least one; got {self.filters}")
+        takes = registry.RETRIEVAL[self.method].takes
+        for name in ("scale", "margin", "temperature"):
+            if getattr(self, name) and name not in takes:
+                known = [one.name for one in registry.RETRIEVAL.values() if name in one.takes]
+                raise ValueError(f"{name} is an option of {', '.join(known)} only, got {self.method}")
+            if name != "margin" and name in takes and not getattr(self, name):
+                raise ValueError(f"{name} must be positive for {self.method}; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropInConfig(RunConfig):
     """A network as people have it, converted or not, at the optimizer and learning rate that it has.
 
@@ -322,5 +367,6 @@ class DropInConfig(RunConfig):
 
 
 KINDS = {
-    config.kind: config for config in (MLPConfig, CNNConfig, ContrastiveConfig, HeadsConfig, DropInConfig)
+    config.kind: config
+    for config in (MLPConfig, CNNConfig, ContrastiveConfig, HeadsConfig, DropInConfig, RetrievalConfig)
 }

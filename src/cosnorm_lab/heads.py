@@ -1,5 +1,7 @@
 """Losses over an embedding of classes, by configuration: `cosnorm_lab.methods` names these functions."""
 
+import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from cosnorm.losses import (
     CosineDistanceLoss,
     IslandLoss,
     NormFaceLoss,
+    SupConLoss,
 )
 from cosnorm_lab.config import HeadsConfig
 
@@ -30,6 +33,14 @@ class Softmax(nn.Module):
         if self.centers is not None:
             loss = loss + self.center_weight * self.centers(embeddings, labels)
         return loss
+
+
+class SupCon(SupConLoss):
+    """The supervised contrastive loss, over the batches of all processes; it has no weights."""
+
+    def __init__(self, classes: int, size: int, *, temperature: float) -> None:
+        group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
+        super().__init__(temperature=temperature, group=group)
 
 
 def softmax(config: HeadsConfig, classes: int) -> nn.Module:

@@ -21,7 +21,7 @@ class Method:
             on white.
         build: who makes it, as "module:function".
             Of `NORMALIZATIONS` a layer, see `cosnorm_lab.layers`; of `CONTRASTIVE` the loss (x, y) → number;
-            of `HEADS` the module (embeddings, labels) → loss; of `CONVERSIONS` the network.
+            of `HEADS` and `RETRIEVAL` the module (embeddings, labels) → loss; of `CONVERSIONS` the network.
         rates: its learning rates by the family of recipes, see `rates`.
         constraint: what is done to the network after each step, as "module:class".
         takes: those fields of a configuration that not every method of its kind takes.
@@ -164,6 +164,53 @@ HEADS = _named(
         takes=("scale", "margin"),
     ),
 )
+# What the `retrieval` recipe compares. Built as build(classes, embedding_size, …) with those fields of the
+# configuration that it takes: an entry is all that a further head of `cosnorm.losses` wants.
+RETRIEVAL = _named(
+    Method(name="softmax", title="softmax", colour="#000000", build="cosnorm_lab.heads:Softmax"),
+    Method(
+        name="normface",
+        title="NormFace",
+        colour="#009E73",
+        build="cosnorm.losses:NormFaceLoss",
+        takes=("scale",),
+    ),
+    Method(
+        name="arcface",
+        title="ArcFace",
+        colour="#E69F00",
+        build="cosnorm.losses:ArcFaceLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="adaface",
+        title="AdaFace",
+        colour="#0072B2",
+        build="cosnorm.losses:AdaFaceLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="curricularface",
+        title="CurricularFace",
+        colour="#D55E00",
+        build="cosnorm.losses:CurricularFaceLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="proxy-anchor",
+        title="Proxy-Anchor",
+        colour="#CC79A7",
+        build="cosnorm.losses:ProxyAnchorLoss",
+        takes=("scale", "margin"),
+    ),
+    Method(
+        name="sup-con",
+        title="SupCon",
+        colour="#56B4E9",
+        build="cosnorm_lab.heads:SupCon",
+        takes=("temperature",),
+    ),
+)
 CONVERSIONS = _named(
     Method(name="plain", title="plain", colour="#000000", build="cosnorm_lab.tasks.drop_in:plain"),
     Method(
@@ -185,7 +232,8 @@ CONVERSIONS = _named(
         build="cosnorm_lab.tasks.drop_in:converted_all",
     ),
 )
-METHODS = {**NORMALIZATIONS, **CONTRASTIVE, **HEADS, **CONVERSIONS}  # in the order of tables and legends
+# In the order of tables and legends.
+METHODS = {**NORMALIZATIONS, **CONTRASTIVE, **HEADS, **(RETRIEVAL | HEADS), **CONVERSIONS}
 
 
 def rates(*families: str) -> dict[str, float]:

@@ -165,6 +165,8 @@ def test_what_is_saved_for_backward(operation: Operation):
         output = operation.call(x, y)
     # A convolution's products; those of a linear layer are fewer than its weights.
     products = output.numel() if operation.is_conv or "linear" in operation.name else 0
+    if operation.name == "topk":  # numbers of keys, of 8 bytes, in the search and where they are put back
+        products = 4 * output.numel()
     # A convolution's vectors are its fields, those of each group apart.
     vectors = output.numel() // len(y) * (x.shape[1] // y.shape[1]) if operation.is_conv else len(x)
     numbers = (2 if operation.centered else 1) * (vectors + len(y))

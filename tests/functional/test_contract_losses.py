@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from margin_laws import LAWS, dense
 from operations import seeded
+from test_class_sums import NUMBERS, dense_anchors, dense_sigmoid
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize, one_hot
 
@@ -16,9 +18,11 @@ from cosnorm import losses
 from cosnorm.functional import (
     AdditiveAngle,
     AdditiveCosine,
+    class_sigmoid_loss,
     contrastive_cross_entropy,
     margin_cross_entropy,
     pairwise_sigmoid_loss,
+    proxy_anchor_loss,
 )
 
 N, D, C = 9, 7, 5
@@ -120,6 +124,22 @@ LOSSES = {
         lambda x: losses.cosine_embedding_loss(x[:N], x[N:], SIGNS, margin=0.2), embedding, False
     ),
 }  # fmt: skip
+for law in LAWS:
+    LOSSES[f"margin {law}"] = (
+        of_heads(LAWS[law].make()),
+        lambda x, law=law: dense(x, weights(x), LABELS, law, 10.0).mean(),
+        True,
+    )
+LOSSES["class_sigmoid"] = (
+    lambda x: class_sigmoid_loss(x, weights(x), LABELS, bias=-1.0, **NUMBERS),
+    lambda x: dense_sigmoid(x, weights(x), LABELS, torch.tensor(-1.0), **NUMBERS).mean(),
+    True,
+)
+LOSSES["proxy_anchor"] = (
+    lambda x: proxy_anchor_loss(x, weights(x), LABELS, scale=8.0),
+    lambda x: dense_anchors(x, weights(x), LABELS, 0.1, 8.0),
+    True,
+)
 
 
 def rows(dtype: torch.dtype = torch.float64) -> Tensor:

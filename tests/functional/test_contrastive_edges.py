@@ -226,7 +226,7 @@ def test_memory(kind: str, reduction: str):
         "two views": {"positives": torch.arange(number).roll(number // 2)},
         "labels": {"labels": torch.arange(number) // 4},
         "keys": {},
-        "both directions": {"bidirectional": True},
+        "both directions": {"directions": ("query_to_key", "key_to_query")},
     }[kind] | {"reduction": reduction}
     saved, largest = zip(*(memory(options, rows, chunk) for chunk in (8, 128, 300)), strict=True)
     assert max(saved) <= 4 * len(rows) * number * (3 * size + 10)

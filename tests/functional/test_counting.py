@@ -120,7 +120,9 @@ def test_sub_centers(reduction: str):
     compare(found, expected, leaves, exact, 1e-12)
 
 
-@pytest.mark.parametrize("kind", [losses.NormFaceLoss, losses.CosFaceLoss, losses.ArcFaceLoss])
+@pytest.mark.parametrize(
+    "kind", [losses.NormFaceLoss, losses.CosFaceLoss, losses.ArcFaceLoss, losses.SphereFaceLoss]
+)
 def test_heads_have_them(kind):
     x, weight, labels, class_weights = batch()
     labels = labels.masked_fill(labels < 0, 99)

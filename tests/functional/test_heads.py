@@ -1,41 +1,18 @@
 """`margin_cross_entropy` against the dense float64 formula: margins, scales, sub-centers, classes, edges."""
 
-import math
-
 import pytest
 import torch
 from allocations import Allocations
+from margin_laws import LAWS, dense
 from test_contrastive import BOUNDS, compare
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosnorm.functional import AdditiveAngle, AdditiveCosine, NoMargin, margin_cross_entropy, sample_classes
+from cosnorm.functional import AdditiveAngle, margin_cross_entropy, sample_classes
 
 NUMBER, SIZE, CLASSES = 17, 9, 20
-MARGINS = (NoMargin(), AdditiveCosine(0.35), AdditiveAngle(0.5))
+each_margin = pytest.mark.parametrize("name", LAWS)
 SOME = torch.tensor([19, 0, 2, 3, 7, 11, 12])
-
-
-def dense(
-    x: Tensor, weight: Tensor, labels: Tensor, margin, scale: float, sub_centers: int, classes
-) -> Tensor:
-    cosines = F.normalize(x.double(), dim=1, eps=0) @ F.normalize(weight.double(), dim=1, eps=0).T
-    cosines = cosines.unflatten(1, (-1, sub_centers)).amax(2)
-    target = cosines.gather(1, labels.unsqueeze(1))
-    if isinstance(margin, AdditiveCosine):
-        changed = target - margin.margin
-    elif isinstance(margin, AdditiveAngle):
-        angle = target.acos()
-        beyond = target - margin.margin * math.sin(margin.margin)
-        changed = torch.where(angle <= math.pi - margin.margin, (angle + margin.margin).cos(), beyond)
-    else:
-        changed = target
-    logits = scale * cosines.scatter(1, labels.unsqueeze(1), changed)
-    if classes is not None:
-        absent = torch.ones(logits.shape[1], dtype=torch.bool)
-        absent[classes] = False
-        logits = logits.masked_fill(absent, -torch.inf)
-    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def batch(dtype: torch.dtype, sub_centers: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,21 +24,21 @@ def batch(dtype: torch.dtype, sub_centers: int = 1) -> tuple[Tensor, Tensor, Ten
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
-@pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: type(margin).__name__)
+@each_margin
 @pytest.mark.parametrize("scale", [1.0, 30.0, 100.0])
 @pytest.mark.parametrize("sub_centers", [1, 3])
 @pytest.mark.parametrize("classes", [None, SOME], ids=["all", "some"])
-def test_every_form(dtype: torch.dtype, margin, scale: float, sub_centers: int, classes):
+def test_every_form(dtype: torch.dtype, name: str, scale: float, sub_centers: int, classes):
     """The mean makes its gradients in the forward pass, "none" makes them again."""
     x, weight, labels = batch(dtype, sub_centers)
-    losses = dense(x, weight, labels, margin, scale, sub_centers, classes)
+    losses = dense(x, weight, labels, name, scale, sub_centers, classes)
     for reduction, expected in (("mean", losses.mean()), ("sum", losses.sum()), ("none", losses)):
         for chunk_size in (None, 4):
             found = margin_cross_entropy(
                 x,
                 weight,
                 labels,
-                margin=margin,
+                margin=LAWS[name].make(),
                 scale=scale,
                 sub_centers=sub_centers,
                 classes=classes,
@@ -72,15 +49,16 @@ def test_every_form(dtype: torch.dtype, margin, scale: float, sub_centers: int, 
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: type(margin).__name__)
-def test_rows_of_every_length(margin, reduction: str):
+@each_margin
+def test_rows_of_every_length(name: str, reduction: str):
     x, weight, labels = batch(torch.float32)
     with torch.no_grad():
         x *= torch.logspace(-36, 36, NUMBER).unsqueeze(1)
         weight *= torch.logspace(36, -36, CLASSES).unsqueeze(1)
     exact = [one.detach().double().requires_grad_() for one in (x, weight)]
+    margin = LAWS[name].make()
     loss = margin_cross_entropy(x, weight, labels, margin=margin, scale=30.0, reduction=reduction).sum()
-    expected = dense(*exact, labels, margin, 30.0, 1, None)
+    expected = dense(*exact, labels, name, 30.0)
     expected = expected.sum() if reduction == "none" else expected.mean()
     assert abs(loss - expected) < 1e-5 * expected
     largest = torch.finfo(torch.float32).max
@@ -93,13 +71,14 @@ def test_rows_of_every_length(margin, reduction: str):
         assert ((one - clamped).abs().amax(1) / size)[normal].max() < 1e-4
 
 
-@pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: type(margin).__name__)
+@each_margin
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_zero_rows_get_gradient_zero(margin, reduction: str):
+def test_zero_rows_get_gradient_zero(name: str, reduction: str):
     x, weight, labels = batch(torch.float32)
     with torch.no_grad():
         x[3] = 0
         weight[labels[5]] = 0
+    margin = LAWS[name].make()
     loss = margin_cross_entropy(x, weight, labels, margin=margin, reduction=reduction).sum()
     into_x, into_weight = torch.autograd.grad(loss, (x, weight))
     assert loss.isfinite()
@@ -125,12 +104,13 @@ def test_where_the_angle_is_zero_or_pi_the_target_pulls_nowhere(sign: int, dtype
     torch.testing.assert_close(into_x, 8 * softmax * direction / x.detach().norm(), rtol=1e-5, atol=1e-6)
 
 
+@each_margin
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halves_beside_float32(dtype: torch.dtype):
+def test_halves_beside_float32(dtype: torch.dtype, name: str):
     x, weight, labels = batch(torch.float32)
     half = x.detach().to(dtype).requires_grad_()
-    loss = margin_cross_entropy(half, weight, labels, margin=AdditiveAngle(0.5))
-    expected = dense(half, weight, labels, AdditiveAngle(0.5), 30.0, 1, None).mean()
+    loss = margin_cross_entropy(half, weight, labels, margin=LAWS[name].make())
+    expected = dense(half, weight, labels, name, 30.0).mean()
     assert loss.dtype == torch.float32
     assert abs(loss - expected) < 1e-5 * expected
     into_x, into_weight = torch.autograd.grad(loss, (half, weight))

@@ -23,10 +23,11 @@ SMALL = {
     "contrastive": {},
     "heads": {"batch_size": 32},
     "drop-in": {"batch_size": 16, "length": 8},
+    "retrieval": {"batch_size": 16, "seen": 2, "filters": (4, 4), "embedding_size": 8},
 }
 
 
-KINDS = ("mlp", "cnn", "contrastive", "heads", "drop_in")
+KINDS = ("mlp", "cnn", "contrastive", "heads", "drop_in", "retrieval")
 
 
 def small_runs(recipe: str, *, epochs: int = 2, methods: Sequence[str] | None = None) -> list[RunConfig]:

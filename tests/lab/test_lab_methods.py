@@ -17,11 +17,21 @@ from cosnorm_lab.records import read_all
 from cosnorm_lab.report.page import write_report
 from cosnorm_lab.train import train
 
-GROUPS = (methods.NORMALIZATIONS, methods.CONTRASTIVE, methods.HEADS, methods.CONVERSIONS)
+GROUPS = (
+    methods.NORMALIZATIONS,
+    methods.CONTRASTIVE,
+    methods.HEADS,
+    methods.RETRIEVAL,
+    methods.CONVERSIONS,
+)
 
 
 def test_entries_have_names_and_colours_of_their_own_and_builders_that_are_there():
-    assert len(METHODS) == sum(map(len, GROUPS))
+    shared = set(methods.HEADS) & set(methods.RETRIEVAL)  # one loss, in two recipes
+    assert len(METHODS) == sum(map(len, GROUPS)) - len(shared)
+    for name in shared:
+        pair = methods.HEADS[name], methods.RETRIEVAL[name]
+        assert len({(method.title, method.colour, method.takes) for method in pair}) == 1
     for group in GROUPS:
         assert len({method.colour for method in group.values()}) == len(group)
         assert len({method.title for method in group.values()}) == len(group)
@@ -39,7 +49,8 @@ def test_every_normalization_has_a_rate_for_digits_and_for_own_data():
 
 def test_what_methods_take():
     assert taking("hidden_bias") == ["baseline", "max"]
-    assert taking("margin") == ["am-softmax", "arcface", "cosine-distance"]
+    faces = ["adaface", "curricularface", "proxy-anchor"]
+    assert taking("margin") == ["am-softmax", "arcface", "cosine-distance", *faces]
 
 
 def double(weight: torch.Tensor, **_: object) -> nn.Module:

@@ -83,6 +83,70 @@ def test_heads(dtype: torch.dtype, name: str):
         assert (a - b)[known].abs().max() < BOUNDS[dtype] * b[known].abs().max()
 
 
+def beside(
+    ours: torch.nn.Module, theirs: torch.nn.Module, proxies: str, embeddings: Tensor, dtype: torch.dtype
+) -> None:
+    """The same loss and gradients, in embeddings and class weights."""
+    turned = proxies == "W"
+    torch.manual_seed(5)  # of seed 0 embeddings are class weights, and theirs are NaN at an angle of 0
+    ours.reset_parameters()
+    weight = ours.weight.detach().clone()
+    setattr(theirs, proxies, torch.nn.Parameter(weight.t().contiguous() if turned else weight))
+    labels = torch.arange(NUMBER) % CLASSES
+    found, expected = ours(embeddings, labels), theirs(embeddings, labels)
+    assert abs(found - expected) < BOUNDS[dtype] * (1 + abs(expected))
+    mine = torch.autograd.grad(found, [embeddings, ours.weight])
+    other = list(torch.autograd.grad(expected, [embeddings, getattr(theirs, proxies)]))
+    other[1] = other[1].t() if turned else other[1]
+    for a, b in zip(mine, other, strict=True):
+        assert (a - b).abs().max() < BOUNDS[dtype] * b.abs().max()
+
+
+@each_dtype
+@pytest.mark.parametrize("alpha", [4.0, 32.0])
+def test_proxy_anchor(dtype: torch.dtype, alpha: float):
+    (embeddings,) = rows(dtype, 1)
+    ours = losses.ProxyAnchorLoss(CLASSES + 2, SIZE, margin=0.1, scale=alpha, dtype=dtype)
+    theirs = metric_learning.ProxyAnchorLoss(CLASSES + 2, SIZE, margin=0.1, alpha=alpha)
+    beside(ours, theirs, "proxies", embeddings, dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_proxy_nca(dtype: torch.dtype, temperature: float):
+    (embeddings,) = rows(dtype, 1)
+    ours = losses.ProxyNCALoss(CLASSES, SIZE, temperature=temperature, dtype=dtype)
+    theirs = metric_learning.ProxyNCALoss(CLASSES, SIZE, softmax_scale=1 / temperature)
+    beside(ours, theirs, "proxies", embeddings, dtype)
+
+
+@each_dtype
+def test_arcface_with_sub_centers(dtype: torch.dtype):
+    (embeddings,) = rows(dtype, 1)
+    ours = losses.ArcFaceLoss(CLASSES, SIZE, margin=0.4, scale=20.0, sub_centers=3, dtype=dtype)
+    theirs = metric_learning.SubCenterArcFaceLoss(
+        num_classes=CLASSES, embedding_size=SIZE, margin=math.degrees(0.4), scale=20, sub_centers=3
+    )
+    beside(ours, theirs, "W", embeddings, dtype)
+
+
+@each_dtype
+@pytest.mark.parametrize("margin", [1, 2, 3])
+def test_sphereface(dtype: torch.dtype, margin: int):
+    """Theirs multiplies by the norms of embeddings, which are ours here; that part of its gradient is not."""
+    (embeddings,) = rows(dtype, 1)
+    unit = F.normalize(embeddings.detach(), dim=1).requires_grad_()
+    ours = losses.SphereFaceLoss(CLASSES, SIZE, margin=margin, scale=4.0, dtype=dtype)
+    theirs = metric_learning.SphereFaceLoss(CLASSES, SIZE, margin=margin, scale=4)
+    theirs.W = torch.nn.Parameter(ours.weight.detach().t().contiguous())
+    labels = torch.arange(NUMBER) % CLASSES
+    found, expected = ours(unit, labels), theirs(unit, labels)
+    assert abs(found - expected) < BOUNDS[dtype] * (1 + abs(expected))
+    mine, other = (torch.autograd.grad(one, unit)[0] for one in (found, expected))
+    other = other - unit.detach() * (other * unit.detach()).sum(1, keepdim=True)
+    assert (mine - other).abs().max() < BOUNDS[dtype] * other.abs().max()
+
+
 @each_dtype
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("margin", [0.0, 0.3, -0.2])

@@ -7,6 +7,8 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from margin_laws import LAWS
+
 from cosnorm.backends.triton import sigmoid
 from cosnorm.functional import (
     AdditiveAngle,
@@ -21,10 +23,30 @@ N, D = 21, 19
 LABELS = torch.arange(N) % 6
 CASES = {
     "queries and keys": {},
-    "bidirectional": {"bidirectional": True},
+    "bidirectional": {"directions": ("query_to_key", "key_to_query")},
     "extra keys": {"extra_keys": torch.randn(9, D)},
     "a mask": {"exclude": torch.rand(N, N).lt(0.2)},
     "same labels stay out": {"labels": (LABELS, LABELS), "exclude_same_label": True},
+    "same labels and a mask": {
+        "labels": (LABELS, LABELS),
+        "exclude_same_label": True,
+        "exclude": torch.rand(N, N).lt(0.2),
+    },
+    "decoupled groups": {"groups": (LABELS, LABELS), "decoupled": True},
+    "keys look, with groups": {
+        "groups": (LABELS, LABELS),
+        "directions": ("query_to_key", "key_to_query"),
+    },
+    "keys look, and a mask": {
+        "exclude": torch.eye(N, dtype=torch.bool) | (torch.arange(N) == 2),
+        "directions": ("query_to_key", "key_to_query"),
+    },
+    "joint": {"directions": ("query_to_key", "key_to_query"), "joint": True},
+    "given": {"positives": (torch.arange(N) * 5 % N).masked_fill(torch.arange(N) == 7, -1)},
+    "given and decoupled": {"positives": torch.arange(N) // 2, "decoupled": True},
+    "given among groups": {"positives": torch.arange(N) // 2, "groups": (LABELS, LABELS)},
+    "pairs": {"positives": torch.tensor([[0, 1], [0, 2], [3, 1], [N - 1, 0]])},
+    "queries among their kind": {"directions": ("query_to_key", "query_to_query")},
     "positives by label": {"labels": (LABELS, LABELS)},
     "decoupled": {"decoupled": True},
     "decoupled by label": {"labels": (LABELS, LABELS), "decoupled": True},
@@ -64,6 +86,33 @@ def test_a_set_with_itself(decoupled: bool):
     views = torch.randn(N, D), torch.randn(N, D)
     losses = {impl: NTXentLoss(decoupled=decoupled, impl=impl) for impl in ("triton", "torch")}
     _both(lambda x, y, impl: losses[impl](x, y), *views, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 8])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positives": torch.arange(N).flip(0)},
+        {"positives": torch.arange(N).roll(3), "decoupled": True},
+        {"positives": torch.arange(N).roll(3), "groups": LABELS},
+        {"positives": torch.arange(N), "groups": LABELS},  # left out: a query is its own positive
+        {"labels": LABELS},
+        {"labels": LABELS, "decoupled": True},
+        {"labels": LABELS, "exclude": torch.rand(N, N).lt(0.2)},
+        {"labels": LABELS, "extra_keys": torch.randn(9, D), "extra_labels": torch.arange(9) % 7},
+        {"positives": torch.arange(N).roll(3), "extra_keys": torch.randn(9, D), "reduction": "none"},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_queries_among_themselves(options, chunk_size: int | None):
+    x, temperature = torch.randn(N, D), torch.tensor(0.3)
+    options = {**options, "chunk_size": chunk_size}
+    _both(
+        lambda x, t, impl: contrastive_cross_entropy(x, temperature=t, impl=impl, **options),
+        x,
+        temperature,
+        tolerance=2e-5,
+    )
 
 
 def test_the_other_losses_and_a_learned_temperature():
@@ -112,6 +161,26 @@ def test_heads(margin, options):
     )
 
 
+@pytest.mark.parametrize("name", [name for name, law in LAWS.items() if law.negatives is None])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_margins(name: str, reduction: str):
+    x, weight, labels = 4 * torch.randn(N, D), torch.randn(43, D), torch.arange(N)
+    options = {"margin": LAWS[name].make(), "scale": 8.0, "reduction": reduction}
+    _both(
+        lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl, **options), x, weight, tolerance=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"margin": LAWS["curricularface"].make()}, {"exclude_above": 0.1}, {"sub_centers": 2}]
+)
+def test_a_whole_program_by_kernels_leaves_to_torch_what_has_none(options, force):
+    x, weight, labels = torch.randn(N, D), torch.randn(42, D), torch.arange(N)
+    expected = margin_cross_entropy(x, weight, labels, **options)
+    force("triton")
+    torch.testing.assert_close(margin_cross_entropy(x, weight, labels, **options), expected)
+
+
 def test_a_head_in_half_precision():
     x, weight, labels = torch.randn(N, D).bfloat16(), torch.randn(43, D), torch.arange(N)
     _both(lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl), x, weight, tolerance=3e-2)
@@ -150,7 +219,7 @@ def test_scale_and_bias_are_read_where_they_stand():
 def test_what_has_no_kernel():
     x = torch.randn(4, 3)
     pairs = torch.tensor([[0, 1], [0, 2], [1, 0]])
-    with pytest.raises(RuntimeError, match="takes one positive for each query where decoupled, got 2"):
+    with pytest.raises(RuntimeError, match="no kernel for many positives of a decoupled query"):
         contrastive_cross_entropy(x, positives=pairs, decoupled=True, impl="triton")
     with pytest.raises(RuntimeError, match="no kernel for negatives"):
         InfoNCELoss(impl="triton")(x, x, torch.tensor([[1], [2], [3], [0]]))

@@ -14,6 +14,10 @@ NUMBER, SIZE, CLASSES = 12, 6, 4
 LABELS = torch.arange(NUMBER) % CLASSES
 
 
+def slow(step: Tensor) -> Tensor:
+    return 0.3 - 1e-7 * step
+
+
 def modules() -> dict[str, nn.Module]:
     return {
         "nt-xent": losses.NTXentLoss(0.5),
@@ -26,6 +30,16 @@ def modules() -> dict[str, nn.Module]:
         "normface": losses.NormFaceLoss(CLASSES, SIZE),
         "cosface": losses.CosFaceLoss(CLASSES, SIZE, sub_centers=2),
         "arcface": losses.ArcFaceLoss(CLASSES, SIZE, margin=0.3, scale=16.0),
+        "adaface": losses.AdaFaceLoss(CLASSES, SIZE, scale=16.0),
+        "magface": losses.MagFaceLoss(CLASSES, SIZE, norms=(1, 5), scale=16.0),
+        "elasticface": losses.ElasticFaceLoss(CLASSES, SIZE, scale=16.0, deviation=0.0, sort=True),
+        "curricularface": losses.CurricularFaceLoss(CLASSES, SIZE, scale=16.0),
+        "sphereface": losses.SphereFaceLoss(CLASSES, SIZE, scale=16.0),
+        "combined": losses.CombinedMarginLoss(CLASSES, SIZE, scale=16.0),
+        "sphereface2": losses.SphereFace2Loss(CLASSES, SIZE, scale=16.0),
+        "proxy anchor": losses.ProxyAnchorLoss(CLASSES, SIZE),
+        "proxy nca": losses.ProxyNCALoss(CLASSES, SIZE),
+        "scheduled": losses.ArcFaceLoss(CLASSES, SIZE, margin=slow, scale=16.0),
         "center": losses.CenterLoss(CLASSES, SIZE),
         "island": losses.IslandLoss(CLASSES, SIZE),
         "cosine distance": losses.CosineDistanceLoss(CLASSES, SIZE),
@@ -47,8 +61,9 @@ def test_copies_state_and_repr(name: str):
     module, rows = modules()[name], torch.randn(NUMBER, SIZE)
     fresh = modules()[name]
     fresh.load_state_dict(module.state_dict())
-    expected = module(*arguments(name, rows))
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
+    twins = copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh
+    expected = module(*arguments(name, rows))  # which counts a step where there are steps to count
+    for twin in twins:
         assert twin(*arguments(name, rows)) == expected
     assert type(module).__name__ in repr(module)
 
@@ -85,13 +100,15 @@ def test_autocast(name: str):
 def test_compile_without_graph_breaks(name: str):
     torch._dynamo.reset()
     module, rows = modules()[name], torch.randn(NUMBER, SIZE, requires_grad=True)
-    inputs = [rows, *module.parameters()]
+    twin = copy.deepcopy(module)  # some count steps, or remember batches
     loss = torch.compile(module, fullgraph=True)(*arguments(name, rows))
-    expected = module(*arguments(name, rows))
+    expected = twin(*arguments(name, rows))
     torch.testing.assert_close(loss, expected)
-    for one, other in zip(
-        torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True
-    ):
+    found, right = (
+        torch.autograd.grad(value, [rows, *one.parameters()])
+        for value, one in ((loss, module), (expected, twin))
+    )
+    for one, other in zip([*found, *module.buffers()], [*right, *twin.buffers()], strict=True):
         torch.testing.assert_close(one, other)
 
 

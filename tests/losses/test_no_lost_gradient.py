@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from cosnorm import losses
-from cosnorm.functional import contrastive_cross_entropy, margin_cross_entropy, pairwise_sigmoid_loss
+from cosnorm.functional import (
+    class_sigmoid_loss,
+    contrastive_cross_entropy,
+    margin_cross_entropy,
+    pairwise_sigmoid_loss,
+    proxy_anchor_loss,
+)
 
 N, D, C = 6, 4, 3
 LABELS = np.arange(N) % C
@@ -38,6 +44,9 @@ CALLS: dict[str, tuple[Callable[..., Tensor], list[np.ndarray]]] = {
         lambda x, w, y, c: margin_cross_entropy(x, w, y, classes=c),
         [rows(), rows(C + 2), LABELS, np.array([2, 0, 1])],
     ),
+    "class sigmoid": (class_sigmoid_loss, [rows(), rows(C), LABELS]),
+    "proxy anchor": (proxy_anchor_loss, [rows(), rows(C), LABELS]),
+    "AdaFaceLoss": (losses.AdaFaceLoss(C, D).eval(), [rows(), LABELS]),
     "center": (losses.center_loss, [rows(), LABELS, rows(C)]),
     "island": (losses.island_loss, [rows(), LABELS, rows(C)]),
     "cosine_embedding": (losses.cosine_embedding_loss, [rows(), rows(), SIGNS]),

@@ -6,7 +6,21 @@ from torch.nn import functional as F
 
 from cosnorm import losses
 
-HEADS = (losses.NormFaceLoss, losses.CosFaceLoss, losses.ArcFaceLoss, losses.CosineDistanceLoss)
+HEADS = (
+    losses.NormFaceLoss,
+    losses.CosFaceLoss,
+    losses.ArcFaceLoss,
+    losses.AdaFaceLoss,
+    losses.MagFaceLoss,
+    losses.ElasticFaceLoss,
+    losses.CurricularFaceLoss,
+    losses.SphereFaceLoss,
+    losses.CombinedMarginLoss,
+    losses.SphereFace2Loss,
+    losses.ProxyAnchorLoss,
+    losses.ProxyNCALoss,
+    losses.CosineDistanceLoss,
+)
 
 
 def matrix(head, embeddings: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ from operations import OPERATIONS, Operation
 from torch import Tensor, nn
 
 from cosnorm import functional, losses
+from cosnorm.functional.named_margins import MARGINS
 from cosnorm.nn import CosineConv2d, CosineLinear, MaxNorm, MeanOnlyBatchNorm1d
+from cosnorm.operators.pair_options import DIRECTIONS
 
 FLOAT32, HALF = torch.float32, (torch.bfloat16, torch.float16)
 # Launches and MB forward, and backward. What is missed, and by how much, is in the log: here is what it has.
@@ -95,7 +97,19 @@ def sparse(**options: object) -> Tensor:
 CSR = torch.eye(N, D).to_sparse_csr()
 PAIRS, INDEX = torch.tensor([[0, 1], [0, 2], [3, 1]]), torch.tensor([0, -1, 2, 3, 1, 0])
 SIGNS, NORM = torch.tensor([1, -1] * 3), MeanOnlyBatchNorm1d(D)
-MARGINS = (None, functional.AdditiveCosine(0.3), functional.AdditiveAngle(0.3))
+CSR6 = torch.eye(N).to_sparse_csr()
+SOME_WEIGHTS = torch.tensor([0.5, 1.0, 0.0])
+
+
+def queued() -> Tensor:
+    queue = losses.Queue(8, D, groups=True)
+    queue.enqueue(of_rows().detach(), groups=LABELS)
+    queue.enqueue(of_rows().detach(), groups=LABELS)
+    return losses.info_nce_loss(of_rows(), of_rows(), groups=(LABELS, LABELS), **queue())
+
+
+SCALE = torch.tensor(8.0)
+SCHEDULED = functional.ScheduledMargin(functional.AdditiveAngle, lambda step: step / 1000)
 CALLS: dict[str, Callable[[], object]] = {
     "nt-xent": lambda: losses.nt_xent_loss(of_rows(), of_rows()),
     "nt-xent decoupled, a queue": lambda: losses.nt_xent_loss(
@@ -124,8 +138,44 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "contrastive, a mask": lambda: contrastive(of_rows(), of_rows(), exclude=torch.eye(N).bool().roll(1, 0)),
     "contrastive, other labels": lambda: contrastive(
-        of_rows(), of_rows(), labels=(LABELS, LABELS), exclude_same_label=True, bidirectional=True
+        of_rows(),
+        of_rows(),
+        labels=(LABELS, LABELS),
+        exclude_same_label=True,
+        directions=("query_to_key", "key_to_query"),
     ),
+    "law, bounds and groups": lambda: contrastive(
+        of_rows(),
+        of_rows(),
+        PAIRS,
+        positive_weights=SOME_WEIGHTS,
+        directions=DIRECTIONS,
+        groups=(LABELS, LABELS),
+        false_negative_margin=0.1,
+        hard_negatives=torch.randn(N, 2, D),
+    ),
+    "law, a guide": lambda: contrastive(
+        of_rows(), labels=LABELS, guide=torch.randn(N, 3), false_negative_threshold=0.5, hardness=2.0
+    ),
+    "law, joint": lambda: contrastive(
+        of_rows(), of_rows(), INDEX, directions=DIRECTIONS, joint=True, false_negative_margin=0.1
+    ),
+    "law, views": lambda: losses.nt_xent_loss(
+        of_rows(), of_rows(), guide=torch.randn(2, N, 3).unbind(), chunk_size=2
+    ),
+    "law, a matrix": lambda: losses.clip_loss(of_rows(), of_rows(), CSR6),
+    "law, sigmoid": lambda: functional.pairwise_sigmoid_loss(
+        of_rows(), of_rows(), PAIRS, positive_weights=SOME_WEIGHTS, groups=(LABELS, LABELS)
+    ),
+    "law, sigmoid of labels": lambda: functional.pairwise_sigmoid_loss(
+        of_rows(),
+        of_rows(),
+        labels=(LABELS, LABELS),
+        false_negative_margin=0.1,
+        extra_keys=of_rows(2),
+        extra_labels=LABELS[:2],
+    ),
+    "queue": lambda: queued(),
     "embedding": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), SIGNS),
     "center": lambda: losses.center_loss(of_rows(), SOME, of_rows(C)),
     "island": lambda: losses.island_loss(of_rows(), LABELS, of_rows(C)),
@@ -138,6 +188,16 @@ CALLS: dict[str, Callable[[], object]] = {
     ),
     "head, sampled": lambda: head(classes=torch.arange(C), chunk_size=2),
     "head, counted": lambda: head(labels=SOME, label_smoothing=0.1, class_weights=torch.rand(C)),
+    "class sigmoid": lambda: functional.class_sigmoid_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
+    "class sigmoid, none": lambda: losses.SphereFace2Loss(C, D, sub_centers=2, reduction="none")(
+        of_rows(), LABELS
+    ),
+    "anchors": lambda: functional.proxy_anchor_loss(of_rows(), of_rows(C), SOME, chunk_size=2),
+    "head, filtered": lambda: head(exclude_above=0.2, chunk_size=2),
+    "head, a tensor for the scale": lambda: head(scale=SCALE, margin=SCHEDULED),
+    "head, half": lambda: losses.AdaFaceLoss(C, D)(
+        torch.randn(N, D, dtype=torch.bfloat16, requires_grad=True), SOME
+    ),
     "head that samples": lambda: losses.CosFaceLoss(20, D, num_sampled=8)(of_rows(), SOME),
     "head's logits": lambda: losses.ArcFaceLoss(C, D).logits(
         of_rows(),
@@ -145,6 +205,13 @@ CALLS: dict[str, Callable[[], object]] = {
     "head's classes": lambda: losses.ArcFaceLoss(C, D).predict(of_rows(), topk=2),
     "sample_classes": lambda: functional.sample_classes(LABELS, 20, 8),
     "sample_negatives": lambda: losses.sample_negatives(N, 2, LABELS),
+    "topk": lambda: functional.cosine_topk(of_rows(), of_rows(9), 3).values,
+    "topk of itself": lambda: functional.cosine_topk(of_rows(), k=3, labels=LABELS, chunk_size=2).values,
+    "topk, an index out": lambda: functional.cosine_topk(of_rows(), of_rows(), 3, exclude=INDEX).values,
+    "topk, pairs out": lambda: functional.cosine_topk(of_rows(), of_rows(), 3, exclude=PAIRS).values,
+    "topk, a mask, a bound": lambda: (
+        functional.cosine_topk(of_rows(), of_rows(), 3, exclude=torch.eye(N).bool(), below=0.7).values
+    ),
     "fp8": lambda: functional.cosine_linear(of_rows(), of_rows(C), precision="fp8"),
     "folded": lambda: CosineLinear(D, C, centered=True).fold()(of_rows()),
     "folded conv": lambda: CosineConv2d(2, 3, 3, centered=True).fold()(
@@ -156,8 +223,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "sparse": sparse,
     "sparse, centered": lambda: sparse(centered=True, augment=0.1),
 }
-for number, each in enumerate(MARGINS):
-    CALLS[f"head {number}"] = lambda margin=each: head(margin=margin)
+for law, each in MARGINS.items():
+    CALLS[f"head {law}"] = lambda make=each: head(margin=make())
+    CALLS[f"head {law} none"] = lambda make=each: head(margin=make(), labels=SOME, reduction="none")
 for one in OPERATIONS:
     for kind in (torch.float32, torch.float64, torch.bfloat16):
         CALLS[f"{one.name} {kind}"] = lambda one=one, kind=kind: one.call(*learning(one, kind))
@@ -180,11 +248,19 @@ def test_nothing_waits_for_the_device(name: str):
 def test_every_loss_is_among_them():
     """By the names that are called, in what this file says."""
     text = Path(__file__).read_text(encoding="utf-8")
-    heads = {"AMSoftmaxLoss", "NormFaceLoss"}  # of other options than those here
+    # Of other options than those here.
+    heads = {"AMSoftmaxLoss", "NormFaceLoss", "CombinedMarginLoss", "CurricularFaceLoss", "ElasticFaceLoss"}
+    heads |= {"MagFaceLoss", "SphereFaceLoss", "ProxyAnchorLoss", "ProxyNCALoss"}
     modules = {"CenterLoss", "CosineEmbeddingLoss", "IslandLoss", "SupConLoss"}  # of functions that are here
+    margins = {make.__name__ for make in MARGINS.values()}
     for module in (functional, losses):
-        assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules <= {
-            "NoMargin",
+        assert {name for name in module.__all__ if f"{name}(" not in text} - heads - modules - margins <= {
+            "BatchMargin",
+            "Changed",
+            "Schedule",
+            "Targets",
+            "TopK",
+            "mine_hard_negatives",  # a search, and no step
             "cosine_conv1d",
             "cosine_conv2d",
             "cosine_conv3d",
@@ -223,9 +299,8 @@ WRONG: dict[str, Callable[[], object]] = {
     "classes twice": lambda: head(classes=torch.zeros(C, dtype=torch.int64)),
     "an index": lambda: contrastive(of_rows(), of_rows(), torch.full((N,), N)),
     "pairs": lambda: contrastive(of_rows(), of_rows(), PAIRS + 5),
-    "two positives": lambda: contrastive(
-        of_rows(), of_rows(), PAIRS, labels=(LABELS, LABELS), exclude_same_label=True
-    ),
+    "weights": lambda: contrastive(of_rows(), of_rows(), PAIRS, positive_weights=-torch.ones(3)),
+    "keys that stay out": lambda: functional.cosine_topk(of_rows(), of_rows(), exclude=torch.full((N,), N)),
     "negatives": lambda: losses.info_nce_loss(of_rows(), of_rows(), torch.full((N, 1), N)),
     "centers": lambda: losses.center_loss(of_rows(), torch.full((N,), -1), of_rows(C)),
     "signs": lambda: losses.cosine_embedding_loss(of_rows(), of_rows(), torch.zeros(N)),

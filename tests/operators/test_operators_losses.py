@@ -17,9 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from cosnorm import losses
 from cosnorm.functional import (
     AdditiveAngle,
+    class_sigmoid_loss,
     contrastive_cross_entropy,
     margin_cross_entropy,
     pairwise_sigmoid_loss,
+    proxy_anchor_loss,
 )
 
 N, D, C = 8, 5, 6
@@ -28,6 +30,7 @@ WEIGHTS, IGNORED = torch.arange(1.0, C + 1), int(LABELS[0])
 SIGNS = torch.arange(N) % 2 * 2 - 1
 NEGATIVES = (torch.arange(N).unsqueeze(1) + torch.tensor([1, 3])) % N
 SOME = torch.tensor([4, 0, 1, 2, 3])
+SCALE = torch.tensor(8.0)
 MASK = torch.arange(N * N).reshape(N, N) % 5 == 1
 
 
@@ -130,6 +133,12 @@ LOSSES: dict[str, Loss] = {
         ),
         ((N, D), (C, D)),
     ),
+    "margin filtered none": Loss(
+        lambda x, w: margin_cross_entropy(
+            x, w, on(x, LABELS), exclude_above=0.3, scale=on(x, SCALE), reduction="none"
+        ),
+        ((N, D), (C, D)),
+    ),
     "cosine_embedding": Loss(lambda a, b: losses.cosine_embedding_loss(a, b, on(a, SIGNS)), twice=True),
     "center": Loss(lambda x, c: losses.center_loss(x, on(x, LABELS), c), ((N, D), (C, D)), twice=True),
     "island": Loss(lambda x, c: losses.island_loss(x, on(x, LABELS), c), ((N, D), (C, D)), twice=True),
@@ -142,6 +151,18 @@ LOSSES: dict[str, Loss] = {
     "NormFaceLoss": Loss(Module(lambda: losses.NormFaceLoss(C, D), LABELS), ((N, D),)),
     "CosFaceLoss": Loss(Module(lambda: losses.CosFaceLoss(C, D), LABELS), ((N, D),)),
     "ArcFaceLoss": Loss(Module(lambda: losses.ArcFaceLoss(C, D), LABELS), ((N, D),)),
+    # Statistics that follow the batches would differ from call to call.
+    "AdaFaceLoss": Loss(Module(lambda: losses.AdaFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "MagFaceLoss": Loss(Module(lambda: losses.MagFaceLoss(C, D, norms=(1, 4)).eval(), LABELS), ((N, D),)),
+    "ElasticFaceLoss": Loss(Module(lambda: losses.ElasticFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "CurricularFaceLoss": Loss(Module(lambda: losses.CurricularFaceLoss(C, D).eval(), LABELS), ((N, D),)),
+    "class sigmoid none": Loss(
+        lambda x, w, b: class_sigmoid_loss(x, w, on(x, LABELS), bias=b, reduction="none"),
+        ((N, D), (C, D), ()),
+    ),
+    "proxy anchor": Loss(lambda x, w: proxy_anchor_loss(x, w, on(x, LABELS)), ((N, D), (C, D))),
+    "SphereFace2Loss": Loss(Module(lambda: losses.SphereFace2Loss(C, D), LABELS), ((N, D),)),
+    "CombinedMarginLoss": Loss(Module(lambda: losses.CombinedMarginLoss(C, D), LABELS), ((N, D),)),
     "CenterLoss": Loss(Module(lambda: losses.CenterLoss(C, D), LABELS), ((N, D),), twice=True),
     "IslandLoss": Loss(Module(lambda: losses.IslandLoss(C, D), LABELS), ((N, D),), twice=True),
     "CosineDistanceLoss": Loss(Module(lambda: losses.CosineDistanceLoss(C, D), LABELS), ((N, D),)),
@@ -265,6 +286,8 @@ def test_func_grad_of_a_batch_and_of_an_empty_one(loss: Loss):
         lambda a: losses.sup_con_loss(a, torch.arange(0)),
         lambda a: pairwise_sigmoid_loss(a, a),
         lambda a: margin_cross_entropy(a, torch.ones(C, D), torch.arange(0)),
+        lambda a: class_sigmoid_loss(a, torch.ones(C, D), torch.arange(0)),
+        lambda a: proxy_anchor_loss(a, torch.ones(C, D), torch.arange(0)),
         lambda a: losses.center_loss(a, torch.arange(0), torch.ones(C, D)),
         lambda a: losses.cosine_embedding_loss(a, a, torch.arange(0)),
     ],
@@ -331,7 +354,16 @@ def test_symbolic_tracing_sees_one_call():
 
 
 def test_multiplications_are_counted(request):
-    for name in ("nt_xent", "info_nce negatives", "clip", "sup_con", "sigmoid", "margin", "island"):
+    for name in (
+        "nt_xent",
+        "info_nce negatives",
+        "clip",
+        "sup_con",
+        "sigmoid",
+        "margin",
+        "proxy anchor",
+        "island",
+    ):
         with FlopCounterMode(display=False) as forward:
             value = LOSSES[name].call(*learning(LOSSES[name].inputs()))
         with FlopCounterMode(display=False) as both:

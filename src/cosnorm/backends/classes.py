@@ -39,6 +39,37 @@ class Blocks(NamedTuple):
         return (first.unsqueeze(1) + inner).flatten()
 
 
+class Negatives(NamedTuple):
+    """What becomes of the cosines c of embeddings with other classes than their own.
+
+    Attributes:
+        hard: of each embedding, (N,): a cosine above it counts as c (t + c); None: none does.
+        ease: t, ().
+        above: those above this take no part.
+    """
+
+    hard: Tensor | None
+    ease: Tensor | None
+    above: float
+
+    @property
+    def largest(self) -> float:
+        """What no cosine can count more than, in magnitude: t is a mean of cosines."""
+        return 1.0 if self.hard is None else 2.0
+
+    def change_(self, cosines: Tensor) -> Tensor | None:
+        """Change cosines (classes, N) in place; gives the derivatives, None if all that stay have 1."""
+        left_out = cosines > self.above if self.above < 1 else None
+        slopes = None
+        if self.hard is not None and self.ease is not None:
+            hard = cosines > self.hard
+            slopes = torch.where(hard, self.ease + 2 * cosines, 1)
+            cosines.mul_(torch.where(hard, self.ease + cosines, 1))
+        if left_out is not None:
+            cosines.masked_fill_(left_out, -torch.inf)
+        return slopes
+
+
 class ClassRows:
     """Unit class weights, a block at a time: never all of them.
 

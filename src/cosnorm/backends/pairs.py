@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cosnorm.backends.negatives import Negatives, places_in
 from cosnorm.devices import is_accelerator
 
 
@@ -17,6 +18,7 @@ class Exclusion(NamedTuple):
         pairs: those listed, rows in rising order and their columns, (P,) each; where a row has many.
         labels: those with equal labels, (N,) and (M,) int64.
         mask: those where it is True, (N, M), of any strides.
+        negatives: what is asked of those that are no positives.
     """
 
     offset: int | None = None
@@ -24,9 +26,50 @@ class Exclusion(NamedTuple):
     pairs: tuple[Tensor, Tensor] | None = None
     labels: tuple[Tensor, Tensor] | None = None
     mask: Tensor | None = None
+    negatives: Negatives | None = None
 
-    def exclude_(self, logits: Tensor, rows: slice, columns: slice) -> None:
-        """Put −inf at the logits of a tile that are left out."""
+    def scale(self, scale: float | Tensor) -> float | Tensor:
+        """What the cosines of a tile are multiplied by: a negative may weigh more than a positive."""
+        return scale if self.negatives is None else scale + self.negatives.hardness
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether rows leave out what columns do not, where they are the same."""
+        return self.negatives is not None and not self.negatives.is_symmetric
+
+    def exclude_(
+        self, logits: Tensor, rows: slice, columns: slice, scale: float | Tensor = 1.0, base: float = 1.0
+    ) -> None:
+        """Put −inf at the logits of a tile that are left out.
+
+        They are the cosines · `self.scale(scale)` · base.
+        """
+        self._exclude(logits, rows, columns)
+        if self.negatives is not None and logits.numel():
+            top = self.scale(scale)
+            similar = self.negatives.similar(rows, columns)
+            self.negatives.adjust_(logits, rows, columns, top * base, scale / top, similar)
+
+    def exclude_both_(
+        self,
+        logits: Tensor,
+        rows: slice,
+        columns: slice,
+        scale: float | Tensor,
+        base: float,
+        other: Tensor,
+    ) -> None:
+        """The same for the rows of a tile, and in `other` for its columns, which look as rows do."""
+        self._exclude(logits, rows, columns)
+        other.copy_(logits)
+        if self.negatives is not None and logits.numel():
+            top = self.scale(scale)
+            similar, numbers = self.negatives.similar(rows, columns), (top * base, scale / top)
+            self.negatives.adjust_(logits, rows, columns, *numbers, similar)
+            turned = None if similar is None else similar.t()
+            self.negatives.adjust_(other.t(), columns, rows, *numbers, turned)
+
+    def _exclude(self, logits: Tensor, rows: slice, columns: slice) -> None:
         if self.mask is not None:
             logits.masked_fill_(self.mask[rows, columns], -torch.inf)
         if self.offset is not None:
@@ -46,22 +89,17 @@ class Exclusion(NamedTuple):
     @staticmethod
     def _exclude_listed(logits: Tensor, listed: Tensor, found: Tensor, rows: slice, columns: slice) -> None:
         if is_accelerator(logits.device):
-            # Those of other tiles are marked behind the last place.
-            inside = (listed >= rows.start) & (listed < rows.stop)
-            inside &= (found >= columns.start) & (found < columns.stop)
-            at = (listed - rows.start) * logits.shape[1] + (found - columns.start)
-            marks = torch.zeros(logits.numel() + 1, dtype=torch.bool, device=logits.device)
-            marks.index_fill_(0, at.where(inside, logits.numel()), 1)
-            logits.masked_fill_(marks[:-1].view(logits.shape), -torch.inf)
-            return
-        bounds = torch.tensor([rows.start, rows.stop], device=logits.device)
-        first, last = torch.searchsorted(listed, bounds).tolist()
-        found = found[first:last]
-        inside = ((found >= columns.start) & (found < columns.stop)).nonzero().squeeze(1)
-        logits[listed[first:last][inside] - rows.start, found[inside] - columns.start] = -torch.inf
+            marks = places_in(listed, found, rows, columns)
+            assert isinstance(marks, Tensor)
+            logits.masked_fill_(marks, -torch.inf)
+        else:
+            at = places_in(listed, found, rows, columns)
+            assert isinstance(at, tuple)
+            logits[at] = -torch.inf
 
     def transposed(self, columns: int) -> "Exclusion":
         """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
+        assert self.negatives is None, "rows have bounds, columns have none"
         partner = self.partner
         if partner is not None:
             rows = torch.arange(len(partner), device=partner.device)

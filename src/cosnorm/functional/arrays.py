@@ -29,9 +29,18 @@ def takes_arrays(function: _Function) -> _Function:
             return function(*arguments, **options)
         with torch.no_grad():
             result = function(*arguments, **options)
-        return result.numpy()[()] if isinstance(result, Tensor) else result
+        return _array(result)
 
     return cast(_Function, call)
+
+
+def _array(result: Any) -> Any:
+    """The same in NumPy; named tuples and dictionaries of tensors as such of arrays."""
+    if isinstance(result, dict):
+        return {name: _array(one) for name, one in result.items()}
+    if isinstance(result, tuple) and hasattr(result, "_fields"):
+        return type(result)(*map(_array, result))
+    return result.numpy()[()] if isinstance(result, Tensor) else result
 
 
 def _has(kind: type, value: Any) -> bool:

@@ -1,27 +1,28 @@
 """Cosine softmax over class weights with a margin, a block of classes at a time."""
 
-import torch
 from torch import Tensor
 
 from cosnorm.backends.choose import check_impl
-from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Group, name_of
 from cosnorm.functional.arrays import takes_arrays
+from cosnorm.functional.batch_margins import BatchMargin, Changed, Targets
 from cosnorm.functional.checks import (
     Reduction,
     check_count,
-    check_indices,
     check_labels,
     check_reduction,
     check_rows_of_classes,
     is_number,
     reduced,
 )
+from cosnorm.functional.classes import check_classes, check_sub_centers
 from cosnorm.functional.counting import check_counting
 from cosnorm.functional.margins import Margin, NoMargin
 from cosnorm.functional.overrides import overridable
-from cosnorm.operators.classes import ClassOptions, class_softmax
-from cosnorm.operators.indices import indices_in
+from cosnorm.functional.schedules import check_one
+from cosnorm.operators.class_problem import ClassOptions
+from cosnorm.operators.classes import class_softmax
+from cosnorm.operators.row_norms import row_norms
 from cosnorm.operators.targets import class_targets
 
 _WHERE = "margin_cross_entropy"
@@ -34,10 +35,11 @@ def margin_cross_entropy(
     weight: Tensor,
     labels: Tensor,
     *,
-    margin: Margin | None = None,
-    scale: float = 30.0,
+    margin: Margin | BatchMargin | None = None,
+    scale: float | Tensor = 30.0,
     sub_centers: int = 1,
     classes: Tensor | None = None,
+    exclude_above: float | None = None,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
@@ -51,8 +53,8 @@ def margin_cross_entropy(
     .. math:: \ell_i = \log \Big( e^{s \psi(\theta_{i y_i})} + \sum_{c \ne y_i} e^{s \cos \theta_{ic}} \Big)
         - s \psi(\theta_{i y_i})
 
-    with the margin ψ: none (NormFace), cos θ − m (CosFace = AM-Softmax) or cos(θ + m) (ArcFace), see
-    `NoMargin`, `AdditiveCosine` and `AdditiveAngle`. Neither the N×C logits nor normalized weights are ever
+    with the margin ψ: none (NormFace), cos θ − m (CosFace = AM-Softmax), cos(θ + m) (ArcFace) and others, see
+    `cosnorm.functional.named_margins`. Neither the N×C logits nor normalized weights are ever
     made as a whole: beside the weight and its gradient the memory is O(N·D) and that of a block of classes.
 
     Args:
@@ -60,13 +62,16 @@ def margin_cross_entropy(
         weight: shape (C, D), or (C·K, D) with K sub-centers; on the embeddings' device; of their dtype, or
             one half and one float32, as under autocast.
         labels: the class of each embedding, whole numbers in [0, C), shape (N,).
-        margin: ψ of the target; None: none. Any function of cos θ and sin θ that gives ψ and −dψ/dθ; what it
-            computes ψ from may learn.
-        scale: s > 0, what cosines are multiplied by (1/temperature).
+        margin: ψ of the target; None: none. Any function of cos θ and sin θ that gives ψ and −dψ/dθ, or a
+            `BatchMargin`, which sees norms and more; what it computes ψ from may learn.
+        scale: s > 0, what cosines are multiplied by (1/temperature); a tensor of one number, which may change
+            from step to step, does not learn here.
         sub_centers: K, rows of the weight for each class; the largest cosine of them counts (Sub-center
             ArcFace).
         classes: numbers of the classes that take part, shape (S,), each once, the labels' among them (Partial
             FC); the others receive gradient 0. `sample_classes` draws them. None: all.
+        exclude_above: other classes whose cosine with an embedding is above this leave its sum (inter-class
+            filtering: they may be the same person). None: none do. Not with label smoothing.
         class_weights: what each class counts, (C,), positive or 0; they do not learn. None: 1 each.
         label_smoothing: ε in [0, 1], the share of the target that is spread evenly over the classes (that
             take part), without a margin; not with sub-centers.
@@ -83,8 +88,8 @@ def margin_cross_entropy(
             *not* averaged. With "none" each gets the losses of its own embeddings, and gradients without that
             factor.
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
-            GPU), or "auto", which takes the kernels where `cosine_linear` does. A named one computes or
-            raises; there is no "c" here.
+            GPU; not for sub-centers, nor where other classes count more or not at all), or "auto", which
+            takes them where `cosine_linear` does. A named one computes or raises; there is no "c" here.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the embeddings. NumPy arrays give NumPy.
@@ -101,7 +106,7 @@ def margin_cross_entropy(
 
     Source: Wang et al., "Additive Margin Softmax", arXiv 1801.05599, eq. 6; Deng et al., "ArcFace", arXiv
         1801.07698, eq. 3; Deng et al., "Sub-center ArcFace", ECCV 2020; An et al., "Partial FC", arXiv
-        2010.05222.
+        2010.05222, and its code (`interclass_filtering_threshold`; there such a class keeps the logit 0).
 
     Example:
         >>> import torch
@@ -113,16 +118,8 @@ def margin_cross_entropy(
     """
     check_rows_of_classes(_WHERE, embeddings=embeddings, weight=weight)
     check_labels(_WHERE, labels, embeddings)
-    check_count(_WHERE, "sub_centers", sub_centers)
-    if weight.shape[0] % sub_centers:
-        raise ValueError(
-            f"{_WHERE}: with {sub_centers} sub-centers the rows of weight must be a multiple of as many, "
-            f"got {len(weight)}"
-        )
-    if not is_number(scale):
-        raise TypeError(f"{_WHERE}: scale must be a number, got {type(scale).__name__}")
-    if not 0 < scale <= 1e6:
-        raise ValueError(f"{_WHERE}: scale must be positive (at most 1e6), got {scale}")
+    check_sub_centers(_WHERE, weight, sub_centers)
+    tensor_scale = _check_scale(scale)
     check_reduction(_WHERE, reduction)
     if chunk_size is not None:
         check_count(_WHERE, "chunk_size", chunk_size)
@@ -132,13 +129,9 @@ def margin_cross_entropy(
             f"got {type(margin).__name__}"
         )
     check_impl(_WHERE, impl)
-    if impl == "triton" and sub_centers > 1:
-        raise RuntimeError(f'{_WHERE}: impl="triton" has no kernel for sub-centers; use impl="torch"')
-    if classes is not None:
-        check_indices(_WHERE, "classes", classes, labels.device)
-        if classes.ndim != 1:
-            raise ValueError(f"{_WHERE}: classes must have shape (S,), got {tuple(classes.shape)}")
-        classes = classes.long().sort().values
+    if exclude_above is not None:
+        _check_threshold(exclude_above, label_smoothing)
+    classes = check_classes(_WHERE, classes, labels)
     check_counting(
         _WHERE,
         embeddings,
@@ -149,16 +142,37 @@ def margin_cross_entropy(
         ignore_index,
     )
     processes = name_of(_WHERE, group)
-    found = class_targets(
-        embeddings.detach(), weight.detach(), labels, classes, sub_centers, int(ignore_index), processes, impl
+    cosine, sine = class_targets(
+        embeddings.detach(),
+        weight.detach(),
+        labels,
+        classes,
+        sub_centers,
+        int(ignore_index),
+        processes,
+        _WHERE,
+        impl,
     )
-    value, slope = (margin or NoMargin())(*found)
+    if isinstance(margin, BatchMargin):
+        counted = labels != ignore_index
+        changed = margin(Targets(cosine, sine, row_norms(embeddings), counted, processes))
+    else:
+        changed = Changed(*(margin or NoMargin())(cosine, sine))
+    if changed.hard is not None and label_smoothing:
+        raise ValueError(
+            f"{_WHERE}: label_smoothing wants cosines as they are, and {type(margin).__name__} changes those "
+            "with other classes; leave one of them out"
+        )
     options = ClassOptions(
         labels=labels,
-        slope=slope.detach(),
+        slope=changed.slope.detach(),
         classes=classes,
         class_weights=class_weights,
-        scale=float(scale),
+        hard=changed.hard,
+        ease=changed.ease,
+        tensor_scale=tensor_scale,
+        scale=1.0 if tensor_scale is not None else float(scale),
+        above=2.0 if exclude_above is None else float(exclude_above),
         sub_centers=sub_centers,
         label_smoothing=float(label_smoothing),
         ignore_index=int(ignore_index),
@@ -167,55 +181,36 @@ def margin_cross_entropy(
         group=processes,
         impl=impl,
     )
-    loss, count, *_ = class_softmax(embeddings, weight, value, *options, 0)
+    if impl == "triton" and not (options.is_plain and sub_centers == 1):
+        raise RuntimeError(
+            f'{_WHERE}: impl="triton" has no kernel for sub-centers, nor for logits other than cosines times '
+            'a number (exclude_above, CurricularMargin, a tensor for the scale); use impl="torch"'
+        )
+    loss, count, *_ = class_softmax(embeddings, weight, changed.value, changed.penalty, *options, 0)
     return reduced(loss, count, reduction)
 
 
-@overridable
-@takes_arrays
-def sample_classes(
-    labels: Tensor, num_classes: int, num_sampled: int, *, generator: torch.Generator | None = None
-) -> Tensor:
-    """Classes for one step of Partial FC: all of the batch, and others drawn evenly without repetition.
+def _check_scale(scale: float | Tensor) -> Tensor | None:
+    """The scale if it is a tensor, which is looked at below the wall; raise unless it is one."""
+    if isinstance(scale, Tensor):
+        check_one(_WHERE, "scale", scale)
+        if scale.requires_grad:
+            raise ValueError(f"{_WHERE}: scale does not learn here; use scale.detach()")
+        return scale
+    if not is_number(scale):
+        raise TypeError(f"{_WHERE}: scale must be a number, or a tensor of one, got {type(scale).__name__}")
+    if not 0 < scale <= 1e6:
+        raise ValueError(f"{_WHERE}: scale must be positive (at most 1e6), got {scale}")
+    return None
 
-    Args:
-        labels: the classes of the batch, (N,).
-        num_classes: C.
-        num_sampled: how many classes to return; more where the batch itself has more.
-        generator: source of the drawing; None: torch's own.
 
-    Returns:
-        Sorted class numbers, (S,).
-
-    Raises:
-        TypeError: labels that are not whole numbers.
-        ValueError: labels out of range, more classes asked for than there are.
-
-    Source: An et al., "Partial FC", arXiv 2010.05222, section 3.
-
-    Example:
-        >>> import torch
-        >>> sample_classes(torch.tensor([4, 4, 1]), num_classes=5, num_sampled=2)
-        tensor([1, 4])
-    """
-    where = "sample_classes"
-    check_indices(
-        where, "labels", labels, labels.device if isinstance(labels, Tensor) else torch.device("cpu")
-    )
-    check_count(where, "num_classes", num_classes)
-    check_count(where, "num_sampled", num_sampled)
-    if num_sampled > num_classes:
+def _check_threshold(exclude_above: float, label_smoothing: float) -> None:
+    if not is_number(exclude_above):
+        raise TypeError(f"{_WHERE}: exclude_above must be a number, got {type(exclude_above).__name__}")
+    if not -1 <= exclude_above <= 1:
+        raise ValueError(f"{_WHERE}: exclude_above is a cosine, between -1 and 1, got {exclude_above}")
+    if label_smoothing:
         raise ValueError(
-            f"{where}: num_sampled must be at most num_classes = {num_classes}, got {num_sampled}"
+            f"{_WHERE}: label_smoothing spreads the target over all classes, and exclude_above leaves some "
+            "out; leave one of them out"
         )
-    labels = indices_in(labels, num_classes, f"{where}: labels must be")
-    order = torch.randperm(num_classes, generator=generator, device=labels.device)
-    if is_accelerator(labels.device) and labels.numel() <= num_sampled:
-        # The batch cannot have more: the first ones, those of the batch before all, and nobody waits.
-        ranks = torch.empty_like(order).scatter_(0, order, torch.arange(num_classes, device=order.device))
-        return (
-            ranks.index_fill_(0, labels.flatten(), -1).topk(num_sampled, largest=False).indices.sort().values
-        )
-    present = labels.unique()
-    absent = order[~torch.isin(order, present)]
-    return torch.cat([present, absent[: max(0, num_sampled - len(present))]]).sort().values

@@ -1,5 +1,7 @@
 """Losses over the processes of a group, which a module keeps by its name."""
 
+from typing import Any
+
 from torch import nn
 
 from cosnorm.distributed import Group, name_of, resolve
@@ -24,3 +26,23 @@ class Grouped(nn.Module):
         if isinstance(group, str):
             raise TypeError(f"{type(self).__name__}: group must be a process group, got the string {group!r}")
         self.group_name = name_of(type(self).__name__, group) or None
+
+
+# What a loss over pairs may be told once, for every call; tensors go with the call.
+FIXED = (
+    "directions",
+    "joint",
+    "false_negative_threshold",
+    "false_negative_margin",
+    "hardness",
+)
+
+
+def fixed_options(where: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, or raise unless a loss can hold them."""
+    for name in options:
+        if name not in FIXED:
+            raise TypeError(
+                f"{where}: {name} is no option; there are {', '.join(FIXED)}, and tensors of a call"
+            )
+    return options

@@ -7,10 +7,14 @@ from torch import Tensor, nn
 
 from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Group, gather_rows, share_of
-from cosnorm.functional.checks import Reduction, check_count, check_dtype
+from cosnorm.functional.batch_margins import BatchMargin
+from cosnorm.functional.checks import Reduction, check_count, check_dtype, is_number
 from cosnorm.functional.counting import check_counting
-from cosnorm.functional.margin import margin_cross_entropy, sample_classes
-from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin
+from cosnorm.functional.margin import margin_cross_entropy
+from cosnorm.functional.margins import AdditiveAngle, AdditiveCosine, Margin, NoMargin, margin_of_numbers
+from cosnorm.functional.named_margins import margin_of
+from cosnorm.functional.sampling import sample_classes
+from cosnorm.functional.schedules import Number, Schedule, hold, now, shown
 from cosnorm.losses.grouped import Grouped
 from cosnorm.losses.prediction import best_classes, best_over, class_cosines
 
@@ -21,10 +25,13 @@ class CosineSoftmaxLoss(Grouped):
     Args:
         num_classes: C.
         embedding_size: D.
-        margin: ψ of an embedding and its own class.
-        scale: s, what cosines are multiplied by.
+        margin: ψ of an embedding and its own class: a function, a `BatchMargin`, or the name of one, as in
+            `cosnorm.functional.named_margins`.
+        scale: s, what cosines are multiplied by: a number, a tensor of one that may change (it does not
+            learn), or a function of the step (`cosnorm.functional.Schedule`).
         sub_centers: rows of the weight for each class; the nearest one counts.
         num_sampled: classes that take part in a training step, drawn for each batch; None: all.
+        exclude_above: other classes whose cosine is above this leave the sum; None: none do.
         class_weights: what each class counts, (C,), a buffer that does not learn; None: 1 each.
         label_smoothing: the share of the target that is spread evenly over all classes.
         ignore_index: a label that does not count.
@@ -49,11 +56,12 @@ class CosineSoftmaxLoss(Grouped):
         self,
         num_classes: int,
         embedding_size: int,
-        margin: Margin,
-        scale: float,
+        margin: Margin | BatchMargin | str,
+        scale: Number,
         *,
         sub_centers: int = 1,
         num_sampled: int | None = None,
+        exclude_above: float | None = None,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
@@ -76,10 +84,13 @@ class CosineSoftmaxLoss(Grouped):
                 raise ValueError(
                     f"{where}: num_sampled must be at most num_classes = {num_classes}, got {num_sampled}"
                 )
-        if not scale > 0:
+        if is_number(scale) and not scale > 0:  # type: ignore[operator]
             raise ValueError(f"{where}: scale must be positive, got {scale}")
         self.num_classes, self.embedding_size, self.sub_centers = num_classes, embedding_size, sub_centers
-        self.margin, self.scale, self.num_sampled = margin, float(scale), num_sampled
+        self.margin, self.num_sampled = margin_of(where, margin), num_sampled
+        self.scale: Any
+        hold(self, "scale", scale, 0, 1e6)
+        self.exclude_above = exclude_above
         self.reduction, self.chunk_size, self.group, self.impl = reduction, chunk_size, group, impl
         self.own = slice(0, num_classes)  # this process's classes
         if group is not None:
@@ -102,17 +113,15 @@ class CosineSoftmaxLoss(Grouped):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, D) of the classes `labels` (N,); see `margin_cross_entropy`."""
-        classes = None
-        if self.num_sampled is not None and self.training:
-            classes = self._sample(labels)
         return margin_cross_entropy(
             embeddings,
             self.weight,
             labels,
             margin=self.margin,
-            scale=self.scale,
+            scale=now(self.scale),
             sub_centers=self.sub_centers,
-            classes=classes,
+            classes=self._classes(labels),
+            exclude_above=self.exclude_above,
             class_weights=self.class_weights,
             label_smoothing=self.label_smoothing,
             ignore_index=self.ignore_index,
@@ -129,7 +138,8 @@ class CosineSoftmaxLoss(Grouped):
         whole weight for the time of the call.
         """
         weight = self.weight if self.group is None else gather_rows(self.weight, self.group).rows
-        return self.scale * class_cosines(type(self).__name__, embeddings, weight, self.sub_centers)
+        scale = self.scale.at_step() if isinstance(self.scale, Schedule) else self.scale
+        return scale * class_cosines(type(self).__name__, embeddings, weight, self.sub_centers)
 
     @torch.no_grad()
     def predict(
@@ -164,6 +174,10 @@ class CosineSoftmaxLoss(Grouped):
             classes = best_over(self.group, cosines, classes, slice(offset, offset + len(embeddings)))
         return classes.squeeze(1) if topk is None else classes
 
+    def _classes(self, labels: Tensor) -> Tensor | None:
+        """The classes that take part in a step; None: all."""
+        return self._sample(labels) if self.num_sampled is not None and self.training else None
+
     def _sample(self, labels: Tensor) -> Tensor:
         """Classes of this process for one step, all those of the batch among them."""
         number = self.own.stop - self.own.start
@@ -193,9 +207,10 @@ class CosineSoftmaxLoss(Grouped):
 
     def extra_repr(self) -> str:
         """The options, for `print`."""
+        margin = type(self.margin).__name__ if isinstance(self.margin, nn.Module) else self.margin
         return (
-            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={self.margin}, "
-            f"scale={self.scale:g}, sub_centers={self.sub_centers}, num_sampled={self.num_sampled}"
+            f"num_classes={self.num_classes}, embedding_size={self.embedding_size}, margin={margin}, "
+            f"scale={shown(self.scale)}, sub_centers={self.sub_centers}, num_sampled={self.num_sampled}"
         )
 
 
@@ -206,8 +221,8 @@ class NormFaceLoss(CosineSoftmaxLoss):
         num_classes: C.
         embedding_size: D.
         scale: s.
-        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
-            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, exclude_above, class_weights, label_smoothing, ignore_index,
+            reduction, chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -221,7 +236,9 @@ class NormFaceLoss(CosineSoftmaxLoss):
         torch.Size([])
     """
 
-    def __init__(self, num_classes: int, embedding_size: int, *, scale: float = 30.0, **options: Any) -> None:
+    def __init__(
+        self, num_classes: int, embedding_size: int, *, scale: Number = 30.0, **options: Any
+    ) -> None:
         super().__init__(num_classes, embedding_size, NoMargin(), scale, **options)
 
 
@@ -231,10 +248,10 @@ class CosFaceLoss(CosineSoftmaxLoss):
     Args:
         num_classes: C.
         embedding_size: D.
-        margin: m, a cosine.
+        margin: m, a cosine: a number, a tensor of one (which may learn), or a function of the step.
         scale: s.
-        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
-            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, exclude_above, class_weights, label_smoothing, ignore_index,
+            reduction, chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -254,11 +271,13 @@ class CosFaceLoss(CosineSoftmaxLoss):
         num_classes: int,
         embedding_size: int,
         *,
-        margin: float = 0.35,
-        scale: float = 30.0,
+        margin: Number = 0.35,
+        scale: Number = 30.0,
         **options: Any,
     ) -> None:
-        super().__init__(num_classes, embedding_size, AdditiveCosine(margin), scale, **options)
+        super().__init__(
+            num_classes, embedding_size, margin_of_numbers(AdditiveCosine, margin), scale, **options
+        )
 
 
 AMSoftmaxLoss = CosFaceLoss
@@ -270,10 +289,10 @@ class ArcFaceLoss(CosineSoftmaxLoss):
     Args:
         num_classes: C.
         embedding_size: D.
-        margin: m in radians.
+        margin: m in radians: a number, a tensor of one (which may learn), or a function of the step.
         scale: s.
-        options: sub_centers, num_sampled, class_weights, label_smoothing, ignore_index, reduction,
-            chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
+        options: sub_centers, num_sampled, exclude_above, class_weights, label_smoothing, ignore_index,
+            reduction, chunk_size, group, impl, device, dtype: see `CosineSoftmaxLoss`.
 
     Attributes:
         weight: (C, D).
@@ -292,8 +311,10 @@ class ArcFaceLoss(CosineSoftmaxLoss):
         num_classes: int,
         embedding_size: int,
         *,
-        margin: float = 0.5,
-        scale: float = 64.0,
+        margin: Number = 0.5,
+        scale: Number = 64.0,
         **options: Any,
     ) -> None:
-        super().__init__(num_classes, embedding_size, AdditiveAngle(margin), scale, **options)
+        super().__init__(
+            num_classes, embedding_size, margin_of_numbers(AdditiveAngle, margin), scale, **options
+        )

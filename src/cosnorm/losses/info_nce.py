@@ -20,7 +20,7 @@ from cosnorm.functional.checks import (
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
 from cosnorm.functional.similarity import pairwise_cosine
-from cosnorm.losses.grouped import Grouped
+from cosnorm.losses.grouped import Grouped, fixed_options
 from cosnorm.losses.temperature import Temperature
 from cosnorm.operators.chosen import chosen_products
 from cosnorm.operators.indices import indices_in
@@ -40,6 +40,7 @@ def info_nce_loss(
     chunk_size: int | None = None,
     group: Group | None = None,
     impl: str = "auto",
+    **options: Any,
 ) -> Tensor:
     r"""Cross-entropy of each query's own key among the keys of all queries, or among K negatives of its own.
 
@@ -47,7 +48,7 @@ def info_nce_loss(
 
     Args:
         queries: shape (N, D).
-        keys: shape (N, D); key i belongs to query i.
+        keys: shape (N, D); key i belongs to query i. With `positives=` among the options (M, D).
         negatives: None: all other keys. Else K for each query: embeddings, shape (N, K, D), or whole numbers
             (N, K), rows of `keys`, such as `sample_negatives` draws.
         temperature: τ > 0, a number or a tensor that learns.
@@ -57,6 +58,8 @@ def info_nce_loss(
         group: processes over which the batch is spread, see `contrastive_cross_entropy`; not with
             `negatives`, which need no other process.
         impl: as in `contrastive_cross_entropy`; there is no kernel for `negatives`.
+        options: further ones of `contrastive_cross_entropy`, not with `negatives`: `hard_negatives` beside
+            those of the batch, `positives`, `directions`, `groups`, `guide`, `false_negative_margin`, ….
 
     Returns:
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`. Negatives given as rows of
@@ -73,7 +76,8 @@ def info_nce_loss(
         tensor(0.3133)
     """
     where = "info_nce_loss"
-    check_pair(where, queries=queries, keys=keys)
+    if not {"positives", "labels"} & set(options):
+        check_pair(where, queries=queries, keys=keys)
     if negatives is None:
         return contrastive_cross_entropy(
             queries,
@@ -84,10 +88,12 @@ def info_nce_loss(
             chunk_size=chunk_size,
             group=group,
             impl=impl,
+            **options,
         )
     check_reduction(where, reduction)
-    if extra_keys is not None or group is not None:
-        raise ValueError(f"{where}: negatives replace extra_keys and group; leave one of them out")
+    if extra_keys is not None or group is not None or options:
+        further = ", ".join(["extra_keys", "group", *options])
+        raise ValueError(f"{where}: negatives replace {further}; leave one of them out")
     if impl == "triton":
         raise RuntimeError(f'{where}: impl="triton" has no kernel for negatives; use impl="torch"')
     check_impl(where, impl)
@@ -171,6 +177,7 @@ class InfoNCELoss(Grouped):
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
         impl: "auto", "torch" or "triton".
+        options: further ones of every call that are no tensors, such as `false_negative_margin`.
 
     Example:
         >>> import torch
@@ -188,8 +195,10 @@ class InfoNCELoss(Grouped):
         chunk_size: int | None = None,
         group: Group | None = None,
         impl: str = "auto",
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.options = fixed_options(type(self).__name__, options)
         if num_negatives is not None:
             check_count("InfoNCELoss", "num_negatives", num_negatives)
         self.temperature = Temperature(temperature, learn=learn_temperature)
@@ -197,9 +206,14 @@ class InfoNCELoss(Grouped):
         self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
     def forward(
-        self, queries: Tensor, keys: Tensor, negatives: Tensor | None = None, extra_keys: Tensor | None = None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        negatives: Tensor | None = None,
+        extra_keys: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
-        """The loss of queries and their keys (N, D); see `info_nce_loss`."""
+        """The loss of queries and their keys (N, D); see `info_nce_loss`, also for further options."""
         if negatives is None and self.num_negatives is not None:
             own = torch.arange(keys.shape[0], device=keys.device)
             negatives = sample_negatives(keys.shape[0], self.num_negatives, own)
@@ -213,6 +227,8 @@ class InfoNCELoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
+            **self.options,
+            **options,
         )
 
     def extra_repr(self) -> str:

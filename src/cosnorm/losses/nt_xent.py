@@ -1,5 +1,7 @@
 """NT-Xent: two views of the same things."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import Reduction, check_pair
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.overrides import overridable
-from cosnorm.losses.grouped import Grouped
+from cosnorm.losses.grouped import Grouped, fixed_options
 from cosnorm.losses.temperature import Temperature
 
 
@@ -21,10 +23,13 @@ def nt_xent_loss(
     temperature: float | Tensor = 0.1,
     decoupled: bool = False,
     extra_keys: Tensor | None = None,
+    groups: Tensor | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
     impl: str = "auto",
+    **options: Any,
 ) -> Tensor:
     r"""Normalized temperature-scaled cross-entropy of two views of the same things (SimCLR).
 
@@ -38,10 +43,13 @@ def nt_xent_loss(
         temperature: τ > 0, a number or a tensor that learns.
         decoupled: the positive leaves the sum.
         extra_keys: past embeddings (E, D), further negatives of all.
+        groups: whole numbers (N,): others of the same group are no negatives.
+        guide: other embeddings of both views, whose cosines say what is no negative.
         reduction: "mean" or "sum" over the 2N, or "none": shape (2N,), view1's first.
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
         impl: as in `contrastive_cross_entropy`.
+        options: further ones of it, such as `false_negative_margin`, `hardness` or `extra_groups`.
 
     Returns:
         The loss; at zero, with NaN, and for errors as `contrastive_cross_entropy`.
@@ -58,6 +66,10 @@ def nt_xent_loss(
     number = view1.shape[0]
     both = torch.cat([view1, view2])
     positives = torch.arange(2 * number, dtype=torch.int64, device=both.device).roll(number)
+    if isinstance(groups, Tensor):
+        options["groups"] = torch.cat([groups, groups])
+    if guide is not None:
+        options["guide"] = torch.cat([*guide])
     return contrastive_cross_entropy(
         both,
         positives=positives,
@@ -68,6 +80,7 @@ def nt_xent_loss(
         chunk_size=chunk_size,
         group=group,
         impl=impl,
+        **options,
     )
 
 
@@ -82,6 +95,7 @@ class NTXentLoss(Grouped):
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
         impl: "auto", "torch" or "triton".
+        options: further ones of every call that are no tensors, such as `false_negative_margin`.
 
     Example:
         >>> import torch
@@ -99,14 +113,18 @@ class NTXentLoss(Grouped):
         chunk_size: int | None = None,
         group: Group | None = None,
         impl: str = "auto",
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.options = fixed_options(type(self).__name__, options)
         self.temperature = Temperature(temperature, learn=learn_temperature)
         self.decoupled, self.reduction = decoupled, reduction
         self.chunk_size, self.group, self.impl = chunk_size, group, impl
 
-    def forward(self, view1: Tensor, view2: Tensor, extra_keys: Tensor | None = None) -> Tensor:
-        """The loss of two views (N, D); see `nt_xent_loss`."""
+    def forward(
+        self, view1: Tensor, view2: Tensor, extra_keys: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of two views (N, D); see `nt_xent_loss`, also for further options."""
         return nt_xent_loss(
             view1,
             view2,
@@ -117,6 +135,8 @@ class NTXentLoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
+            **self.options,
+            **options,
         )
 
     def extra_repr(self) -> str:

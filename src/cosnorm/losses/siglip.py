@@ -9,7 +9,7 @@ from cosnorm.distributed import Group
 from cosnorm.functional.checks import Reduction
 from cosnorm.functional.sigmoid import pairwise_sigmoid_loss
 from cosnorm.learned import number, reshape_loaded
-from cosnorm.losses.grouped import Grouped
+from cosnorm.losses.grouped import Grouped, fixed_options
 from cosnorm.losses.temperature import bounded
 
 
@@ -23,6 +23,7 @@ class SigLIPLoss(Grouped):
         reduction: "mean" over the queries, "sum" or "none".
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
+        options: further ones of every call that are no tensors, such as `directions`.
 
     Attributes:
         logit_scale: log of the scale, of shape (1,); one of shape () loads.
@@ -45,8 +46,10 @@ class SigLIPLoss(Grouped):
         reduction: Reduction = "mean",
         chunk_size: int | None = None,
         group: Group | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.options = fixed_options(type(self).__name__, options)
         if not 0 < 1 / max_scale <= temperature:
             raise ValueError(
                 f"SigLIPLoss: temperature must be at least 1/max_scale = {1 / max_scale:g}, got {temperature}"
@@ -56,16 +59,21 @@ class SigLIPLoss(Grouped):
         self.max_scale, self.reduction = max_scale, reduction
         self.chunk_size, self.group = chunk_size, group
 
-    def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        """The loss of images and their texts (N, D)."""
+    def forward(
+        self, images: Tensor, texts: Tensor, positives: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """The loss of images (N, D) and texts (M, D); see `pairwise_sigmoid_loss` for the options."""
         return pairwise_sigmoid_loss(
             images,
             texts,
+            positives,
             scale=bounded(self.logit_scale, -math.inf, math.log(self.max_scale)).exp(),
             bias=self.logit_bias,
             reduction=self.reduction,
             chunk_size=self.chunk_size,
             group=self.group_name,
+            **self.options,
+            **options,
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -1,5 +1,7 @@
 """Supervised contrastive loss: what has one label belongs together."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from cosnorm.functional.checks import Reduction, check_indices
 from cosnorm.functional.contrastive import contrastive_cross_entropy
 from cosnorm.functional.counting import check_ignored
 from cosnorm.functional.overrides import overridable
-from cosnorm.losses.grouped import Grouped
+from cosnorm.losses.grouped import Grouped, fixed_options
 from cosnorm.losses.temperature import Temperature
 
 
@@ -29,6 +31,7 @@ def sup_con_loss(
     chunk_size: int | None = None,
     group: Group | None = None,
     impl: str = "auto",
+    **options: Any,
 ) -> Tensor:
     r"""Supervised contrastive loss: every other embedding of the same label is a positive.
 
@@ -49,6 +52,8 @@ def sup_con_loss(
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread, see `contrastive_cross_entropy`.
         impl: as in `contrastive_cross_entropy`.
+        options: further ones of it, such as `hardness` or, for embeddings (N, D), `groups`; those of each
+            embedding not with `ignore_index`.
 
     Returns:
         The loss; an embedding alone with its label has loss 0 and does not count. At zero and with NaN as
@@ -85,6 +90,11 @@ def sup_con_loss(
         embeddings, labels = embeddings.flatten(0, 1), labels.repeat_interleave(views[1])
     kept = exclude = None
     if ignore_index is not None:
+        each = [name for name, one in options.items() if isinstance(one, Tensor)]
+        if each:
+            raise ValueError(
+                f"sup_con_loss: ignore_index cannot be given with {', '.join(each)}; leave one out"
+            )
         check_ignored("sup_con_loss", ignore_index)
         check_indices("sup_con_loss", "labels", labels, embeddings.device)
         kept = labels != ignore_index
@@ -111,6 +121,7 @@ def sup_con_loss(
         chunk_size=chunk_size,
         group=group,
         impl=impl,
+        **options,
     )
     if reduction != "none":
         return loss
@@ -146,6 +157,7 @@ class SupConLoss(Grouped):
         chunk_size: rows of a block; None: chosen by itself.
         group: processes over which the batch is spread.
         impl: "auto", "torch" or "triton".
+        options: further ones of every call that are no tensors, such as `hardness`.
 
     Example:
         >>> import torch
@@ -164,8 +176,10 @@ class SupConLoss(Grouped):
         chunk_size: int | None = None,
         group: Group | None = None,
         impl: str = "auto",
+        **options: Any,
     ) -> None:
         super().__init__()
+        self.options = fixed_options(type(self).__name__, options)
         if ignore_index is not None:
             check_ignored(type(self).__name__, ignore_index)
         self.temperature = Temperature(temperature, learn=learn_temperature)
@@ -178,6 +192,7 @@ class SupConLoss(Grouped):
         labels: Tensor | None = None,
         extra_keys: Tensor | None = None,
         extra_labels: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
         """The loss of embeddings (N, D), or (N, V, D) with labels (N,) or without; see `sup_con_loss`."""
         return sup_con_loss(
@@ -192,6 +207,8 @@ class SupConLoss(Grouped):
             chunk_size=self.chunk_size,
             group=self.group_name,
             impl=self.impl,
+            **self.options,
+            **options,
         )
 
     def extra_repr(self) -> str:

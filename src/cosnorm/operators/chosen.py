@@ -34,13 +34,20 @@ def _shapes(queries: Tensor, keys: Tensor, chosen: Tensor, what: str, keep: bool
 def _gradients(
     cotangent: Tensor, queries: Tensor, keys: Tensor, chosen: Tensor, what: str, needs: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    into_queries, into_keys = torch.empty_like(queries), torch.zeros_like(keys)
+    into_queries, into_keys = torch.zeros_like(queries), torch.zeros_like(keys)
+    add_gradients_(cotangent, queries, keys, chosen, into_queries, into_keys)
+    return into_queries, into_keys
+
+
+def add_gradients_(
+    cotangent: Tensor, queries: Tensor, keys: Tensor, chosen: Tensor, into_queries: Tensor, into_keys: Tensor
+) -> None:
+    """Add Σ_k g_ik y_k to row i of one, and g_ik x_i to the rows k of the other."""
     for part in _parts(queries, chosen):
         own = cotangent[part].unsqueeze(1)
-        into_queries[part] = torch.bmm(own, keys[chosen[part]]).squeeze(1)
+        into_queries[part] += torch.bmm(own, keys[chosen[part]]).squeeze(1)
         spread = own.transpose(1, 2) * queries[part].unsqueeze(1)
         into_keys.index_add_(0, chosen[part].flatten(), spread.flatten(0, 1))
-    return into_queries, into_keys
 
 
 def _flops(chosen: torch.Size, queries: torch.Size, passes: int) -> int:

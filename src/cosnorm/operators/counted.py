@@ -47,11 +47,13 @@ class Counted(NamedTuple):
 
     Attributes:
         number: Σ w_y, what a mean divides by, ().
+        counts: w_y, 0 of ignored ones, (N,).
         factors: a_i, (N,).
         smoothing: None without.
     """
 
     number: Tensor
+    counts: Tensor
     factors: Tensor
     smoothing: Smoothing | None
 
@@ -76,7 +78,7 @@ def count(
     weights: ClassRows,
     cosine: Tensor,
     *,
-    scale: float,
+    scale: float | Tensor,
     class_weights: Tensor | None,
     smoothing: float,
     ignore: int,
@@ -95,7 +97,6 @@ def count(
     """
     blocks, dtype = weights.blocks, weights.divisors.dtype
     labels = gather(labels, shares)
-    counted = (labels != ignore).to(dtype)
     own_classes = slice(None)
     if class_weights is not None:
         number = len(weights.weight) // blocks.sub_centers
@@ -107,10 +108,10 @@ def count(
                 f"all processes), got {tuple(class_weights.shape)}"
             )
         class_weights = class_weights.to(dtype)
-        counted = counted * class_weights[labels.masked_fill(labels == ignore, 0)]
+    counted = counts_of(labels, class_weights, ignore, dtype)
     number_counted = counted.sum(dtype=precise_dtype(labels.device))
     if not smoothing:
-        return Counted(number_counted, counted, None)
+        return Counted(number_counted, counted, counted, None)
     of_these = weights.divisors.new_ones(blocks.number)
     if class_weights is not None:
         of_these = class_weights[own_classes]
@@ -129,4 +130,12 @@ def count(
         sum_of_all=sum_over(own_sum, shares.group),
         cosine=sum_over(cosine, shares.group).to(dtype),
     )
-    return Counted(number_counted, (1 - smoothing) * counted + each * total, parts)
+    return Counted(number_counted, counted, (1 - smoothing) * counted + each * total, parts)
+
+
+def counts_of(labels: Tensor, class_weights: Tensor | None, ignore: int, dtype: torch.dtype) -> Tensor:
+    """w_y of each label, and 0 of ignored ones, (N,)."""
+    counts = (labels != ignore).to(dtype)
+    if class_weights is None:
+        return counts
+    return counts * class_weights.to(dtype)[labels.masked_fill(labels == ignore, 0)]

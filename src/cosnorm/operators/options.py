@@ -12,6 +12,7 @@ _NAMES = {
     int | None: "int?",
     list[int]: "int[]",
     float: "float",
+    float | None: "float?",
     str: "str",
 }
 

@@ -1,4 +1,9 @@
-"""What a softmax over pairs is: its options; and for a batch its positives, what stays out, what computes."""
+"""What a softmax over pairs is for a batch: who looks for whom, what is no negative, and what computes.
+
+An *anchor* is a row that looks for its positives: a query among keys (`query_to_key`), a key among queries
+(`key_to_query`). Each may also meet its own kind (`query_to_query`, `key_to_key`), as negatives. A *field* is
+one block of pairs whose logits are needed: rows that look, and what they meet.
+"""
 
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -7,68 +12,65 @@ import torch
 from torch import Tensor
 
 from cosnorm.backends import choose
-from cosnorm.backends.pairs import Exclusion, Places
-from cosnorm.devices import is_accelerator
+from cosnorm.backends.negatives import Guide, Negatives
+from cosnorm.backends.pairs import Exclusion
 from cosnorm.distributed import gather
-from cosnorm.norms import accumulation_dtype
-from cosnorm.operators.indices import assert_all
-from cosnorm.operators.pairs import Pairs
-from cosnorm.operators.positives import LabelPositives, OnePositive, Positives, pair_positives
+from cosnorm.operators.pair_options import DIRECTIONS, WHERE, PairOptions, check_mask_shape
+from cosnorm.operators.pairs import Gradients, Pairs, unit_rows
+from cosnorm.operators.positives import (
+    LabelPositives,
+    OnePositive,
+    PairPositives,
+    Positives,
+    linked,
+    pair_positives,
+)
 
-WHERE = "contrastive_cross_entropy"
 
-
-class PairOptions(NamedTuple):
-    """What the loss is, apart from what learns; `contrastive_cross_entropy` says more of each.
+class Anchors(NamedTuple):
+    """Rows that look for their positives.
 
     Attributes:
-        positives: an index (N,), or pairs (P, 2), or None.
-        labels: of the queries, (N,).
-        key_labels: of the keys, (M,); None: the queries are the keys, or there are no labels.
-        extra_labels: of the extra keys, (E,).
-        exclude: True where a key stays out of a sum, (N, all M).
-        fixed_temperature: τ, where no tensor is it.
-        decoupled: the positives leave the sums.
-        bidirectional: keys look for their query, too.
-        exclude_self: key i stays out of the sum of query i.
-        exclude_same_label: keys of the query's label stay out, and the positive comes back by itself.
-        separate: a loss for each query, not their sum.
-        chunk_size: rows and columns of a tile; None chooses.
-        group: name of the processes over which the batch is spread; "" for one.
-        impl: as the user named it.
+        positives: theirs, among the others of all processes.
+        logits: the mean logit of the positives of each, (N,).
+        own: the anchors whose positive is left out of the tiles, and comes back by itself, (N,); no anchor
+            has two. None: nobody's is.
+        most: the largest cosine of a negative of each, (N,) or (1,).
+        guided: the same of the guide's cosine.
     """
 
-    positives: Tensor | None
-    labels: Tensor | None
-    key_labels: Tensor | None
-    extra_labels: Tensor | None
-    exclude: Tensor | None
-    fixed_temperature: float
-    decoupled: bool
-    bidirectional: bool
-    exclude_self: bool
-    exclude_same_label: bool
-    separate: bool
-    chunk_size: int | None
-    group: str
-    impl: str
+    positives: Positives
+    logits: Tensor
+    own: Tensor | None
+    most: Tensor | None
+    guided: Tensor | None
 
-    def scale(self, temperature: Tensor | None, queries: Tensor) -> float | Tensor:
-        """1/τ; raises unless τ is positive and finite.
 
-        On an accelerator a learned temperature is not looked at: 1/τ is a tensor, NaN unless τ is positive.
-        """
-        if temperature is not None and is_accelerator(temperature.device):
-            given = temperature.reshape(()).to(accumulation_dtype(queries.dtype))
-            return given.reciprocal().where(given > 0, torch.nan)
-        value = self.fixed_temperature if temperature is None else float(temperature)
-        check_temperature_value(value)
-        return 1 / value
+class Field(NamedTuple):
+    """A block of pairs.
 
-    @property
-    def by_label(self) -> bool:
-        """Whether the positives of a query are the keys of its label."""
-        return self.positives is None and self.labels is not None and not self.exclude_same_label
+    Attributes:
+        direction: one of `DIRECTIONS`; with `columns`, the columns look the other way.
+        x: the rows that look.
+        y: what they meet.
+        exclusion: what stays out.
+        symmetric: y is x, and so is what stays out.
+        columns: the columns look for the rows, too.
+    """
+
+    direction: str
+    x: Tensor
+    y: Tensor
+    exclusion: Exclusion
+    symmetric: bool
+    columns: bool
+
+    def into(self, gradients: Gradients) -> tuple[Tensor, Tensor | None]:
+        """Where the gradients in its rows and in its columns go."""
+        of_rows = gradients.into_x if self.direction.startswith("query") else gradients.into_keys
+        into_y = gradients.into_y if self.direction.endswith("key") else gradients.into_queries
+        assert of_rows is not None
+        return of_rows, None if into_y is None else into_y[: len(self.y)]
 
 
 class Problem(NamedTuple):
@@ -77,54 +79,68 @@ class Problem(NamedTuple):
     Attributes:
         options: what the user asked for.
         scale: 1/τ.
-        positives: the positives of each query.
-        exclusion: the pairs that stay out of the sums.
-        own: the positive is among them and comes back by itself; no query has two.
-        symmetric: the keys are the queries, and so is what stays out.
+        anchors: queries, and keys where these look, too.
+        fields: of pairs.
         backend: computes.
         dtype: of the queries.
-        places: the positives, for a backend that finds them in its tiles and makes whole losses; else None.
+        first_key: where the own keys are among those of all processes.
     """
 
     options: PairOptions
     scale: float | Tensor
-    positives: Positives
-    exclusion: Exclusion
-    own: bool
-    symmetric: bool
+    anchors: list[Anchors]
+    fields: list[Field]
     backend: ModuleType
     dtype: torch.dtype
-    places: Places | None
+    first_key: int
 
-    def operands(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def operands(self, field: Field) -> tuple[Tensor, Tensor]:
         """The unit rows as the backend takes them."""
-        if pairs.rounded is not None and self.places is not None:
-            return pairs.rounded[: len(pairs.x)], pairs.rounded[pairs.keys.start :]
-        x = self.backend.operands(pairs.x, self.dtype)
-        return x, x if self.symmetric else self.backend.operands(pairs.y, self.dtype)
+        x = self.backend.operands(field.x, self.dtype)
+        return x, x if field.symmetric else self.backend.operands(field.y, self.dtype)
 
 
-def check_temperature_value(value: float) -> None:
-    """Raise unless τ is positive and finite."""
-    if not 1e-6 <= value <= 1e6:
-        raise ValueError(
-            f"{WHERE}: temperature must be positive (between 1e-6 and 1e6), got {value}; learn its "
-            "logarithm, as the loss modules do, so that no step makes it negative"
-        )
+class _Sides(NamedTuple):
+    """What is known of the own queries, of what they meet, of the own keys and of all queries."""
+
+    queries: Tensor
+    met: Tensor
+    keys: Tensor
+    all_queries: Tensor
+
+    def of(self, direction: str, total: int) -> tuple[Tensor, Tensor]:
+        """Of the rows and the columns of a field."""
+        rows = self.queries if direction.startswith("query") else self.keys
+        if direction.endswith("query"):
+            return rows, self.all_queries
+        return rows, self.met if direction.startswith("query") else self.met[:total]
 
 
-def check_mask_shape(exclude: Tensor, rows: int, columns: int) -> None:
-    """Raise unless a mask broadcasts to (rows, columns)."""
-    shape = exclude.shape
-    fits = len(shape) <= 2 and all(
-        one in (1, size) for one, size in zip(reversed(shape), (columns, rows), strict=False)
-    )
-    if not fits:
-        raise ValueError(f"{WHERE}: exclude must broadcast to {(rows, columns)}, got {tuple(shape)}")
+def _sides(
+    queries: Tensor | None, keys: Tensor | None, extra: Tensor | None, pairs: Pairs, options: PairOptions
+) -> _Sides | None:
+    """Labels, groups or guides of all that meet."""
+    if queries is None:
+        return None
+    own_keys = queries if keys is None else keys
+    met = gather(own_keys, pairs.shares)
+    all_queries = queries
+    if options.meets_queries:
+        all_queries = gather(queries, pairs.query_shares)
+    if extra is not None:
+        met = torch.cat([met, extra])
+    return _Sides(queries, met, own_keys, all_queries)
 
 
 def pose(
-    pairs: Pairs, queries: Tensor, scale: float | Tensor, options: PairOptions, *, alone: bool
+    pairs: Pairs,
+    queries: Tensor,
+    scale: float | Tensor,
+    options: PairOptions,
+    *,
+    alone: bool,
+    operation: str = "softmax",
+    where: str = WHERE,
 ) -> Problem:
     """The problem of a batch; raises where the values of indices do not fit.
 
@@ -134,74 +150,207 @@ def pose(
         scale: 1/τ.
         options: what the user asked for.
         alone: the queries are the keys, and there are no others.
+        operation: what is looked for among the backends.
+        where: the function that errors name.
     """
-    labels = _labels(pairs, options)
-    own_keys = pairs.shares.own
-    if options.by_label:
-        assert labels is not None
-        positives: Positives = LabelPositives(*labels, own_keys.start if options.exclude_self else None)
-    else:
-        positives = pair_positives(WHERE, options.positives, len(queries), own_keys, queries.device)
-    symmetric = alone and options.exclude is None
-    left_out: dict[str, Any] = {}
-    if options.exclude is not None:
-        check_mask_shape(options.exclude, len(queries), len(pairs.y))
-        left_out["mask"] = options.exclude.expand(len(queries), len(pairs.y))
-    if options.exclude_self:
-        left_out["offset"] = own_keys.start
-    if options.exclude_same_label:
-        if not isinstance(positives, OnePositive):
-            _check_one_positive(positives)
-        left_out["labels"] = labels
-    elif options.decoupled:
-        left_out |= positives.exclusion()
-        symmetric = symmetric and positives.is_symmetric()
-    exclusion = Exclusion(**left_out)
-    backend = _backend(queries, exclusion, positives, options.impl)
-    places = positives.places() if hasattr(backend, "losses") and not options.group else None
-    if not (len(queries) and len(pairs.y)):
-        places = None
+    labels = _sides(options.labels, options.key_labels, options.extra_labels, pairs, options)
+    groups = _sides(options.groups, options.key_groups, options.extra_groups, pairs, options)
+    guides = _sides(*_units(options), pairs, options)
+    forth = _positives(where, pairs, labels, options)
+    anchors = [_anchors(forth, pairs.x, pairs.y, guides, "query_to_key", pairs, scale, options)]
+    if 1 in options.anchors:
+        back = _turned(forth, pairs, labels, options)
+        if back is forth:  # pair i is pair i from either side
+            anchors.append(anchors[0])
+        else:
+            given = pairs.own_keys, pairs.queries, guides, "key_to_query"
+            anchors.append(_anchors(back, *given, pairs, scale, options))
+    together = _together(where, forth, pairs, labels, options)
+    fields = [
+        _field(direction, anchors[place // 2], groups, guides, together, pairs, options, alone=alone)
+        for place, direction in enumerate(DIRECTIONS)
+        if options.looks(direction)
+    ]
+    fields = _merged(fields, anchors, pairs)
+    backend = _backend(operation, where, queries, fields, options.impl)
     if isinstance(scale, Tensor) and not getattr(backend, "TAKES_TENSOR_SCALE", False):
         scale = float(scale)
-    return Problem(
-        options=options,
-        scale=scale,
-        positives=positives,
-        exclusion=exclusion,
-        own=options.exclude_same_label and not options.decoupled,
-        symmetric=symmetric,
-        backend=backend,
-        dtype=queries.dtype,
-        places=places,
+    return Problem(options, scale, anchors, fields, backend, queries.dtype, pairs.shares.own.start)
+
+
+def _positives(where: str, pairs: Pairs, labels: _Sides | None, options: PairOptions) -> Positives:
+    own_keys = pairs.shares.own
+    most = torch.inf if where == WHERE else 1.0  # weights, or targets of a sigmoid
+    if options.by_label:
+        assert labels is not None
+        offset = own_keys.start if options.exclude_self else None
+        return LabelPositives(labels.queries, labels.met, offset)
+    return pair_positives(
+        where, options.positives, options.positive_weights, len(pairs.x), own_keys, pairs.x.device, most
     )
 
 
-def _check_one_positive(positives: Positives) -> None:
-    message = f"{WHERE}: exclude_same_label takes at most one positive for each query"
-    few = positives.counts <= 1
-    if is_accelerator(few.device):
-        assert_all(few, message)
-    elif not bool(few.all()):
-        raise ValueError(f"{message}, got {int(positives.counts.max())}; leave some out")
+def _turned(forth: Positives, pairs: Pairs, labels: _Sides | None, options: PairOptions) -> Positives:
+    """The positives of keys: the queries whose positive they are."""
+    first, number = pairs.query_shares.own.start, len(pairs.own_keys)
+    if isinstance(forth, LabelPositives):
+        assert labels is not None
+        return LabelPositives(labels.keys, labels.all_queries, first if options.exclude_self else None)
+    if options.positives is None:
+        if number == len(pairs.x) and first == pairs.shares.own.start:
+            return forth
+        at = torch.arange(number, device=pairs.x.device)
+        known = None if number == len(pairs.x) else at < len(pairs.x)
+        return OnePositive(at.clamp(max=max(0, len(pairs.x) - 1)) + first, known)
+    found = forth.paired() if isinstance(forth, OnePositive) else forth
+    assert isinstance(found, PairPositives)
+    rows = found.columns - pairs.shares.own.start
+    return PairPositives(rows, found.rows + first, number, found.weights)
 
 
-def _labels(pairs: Pairs, options: PairOptions) -> tuple[Tensor, Tensor] | None:
-    """The labels of the queries and of all that they meet."""
-    if options.labels is None:
+def _anchors(
+    positives: Positives,
+    x: Tensor,
+    y: Tensor,
+    guides: _Sides | None,
+    direction: str,
+    pairs: Pairs,
+    scale: float | Tensor,
+    options: PairOptions,
+) -> Anchors:
+    def bound(own: Tensor) -> Tensor | None:
+        """The largest cosine of a negative, from those of the positives."""
+        most = None if options.margin is None else own + options.margin
+        if options.threshold is None:
+            return most
+        return own.new_full((1,), options.threshold) if most is None else most.clamp(max=options.threshold)
+
+    cosine = (x * positives.means(y)).sum(1)
+    most = guided = None
+    if guides is None:
+        most = bound(cosine)
+    else:
+        rows, met = guides.of(direction, pairs.shares.total)
+        guided = bound((rows * positives.means(met)).sum(1))
+    asked = options.groups is not None or options.hardness or most is not None or guided is not None
+    own = None
+    if asked and isinstance(positives, OnePositive) and not options.decoupled:
+        own = _met(positives, direction, pairs, options)
+    return Anchors(positives, cosine * scale, own, most, guided)
+
+
+def _met(positives: OnePositive, direction: str, pairs: Pairs, options: PairOptions) -> Tensor:
+    """The anchors that meet their positive: it is known, and neither excluded nor the anchor itself."""
+    met, number = positives.counts > 0, len(positives.columns)
+    if options.exclude is not None and number:
+        mask = mask_of(options.exclude, direction, pairs)
+        met &= ~mask.gather(1, positives.columns.unsqueeze(1)).squeeze(1)
+    if options.exclude_self:
+        first = (pairs.shares if direction.endswith("key") else pairs.query_shares).own.start
+        met &= positives.columns != torch.arange(number, device=met.device) + first
+    return met
+
+
+def mask_of(exclude: Tensor, direction: str, pairs: Pairs) -> Tensor:
+    """What the user leaves out, for queries among what they meet, or for keys among queries."""
+    shape = len(pairs.x), len(pairs.y)
+    check_mask_shape(WHERE, exclude, *shape)
+    mask = exclude.expand(shape)
+    return mask if direction == "query_to_key" else mask[:, : len(pairs.own_keys)].mT
+
+
+def _together(
+    where: str, forth: Positives, pairs: Pairs, labels: _Sides | None, options: PairOptions
+) -> _Sides | None:
+    """What hangs together among queries, and among keys: they are no negatives of each other."""
+    if not (options.looks("query_to_query") or options.looks("key_to_key")):
         return None
-    of_keys = gather(options.labels if options.key_labels is None else options.key_labels, pairs.shares)
-    if options.extra_labels is not None:
-        of_keys = torch.cat([of_keys, options.extra_labels])
-    return options.labels, of_keys
+    if labels is not None:
+        return labels
+    found = forth.paired() if isinstance(forth, OnePositive) else forth
+    assert isinstance(found, PairPositives)
+    first = pairs.query_shares.own.start, pairs.shares.own.start
+    return _sides(*linked(where, found, len(pairs.own_keys), *first), None, pairs, options)
 
 
-def _backend(queries: Tensor, exclusion: Exclusion, positives: Positives, impl: str) -> ModuleType:
-    for backend in choose.backends("softmax", impl, queries):
-        if backend.takes(exclusion):
+def _field(
+    direction: str,
+    anchors: Anchors,
+    groups: _Sides | None,
+    guides: _Sides | None,
+    together: _Sides | None,
+    pairs: Pairs,
+    options: PairOptions,
+    *,
+    alone: bool,
+) -> Field:
+    total, left_out = pairs.shares.total, dict[str, Any]()
+    x = pairs.x if direction.startswith("query") else pairs.own_keys
+    y = pairs.queries if direction.endswith("query") else pairs.y
+    within = direction in ("query_to_query", "key_to_key")
+    if within:
+        assert together is not None
+        y = y[: total if direction == "key_to_key" else len(y)]
+        left_out["labels"] = together.of(direction, total)
+    if within or options.exclude_self:
+        shares = pairs.query_shares if direction.endswith("query") else pairs.shares
+        left_out["offset"] = shares.own.start
+    if options.exclude is not None and not within:
+        left_out["mask"] = mask_of(options.exclude, direction, pairs)
+    # Positives leave the tiles, or nothing that is asked of negatives touches them there.
+    apart = not within and (options.decoupled or anchors.own is not None)
+    symmetric = (alone or (within and not options.group)) and options.exclude is None
+    if apart:
+        left_out |= anchors.positives.exclusion()
+        symmetric = symmetric and anchors.positives.is_symmetric()
+    negatives = Negatives(most=anchors.most, hardness=options.hardness)
+    if groups is not None:
+        if (apart or within) and "labels" not in left_out:
+            left_out["labels"] = groups.of(direction, total)
+        else:
+            negatives = negatives._replace(groups=groups.of(direction, total))
+    if guides is not None and anchors.guided is not None:
+        guide = Guide(*guides.of(direction, total), anchors.guided)
+        negatives = negatives._replace(guide=guide)
+    if not negatives.is_empty:
+        if not (apart or within):
+            negatives = negatives._replace(**anchors.positives.places())
+        left_out["negatives"] = negatives
+    return Field(direction, x, y, Exclusion(**left_out), symmetric, False)
+
+
+def _merged(fields: list[Field], anchors: list[Anchors], pairs: Pairs) -> list[Field]:
+    """One field for both of its directions, where these leave out the same."""
+    names = [field.direction for field in fields]
+    if pairs.shares.group or not {"query_to_key", "key_to_query"} <= set(names):
+        return fields
+    forth, back = (fields[names.index(one)] for one in ("query_to_key", "key_to_query"))
+    negatives = forth.exclusion.negatives
+    one_way = negatives is not None and not negatives.is_symmetric
+    if one_way or (anchors[0].own is None) != (anchors[1].own is None) or len(forth.y) != len(pairs.own_keys):
+        return fields
+    both = forth._replace(columns=True)
+    return [both if field is forth else field for field in fields if field is not back]
+
+
+def _units(options: PairOptions) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The guide's embeddings as unit rows."""
+
+    def units(given: Tensor | None) -> Tensor | None:
+        # A guide may have a dtype for which there are no kernels.
+        impl = options.impl if options.impl == "torch" else "auto"
+        return None if given is None else unit_rows(given, impl).values
+
+    return units(options.guide), units(options.key_guide), units(options.extra_guide)
+
+
+def _backend(operation: str, where: str, queries: Tensor, fields: list[Field], impl: str) -> ModuleType:
+    for backend in choose.backends(operation, impl, queries):
+        if all(backend.takes(field.exclusion) for field in fields):
             return backend
         if impl == "triton":
             raise RuntimeError(
-                f'{WHERE}: impl="triton" takes one positive for each query where decoupled, got '
-                f'{int(positives.counts.max())}; use impl="torch", or labels'
+                f'{where}: impl="triton" has no kernel for many positives of a decoupled query, nor for '
+                'thresholds, guides and hardness; use impl="torch", or leave them out'
             )
     raise AssertionError("the torch form takes everything")

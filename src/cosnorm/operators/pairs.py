@@ -22,59 +22,98 @@ class Gradients(NamedTuple):
 
     rows: in `Pairs.units`; in the queries alone where no other is wanted.
     into_x: its part for the queries.
+    into_keys: its part for the own keys; where the queries are the keys, `into_x`; None where not wanted.
+    into_beside: its part for the rows beside, likewise.
     into_y: for all that the queries meet, or None.
+    into_queries: for the queries of all processes, or None.
     """
 
     rows: Tensor
     into_x: Tensor
+    into_keys: Tensor | None
+    into_beside: Tensor | None
     into_y: Tensor | None
+    into_queries: Tensor | None
 
 
 class Pairs(NamedTuple):
     """Unit rows.
 
-    units: this process's queries, keys (unless the queries are the keys) and extra keys, beside each other.
+    units: this process's queries, keys (unless the queries are the keys), extra keys and rows beside.
     divisors: (rows, 2), their `inverse_norm` and `scale`, see `UnitRows`.
     x: the queries, (N, D).
-    y: what they meet, (M, D): the keys of all processes, and the extra keys behind them.
+    own_keys: the keys of this process, (M, D).
+    beside: K for each query, (N·K, D).
+    y: what the queries meet: the keys of all processes, and the extra keys behind them.
+    queries: those of all processes.
     keys: where this process's keys are among `units`.
-    shares: where they are among `y`.
+    last: where the rows beside begin.
+    shares: where the own keys are among `y`.
+    query_shares: where the own queries are among `queries`.
     rounded: `units` in the dtype of the queries, where a kernel has made that, too.
     """
 
     units: Tensor
     divisors: Tensor
     x: Tensor
+    own_keys: Tensor
+    beside: Tensor
     y: Tensor
+    queries: Tensor
     keys: slice
+    last: int
     shares: Shares
+    query_shares: Shares
     rounded: Tensor | None = None
 
     def gradients(self, *, into_y: bool) -> Gradients:
         """Zeros, to which gradients are added."""
         rows = torch.zeros_like(self.units if into_y else self.x)
-        others = None
-        if into_y:
-            others = torch.zeros_like(self.y) if self.shares.group else rows[self.keys.start :]
-        return Gradients(rows, rows[: len(self.x)], others)
+        into_x = rows[: len(self.x)]
+        if not into_y:
+            return Gradients(rows, into_x, None, None, None, into_x)
+        others, queries = rows[self.keys.start : self.last], into_x
+        if self.shares.group:
+            others = torch.zeros_like(self.y)
+            if self.query_shares is self.shares:
+                queries = others[: self.shares.total]
+            elif len(self.queries) == self.query_shares.total:
+                queries = torch.zeros_like(self.queries)
+        return Gradients(rows, into_x, rows[self.keys], rows[self.last :], others, queries)
 
     def project_(self, gradients: Gradients) -> Tensor:
-        """Bring gradients home from all processes and project them; gives Σ x̂·∂/∂x̂ over the queries."""
-        rows, into_x, into_y = gradients
+        """Bring gradients home from all processes and project them; gives Σ ∂/∂s over all products s·s."""
+        rows, _, _, _, into_y, into_queries = gradients
         if into_y is None:
             return project_(rows, self.x).sum()
         if not self.shares.group:  # each product stands in the gradients of both of its rows
             return project_(rows, self.units).sum() / 2
-        along = project_(into_x, self.x).sum()
+        # So far there is only what this process's queries and keys looked for.
+        along = project_(rows[: self.keys.stop], self.units[: self.keys.stop]).sum()
         rows[self.keys] += reduce_rows(into_y[: self.shares.total], self.shares)
-        rows[self.keys.stop :] += into_y[self.shares.total :]
+        rows[self.keys.stop : self.last] += into_y[self.shares.total :]
+        if into_queries is not None and self.query_shares is not self.shares and len(self.queries):
+            rows[: len(self.x)] += reduce_rows(into_queries, self.query_shares)
         project_(rows, self.units)
         return along
 
 
-def pair_up(queries: Tensor, keys: Tensor | None, extra: Tensor | None, group: str, impl: str) -> Pairs:
-    """Queries, the keys of all processes (None: the queries are the keys) and extra keys."""
-    sets = [one for one in (queries, keys, extra) if one is not None]
+def pair_up(
+    queries: Tensor,
+    keys: Tensor | None,
+    extra: Tensor | None,
+    group: str,
+    impl: str,
+    *,
+    beside: Tensor | None = None,
+    meets_queries: bool = False,
+) -> Pairs:
+    """Queries, the keys of all processes (None: the queries are the keys) and extra keys.
+
+    `beside` (N, K, D) are rows of each query's own; `meets_queries`: something looks for queries.
+    """
+    flat = None if beside is None else beside.reshape(-1, beside.shape[-1])
+    sets = [one for one in (queries, keys, extra, flat) if one is not None]
     rounded, backend = None, _backends(impl, queries)[0]
     if hasattr(backend, "units_beside") and len({one.dtype for one in sets}) == 1 and not group:
         units, rounded, divisors = backend.units_beside(sets, queries.dtype)
@@ -84,11 +123,33 @@ def pair_up(queries: Tensor, keys: Tensor | None, extra: Tensor | None, group: s
         divisors = _beside([pack(one) for one in found])
     number = len(queries)
     own = slice(0, number) if keys is None else slice(number, number + len(keys))
+    last = own.stop + (0 if extra is None else len(extra))
     shares = share_rows(own.stop - own.start, units.device, group)
-    y = units[own.start :]
+    y, x = units[own.start : last], units[:number]
+    query_shares, all_queries = shares, x
     if group:
-        y = _beside([gather(units[own], shares), *([] if extra is None else [units[own.stop :]])])
-    return Pairs(units, divisors, units[:number], y, own, shares, rounded)
+        y = _beside([gather(units[own], shares), *([] if extra is None else [units[own.stop : last]])])
+        all_queries = y[: shares.total]
+        if keys is not None:
+            query_shares, all_queries = share_rows(number, units.device, group), x[:0]
+            if meets_queries:
+                all_queries = gather(x, query_shares)
+    elif keys is not None:
+        query_shares = Shares([number], slice(0, number), group)
+    return Pairs(
+        units,
+        divisors,
+        x,
+        units[own],
+        units[last:],
+        y,
+        all_queries,
+        own,
+        last,
+        shares,
+        query_shares,
+        rounded,
+    )
 
 
 def unit_rows(x: Tensor, impl: str = "auto") -> UnitRows:

@@ -1,16 +1,16 @@
-"""Which keys are a query's positives: a sparse matrix whose rows are averages, and never a dense one.
+"""Which keys are an anchor's positives: a sparse matrix whose rows are averages, and never a dense one.
 
-Row i of the matrix A (N, M) holds 1/|P(i)| at the positives P(i) of query i. The losses need its product with
-the keys (the mean positive of each query) and that of its transpose with the queries, nothing else.
+An anchor is a row that looks for its positives: a query among keys, or a key among queries. Row i of the
+matrix A (N, M) holds w_ip / Σ w at the positives P(i) of anchor i, with their weights w: 1/|P(i)| without.
+The softmax needs its product with the others (the mean positive of each anchor) and that of its transpose
+with the anchors.
 """
 
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cosnorm.backends.pairs import Places
 from cosnorm.devices import at_once, is_accelerator
 from cosnorm.operators.indices import assert_all
 
@@ -22,7 +22,7 @@ class Positives(Protocol):
 
     @property
     def counts(self) -> Tensor:
-        """Number of positives of each query, (N,)."""
+        """Number of positives of each anchor, (N,)."""
 
     def means(self, keys: Tensor) -> Tensor:
         """A @ keys: (M, D) → (N, D)."""
@@ -33,155 +33,133 @@ class Positives(Protocol):
     def exclusion(self) -> dict[str, Any]:
         """The positives as fields of an `Exclusion` (for decoupled losses)."""
 
+    def places(self) -> dict[str, Any]:
+        """The positives as fields of `Negatives`."""
+
     def is_symmetric(self) -> bool:
         """Whether key i is a positive of query k where k is one of i, as far as a device may be asked."""
 
-    def places(self) -> Places | None:
-        """The positives as kernels look for them in a tile, without a launch; None where they cannot."""
-
 
 class PairPositives:
-    """Positives as pairs (query, key); a query may have any number of them."""
+    """Positives as pairs (anchor, other); an anchor may have any number of them.
 
-    def __init__(self, rows: Tensor, columns: Tensor, num_queries: int) -> None:
-        self.counts = counts_of(rows, num_queries)
+    Args:
+        rows: the anchors, (P,).
+        columns: the others, (P,).
+        number: of anchors.
+        weights: of the pairs, (P,), relative to those of the same anchor; None: 1.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor, number: int, weights: Tensor | None = None) -> None:
         order = rows.argsort(stable=True)
-        self.rows, self.columns = rows[order], columns[order]
+        self.rows, self.columns, self.weights = rows[order], columns[order], None
+        if weights is None:
+            self.counts = counts_of(rows, number)
+        else:
+            self.weights = weights[order]
+            self.counts = counts_of(rows, number, (weights > 0).long())
+
+    def shares(self, dtype: torch.dtype) -> Tensor:
+        """A at the pairs, (P,)."""
+        if self.weights is None:
+            return _inverse(self.counts, dtype)[self.rows]
+        weights = self.weights.to(torch.promote_types(dtype, torch.float32))
+        sums = weights.new_zeros(self.counts.shape).index_add_(0, self.rows, weights)
+        return (weights / sums.masked_fill_(sums == 0, 1)[self.rows]).to(dtype)
+
+    def parts(self) -> list[slice]:
+        """The pairs, a number of them at a time."""
+        return _parts(self.rows)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
-        means = keys.new_zeros(self.counts.shape[0], keys.shape[1])
-        weights = _inverse(self.counts, keys.dtype)
+        means, shares = keys.new_zeros(self.counts.shape[0], keys.shape[1]), self.shares(keys.dtype)
         for part in _parts(self.rows):
-            rows = self.rows[part]
-            means.index_add_(0, rows, keys[self.columns[part]] * weights[rows].unsqueeze(1))
+            share = shares[part].unsqueeze(1)
+            chosen = keys[self.columns[part]].mul_(share)
+            if self.weights is not None:  # 0 · NaN is none
+                chosen.masked_fill_(share == 0, 0)
+            means.index_add_(0, self.rows[part], chosen)
         return means
 
     def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
-        weights = _inverse(self.counts, rows.dtype)
+        shares = self.shares(rows.dtype)
         for part in _parts(self.rows):
-            chosen = self.rows[part]
-            into.index_add_(0, self.columns[part], rows[chosen] * weights[chosen].unsqueeze(1))
+            into.index_add_(0, self.columns[part], rows[self.rows[part]] * shares[part].unsqueeze(1))
+
+    def places(self) -> dict[str, Any]:  # noqa: D102
+        columns = self.columns
+        if self.weights is not None:  # what weighs nothing is no positive
+            columns = columns.where(self.weights > 0, -1)
+        return {"listed": (self.rows, columns)}
 
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
-        if is_accelerator(self.counts.device) or bool((self.counts > 1).any()):
-            return {"pairs": (self.rows, self.columns)}
-        return {"partner": self.counts.new_full(self.counts.shape, -1).index_put_((self.rows,), self.columns)}
+        rows, columns = self.places()["listed"]
+        if self.weights is not None or is_accelerator(rows.device) or bool((self.counts > 1).any()):
+            return {"pairs": (rows, columns)}
+        return {"partner": self.counts.new_full(self.counts.shape, -1).index_put_((rows,), columns)}
 
     def is_symmetric(self) -> bool:  # noqa: D102
         return False
 
-    def places(self) -> None:  # noqa: D102
-        return None
-
 
 class OnePositive:
-    """At most one positive for each query: its column, and where some have none, which have one."""
+    """At most one positive for each anchor: its column, and where some have none, which have one."""
 
-    def __init__(self, columns: Tensor, known: Tensor | None) -> None:
-        self.columns, self._known = columns, known
-
-    @cached_property
-    def counts(self) -> Tensor:  # noqa: D102
-        known = self._known
-        return torch.ones_like(self.columns) if known is None else known.to(self.columns.dtype)
+    def __init__(self, columns: Tensor, known: Tensor | None, offset: int | None = None) -> None:
+        """`offset`: that of anchor i is i + offset; None: they have no order."""
+        self.columns, self.known, self.offset = columns, known, offset
+        self.counts = torch.ones_like(columns) if known is None else known.to(columns.dtype)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
         if not len(keys):
             return keys.new_zeros(len(self.columns), keys.shape[1])
         means = keys.index_select(0, self.columns)
-        return means if self._known is None else means.where(self._known.unsqueeze(1), 0)
+        return means if self.known is None else means.where(self.known.unsqueeze(1), 0)
 
     def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
         if len(into):
-            known = self._known
+            known = self.known
             into.index_add_(0, self.columns, rows if known is None else rows.where(known.unsqueeze(1), 0))
 
+    def places(self) -> dict[str, Any]:  # noqa: D102
+        return self.paired().places()
+
+    def paired(self) -> PairPositives:
+        """The same as pairs; one that is unknown weighs 0."""
+        rows = torch.arange(len(self.columns), device=self.columns.device)
+        weights = None if self.known is None else self.known.to(torch.float32)
+        return PairPositives(rows, self.columns, len(rows), weights)
+
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
-        known = self._known
+        if self.offset is not None:
+            return {"offset": self.offset}
+        known = self.known
         return {"partner": self.columns if known is None else self.columns.masked_fill(~known, -1)}
 
     def is_symmetric(self) -> bool:  # noqa: D102
         number = len(self.columns)
-        if is_accelerator(self.columns.device) or not number or self._known is not None:
+        if is_accelerator(self.columns.device) or not number or self.known is not None:
             return False
         if int(self.columns.max()) >= number:
             return False
         back = self.columns[self.columns]
         return bool((back == torch.arange(number, device=back.device)).all())
 
-    def places(self) -> Places | None:  # noqa: D102
-        return Places(given=self.exclusion()["partner"])
-
-
-class GivenKeys(OnePositive):
-    """The own keys, from `start` on, that are given; −1 for none. What no tile needs is made if asked."""
-
-    def __init__(self, given: Tensor, number: int, start: int) -> None:
-        self._given, self._number, self._start = given, number, start
-
-    @cached_property
-    def columns(self) -> Tensor:  # type: ignore[override]  # noqa: D102
-        return self._given.clamp(0, max(0, self._number - 1)) + self._start
-
-    @cached_property
-    def _known(self) -> Tensor:  # type: ignore[override]
-        return self._given != -1
-
-    def places(self) -> Places | None:  # noqa: D102
-        return super().places() if self._start else Places(given=self._given)
-
-
-class OwnKey(OnePositive):
-    """Key i + start belongs to query i."""
-
-    def __init__(self, number: int, start: int, device: torch.device) -> None:
-        self._number, self._start, self._device = number, start, device
-        self._known = None
-
-    @cached_property
-    def columns(self) -> Tensor:  # type: ignore[override]  # noqa: D102
-        return torch.arange(self._number, device=self._device) + self._start
-
-    def places(self) -> Places:  # noqa: D102
-        return Places(offset=self._start)
-
 
 class LabelPositives:
-    """Positives are the keys of the query's label, less the query itself where it is among the keys.
+    """Positives are those of the anchor's label, less the anchor itself where it is among the others.
 
     Their mean comes from the sum over each class, so that no pair is ever looked at.
     """
 
     def __init__(self, query_labels: Tensor, key_labels: Tensor, offset: int | None) -> None:
-        """`offset`: query i is key i + offset; None: the queries are not among the keys."""
-        self.given, self.offset = (query_labels, key_labels), offset
-
-    @cached_property
-    def _numbers(self) -> tuple[Tensor, Tensor, int]:
-        """Labels as whole numbers from 0 on, and a bound for how many there are."""
-        dense, classes = _numbered(torch.cat(self.given))
-        queries, keys = dense.split([len(one) for one in self.given])
-        return queries, keys, classes
-
-    @property
-    def query_labels(self) -> Tensor:
-        """Numbers of the queries' labels."""
-        return self._numbers[0]
-
-    @property
-    def key_labels(self) -> Tensor:
-        """Numbers of the keys' labels."""
-        return self._numbers[1]
-
-    @property
-    def classes(self) -> int:
-        """A bound for the numbers."""
-        return self._numbers[2]
-
-    @cached_property
-    def counts(self) -> Tensor:  # noqa: D102
+        """`offset`: anchor i is the other i + offset; None: the anchors are not among them."""
+        together = torch.cat([query_labels, key_labels])
+        dense, self.classes = _numbered(together)
+        self.query_labels, self.key_labels = dense.split([len(query_labels), len(key_labels)])
+        self.offset = offset
         sizes = counts_of(self.key_labels, self.classes)
-        return sizes[self.query_labels] - int(self.offset is not None)
+        self.counts = sizes[self.query_labels] - int(offset is not None)
 
     def means(self, keys: Tensor) -> Tensor:  # noqa: D102
         sums = keys.new_zeros(self.classes, keys.shape[1]).index_add_(0, self.key_labels, keys)
@@ -201,11 +179,11 @@ class LabelPositives:
     def exclusion(self) -> dict[str, Any]:  # noqa: D102
         return {"labels": (self.query_labels, self.key_labels)}
 
+    def places(self) -> dict[str, Any]:  # noqa: D102
+        return self.exclusion()
+
     def is_symmetric(self) -> bool:  # noqa: D102
         return True
-
-    def places(self) -> Places:  # noqa: D102
-        return Places(labels=self.given, offset=self.offset)
 
 
 def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
@@ -213,9 +191,9 @@ def _inverse(counts: Tensor, dtype: torch.dtype) -> Tensor:
     return counts.to(dtype).reciprocal().masked_fill_(counts == 0, 0)
 
 
-def counts_of(indices: Tensor, size: int) -> Tensor:
-    """How often each number in [0, size) occurs."""
-    return indices.new_zeros(size).index_add_(0, indices, torch.ones_like(indices))
+def counts_of(indices: Tensor, size: int, each: Tensor | None = None) -> Tensor:
+    """How often each number in [0, size) occurs; or the sum of what each counts."""
+    return indices.new_zeros(size).index_add_(0, indices, torch.ones_like(indices) if each is None else each)
 
 
 def _numbered(labels: Tensor) -> tuple[Tensor, int]:
@@ -236,26 +214,80 @@ def _parts(indices: Tensor) -> list[slice]:
 
 
 def pair_positives(
-    where: str, positives: Tensor | None, num_queries: int, own_keys: slice, device: torch.device
+    where: str,
+    positives: Tensor | None,
+    weights: Tensor | None,
+    num_queries: int,
+    own_keys: slice,
+    device: torch.device,
+    most: float = torch.inf,
 ) -> OnePositive | PairPositives:
     """Positives as an index (N,) or as pairs (P, 2) among the own keys; None: key i belongs to query i."""
     if positives is None:
-        return OwnKey(num_queries, own_keys.start, device)
+        first = own_keys.start
+        return OnePositive(torch.arange(num_queries, device=device) + first, None, first)
     number = own_keys.stop - own_keys.start
     if positives.ndim == 2:
         rows, columns = positives.unbind(1)
-        _check(where, "query", rows, num_queries)
-        _check(where, "key", columns, number)
-        if not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
+        check_indices(where, "query", rows, num_queries)
+        check_indices(where, "key", columns, number)
+        if weights is not None:
+            _check_weights(where, weights, most)
+        elif not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
             return OnePositive(columns.long() + own_keys.start, None)
-        return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries)
-    _check(where, "key", positives, number, least=-1)
-    if not is_accelerator(device) and bool((positives != -1).all()):
+        return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries, weights)
+    known = positives != -1
+    check_indices(where, "key", positives, number, least=-1)
+    if not is_accelerator(device) and bool(known.all()):
         return OnePositive(positives.long() + own_keys.start, None)
-    return GivenKeys(positives.long(), number, own_keys.start)
+    return OnePositive(positives.long().clamp(0, max(0, number - 1)) + own_keys.start, known)
 
 
-def _check(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
+def _check_weights(where: str, weights: Tensor, most: float) -> None:
+    message = f"{where}: positive_weights must be finite and not negative"
+    if most < torch.inf:
+        message = f"{where}: positive_weights must be between 0 and {most:g}"
+    right = (weights >= 0).logical_and_(weights <= min(most, torch.finfo(weights.dtype).max))
+    if is_accelerator(weights.device):
+        assert_all(right, message)
+    elif not bool(right.all()):
+        raise ValueError(f"{message}, got {float(weights[~right][0])}")
+
+
+def linked(
+    where: str, pairs: PairPositives, num_columns: int, first_row: int, first_column: int
+) -> tuple[Tensor, Tensor]:
+    """Numbers that are equal where rows and columns hang together by pairs, for each row and each own column.
+
+    Captions of one image have one number, and so have images of one caption: among themselves they are no
+    negatives. Rows and columns count from `first_row` and `first_column`; a column without pairs has a number
+    below 0.
+    """
+    num_rows, device = len(pairs.counts), pairs.rows.device
+    rows, columns = pairs.places()["listed"]
+    # Pairs that weigh nothing link a row and a column behind the last ones.
+    some = columns >= 0
+    rows, columns = rows.where(some, num_rows), (columns - first_column).where(some, num_columns)
+    of_rows = torch.arange(num_rows + 1, device=device) + first_row
+    alone = -1 - first_column - torch.arange(num_columns + 1, device=device)
+
+    def passed(of_rows: Tensor) -> tuple[Tensor, Tensor]:
+        found = alone.scatter_reduce(0, columns, of_rows[rows], "amin", include_self=False)
+        return of_rows.scatter_reduce(0, rows, found[columns], "amin"), found
+
+    # Pairs without chains need one round; an accelerator is not asked, and makes four.
+    for _ in range(4 if is_accelerator(device) else num_rows):
+        found, _ = passed(of_rows)
+        if not is_accelerator(device) and torch.equal(found, of_rows):
+            break
+        of_rows = found
+    found, others = passed(of_rows)
+    if is_accelerator(device):
+        assert_all(found == of_rows, f"{where}: positives make long chains of pairs; pass labels=")
+    return found[:-1], others[:-1]
+
+
+def check_indices(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
     """Raise unless indices are in [least, size)."""
     if not found.numel():
         return

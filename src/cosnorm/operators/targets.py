@@ -42,7 +42,7 @@ def precise_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _unit(rows: Tensor, precise: torch.dtype) -> Tensor:
+def precise_unit(rows: Tensor, precise: torch.dtype) -> Tensor:
     """Unit rows, of float64 where the device has it; that holds every square of the narrower types."""
     if precise != torch.float64 or rows.dtype == torch.float64:
         return unit_rows(rows.to(precise)).values
@@ -72,11 +72,11 @@ def find_targets(
     if not number:
         zeros = embeddings.new_zeros(embeddings.shape, dtype=precise)
         return Target(places, zeros[:, :1].sum(1), zeros[:, :1].sum(1), zeros, zeros)
-    x = _unit(embeddings, precise)
+    x = precise_unit(embeddings, precise)
     own = places.clamp(0, number - 1)
     own = own if classes is None else classes[own]
     rows = own.unsqueeze(1) * sub_centers + torch.arange(sub_centers, device=own.device)
-    candidates = _unit(weight[rows], precise)
+    candidates = precise_unit(weight[rows], precise)
     cosine, nearest = (candidates @ x.unsqueeze(2)).squeeze(2).max(1)
     rows = rows.gather(1, nearest.unsqueeze(1)).squeeze(1)
     w = candidates[:, 0]
@@ -123,15 +123,15 @@ def gather_batch(
     ignore: int,
     group: str,
     *,
-    check: bool = False,
+    check: str = "",
 ) -> Batch:
-    """Bring the embeddings of all processes together; `check` looks whether labels and classes fit."""
+    """Bring the embeddings of all processes together; `check` says who asks whether labels fit, "" nobody."""
     number = len(weight) // sub_centers
     of_classes = share_rows(number, weight.device, group)
     shares = share_rows(len(embeddings), embeddings.device, group)
     ignored = labels == ignore
     if check:
-        check_range(f"{WHERE}: labels must be", labels.masked_fill(ignored, 0), of_classes.total)
+        check_range(f"{check}: labels must be", labels.masked_fill(ignored, 0), of_classes.total)
     # An ignored label is nobody's class.
     here = gather(labels.long().masked_fill(ignored, -1), shares) - of_classes.own.start
     places = here
@@ -139,8 +139,8 @@ def gather_batch(
         inside = (here >= 0) & (here < number)  # the others are another process's
         places = torch.searchsorted(classes, here).clamp_(max=max(0, len(classes) - 1))
         if check:
-            _check_classes(classes, number)
-            message = f"{WHERE}: classes must hold the labels of the batch"
+            _check_classes(check, classes, number)
+            message = f"{check}: classes must hold the labels of the batch"
             if is_accelerator(labels.device):
                 if len(classes):
                     assert_all((classes[places] == here) | ~inside, message)
@@ -150,15 +150,15 @@ def gather_batch(
     return Batch(gather(embeddings, shares), places, shares)
 
 
-def _check_classes(classes: Tensor, number: int) -> None:
+def _check_classes(where: str, classes: Tensor, number: int) -> None:
     if is_accelerator(classes.device):
-        assert_all(classes[1:] != classes[:-1], f"{WHERE}: classes must name each class once")
+        assert_all(classes[1:] != classes[:-1], f"{where}: classes must name each class once")
     elif bool((classes[1:] == classes[:-1]).any()):
         raise ValueError(
-            f"{WHERE}: classes must have shape (S,) and name each class once, got shape "
+            f"{where}: classes must have shape (S,) and name each class once, got shape "
             f"{tuple(classes.shape)} with {len(classes.unique())} different ones; use classes.unique()"
         )
-    check_range(f"{WHERE}: classes must be", classes, number)
+    check_range(f"{where}: classes must be", classes, number)
 
 
 def _compute(
@@ -169,9 +169,10 @@ def _compute(
     sub_centers: int,
     ignore_index: int,
     group: str,
+    where: str,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore_index, group, check=True)
+    batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore_index, group, check=where)
     target = find_targets(
         batch.embeddings, weight, batch.places, classes, sub_centers, impl, directions=False
     )
@@ -188,7 +189,7 @@ def _shapes(embeddings: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 class_targets = define(
     "class_targets(Tensor embeddings, Tensor weight, Tensor labels, Tensor? classes, int sub_centers, "
-    "int ignore_index, str group, str impl) -> (Tensor cosine, Tensor sine)",
+    "int ignore_index, str group, str where, str impl) -> (Tensor cosine, Tensor sine)",
     _compute,
     _shapes,
     flops=lambda embeddings, weight, labels, classes, sub_centers, *_: (

@@ -6,7 +6,19 @@ from typing import Any
 
 from cosnorm_lab.config import RunConfig
 from cosnorm_lab.errors import LabError
-from cosnorm_lab.recipes import cifar, digits, drop_in, fair, heads, magnitude, mnist, newsgroups, own, simclr
+from cosnorm_lab.recipes import (
+    cifar,
+    digits,
+    drop_in,
+    fair,
+    heads,
+    magnitude,
+    mnist,
+    newsgroups,
+    own,
+    retrieval,
+    simclr,
+)
 from cosnorm_lab.recipes.published import Published, by_method
 
 FIGURES: Mapping[str, int | None] = {"errors": None, "pre-activations": None}  # those of any recipe
@@ -30,6 +42,7 @@ class Recipe:
             the arguments.
         across: what the tables of pages show with a column for each method, see
             `cosnorm_lab.report.across.across_table`; "" for a row for each.
+        further: keys of `cosnorm_lab.report.quantities.QUANTITIES` that have a column beside the errors.
         figures: what the report draws, see `cosnorm_lab.report.figures.make_pictures`, with the paper's
             number.
     """
@@ -44,6 +57,7 @@ class Recipe:
     then: Callable[..., list[RunConfig]] | None = None
     fit: Callable[..., dict[str, Any]] | None = None
     across: str = ""
+    further: tuple[str, ...] = ()
     figures: Mapping[str, int | None] = field(default_factory=lambda: dict(FIGURES))
 
 
@@ -195,6 +209,14 @@ RECIPES = {
             configs=heads.faces,
             columns=("scale", "margin"),
             figures={"by scale": None, "by margin": None},
+        ),
+        Recipe(
+            name=retrieval.NAME,
+            dataset="cifar100",
+            description="neighbours of classes that were never seen: losses over embeddings; three seeds",
+            configs=retrieval.retrieval,
+            columns=("scale", "margin", "temperature"),
+            further=("recall_at_1", "map_at_r"),
         ),
     )
 }

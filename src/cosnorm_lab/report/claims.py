@@ -238,4 +238,33 @@ CLAIMS = (
         against={"method": "cosine", "augmentation": False},
         top=False,
     ),
+    Claim(
+        name="retrieval",
+        recipe="retrieval",
+        label="CIFAR-100, unseen classes",
+        text="classes that were never seen: ArcFace finds more nearest neighbours of the same class than the "
+        "best of the other losses",
+        ours={"method": "arcface"},
+        quantity="recall_at_1",
+        top=False,
+    ),
+    Claim(
+        name="retrieval-map",
+        recipe="retrieval",
+        label="CIFAR-100, unseen classes, MAP@R",
+        text="the same by MAP@R",
+        ours={"method": "arcface"},
+        quantity="map_at_r",
+        top=False,
+    ),
+    Claim(
+        name="retrieval-softmax",
+        recipe="retrieval",
+        label="CIFAR-100, unseen classes, softmax",
+        text="the same beside softmax alone",
+        ours={"method": "arcface"},
+        against={"method": "softmax"},
+        quantity="map_at_r",
+        top=False,
+    ),
 )

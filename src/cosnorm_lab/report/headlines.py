@@ -20,7 +20,10 @@ from cosnorm_lab.report.series import Series
 TOLERANCE = 0.05  # of the paper's figure: what counts as reproduced
 NOT_RUN = "not run"
 # Fields that belong to a method, as its learning rate does: they make no other setting.
-OF_METHOD = ("method", "learning_rate", "seed", "scale", "margin", "center_weight", "island_weight")
+OF_METHOD = (
+    *("method", "learning_rate", "seed", "scale", "margin", "temperature"),
+    *("center_weight", "island_weight"),
+)
 
 
 @dataclass(frozen=True)

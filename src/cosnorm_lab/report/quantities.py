@@ -53,6 +53,10 @@ QUANTITIES: Mapping[str, Quantity] = {
     "least": Quantity(_least, "least errors of {count}", percent=True),
     "right": Quantity(_share, "right of {count}", turned=True, unit=" %"),
     "test_loss": Quantity(lambda run: float(run.epochs[-1]["test_loss"]), "loss on the test text", digits=3),
+    "recall_at_1": Quantity(_share, "recall@1", turned=True, unit=" %"),
+    "map_at_r": Quantity(
+        lambda run: 100 * (1 - float(run.epochs[-1]["map_at_r"])), "MAP@R", digits=2, turned=True, unit=" %"
+    ),
     "worst factor": Quantity(_worst_factor, "errors of {count} at the worst factor", percent=True),
 }
 

@@ -10,7 +10,7 @@ from cosnorm_lab.recipes import RECIPES, columns
 from cosnorm_lab.records import Run
 from cosnorm_lab.report.across import across_table
 from cosnorm_lab.report.answers import answers, parts_of
-from cosnorm_lab.report.rows import Row, goal_of, has_least, has_paper, make_rows
+from cosnorm_lab.report.rows import Row, further_of, goal_of, has_least, has_paper, make_rows
 from cosnorm_lab.report.said import behind_block, escaped, headlines_block, said_block
 from cosnorm_lab.report.series import by_data, group, is_search, setting
 
@@ -28,7 +28,8 @@ def markdown_table(runs: Iterable[Run]) -> str:
     runs = list(runs)
     rows = make_rows(group(run for run in runs if not is_search(run)))
     further = [setting(name) for name in columns(runs[0].config.recipe)] if runs else []
-    headings = ["method", *further, "learning rate", "seeds", "mean", "variance", "over epochs"]
+    headings = ["method", *further, "learning rate", "seeds", "mean", "variance", *further_of(rows)]
+    headings.append("over epochs")
     if has_paper(rows):
         headings[-1:-1] = ["paper's mean", "paper's variance"]
     if has_least(rows):
@@ -108,7 +109,7 @@ def update_readme(runs: Iterable[Run], path: Path) -> list[str]:
 
 def _cells(row: Row, paper: bool, least: bool, goal: bool, finished: bool) -> list[str]:
     cells = [row.series.name, *row.settings]
-    cells += [row.learning_rate, row.seeds, row.mean, row.variance]
+    cells += [row.learning_rate, row.seeds, row.mean, row.variance, *row.further]
     if paper:
         cells += [row.paper_mean, row.paper_variance]
     if least:

@@ -15,7 +15,7 @@ from cosnorm_lab.records import Run
 from cosnorm_lab.report.differences import compare_with, p_value
 from cosnorm_lab.report.headlines import beside_paper
 from cosnorm_lab.report.papers import paper_of
-from cosnorm_lab.report.quantities import figure
+from cosnorm_lab.report.quantities import QUANTITIES, figure
 from cosnorm_lab.report.series import AT_CHANCE, Series, unit
 
 NOTHING = "–"
@@ -43,6 +43,7 @@ class Row:
         verdict: How ours compares with the paper's, and p; "at chance" where the runs only guess.
         note: What explains the row: why ours differs, where that is known, how failed runs ended.
         percent: The mean and its interval in percent of the test samples.
+        further: The recipe's further numbers, each the mean and its interval.
         goal: When the runs came down to the recipe's goal, where it has one.
         paper_goal: The same in the paper.
         seconds: Median training time of an epoch, without the evaluation.
@@ -63,6 +64,7 @@ class Row:
     verdict: str
     note: str
     percent: str
+    further: list[str]
     goal: str
     paper_goal: str
     seconds: str
@@ -82,6 +84,12 @@ def has_paper(rows: Sequence[Row]) -> bool:
 def has_least(rows: Sequence[Row]) -> bool:
     """Whether the paper has a least number of errors for any of the rows."""
     return any(row.paper_least != NOTHING for row in rows)
+
+
+def further_of(rows: Sequence[Row]) -> list[str]:
+    """What the further numbers of the rows' recipe are called."""
+    name = rows[0].series.config.recipe if rows else ""
+    return [QUANTITIES[one].what for one in RECIPES[name].further] if name in RECIPES else []
 
 
 def goal_of(rows: Sequence[Row]) -> int | None:
@@ -195,6 +203,7 @@ def _row(series: Series) -> Row:
     paper = paper_of(series)
     goal = RECIPES[config.recipe].goal if config.recipe in RECIPES else None
     reached = None if goal is None else series.reached(goal)
+    further = RECIPES[config.recipe].further if config.recipe in RECIPES else ()
     seconds = [line["seconds"] for run in series.runs for line in run.epochs]
     return Row(
         series=series,
@@ -211,11 +220,17 @@ def _row(series: Series) -> Row:
         verdict=AT_CHANCE if series.at_chance else _judged(series),
         note=_note(series),
         percent=numbers.percent if (numbers := figure(series, "errors")) else NOTHING,
+        further=[_number(series, one) for one in further],
         goal=NOTHING if reached is None else f"{counted} {reached * scale:,.0f}",
         paper_goal=NOTHING if paper.step is None else f"step {paper.step:,}",
         seconds=f"{statistics.median(seconds):.3g}" if any(second > 0.001 for second in seconds) else NOTHING,
         status=_common_status(series),
     )
+
+
+def _number(series: Series, quantity: str) -> str:
+    found = figure(series, quantity)
+    return NOTHING if found is None else found.text
 
 
 def verdict(series: Series) -> str:

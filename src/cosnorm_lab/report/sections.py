@@ -11,7 +11,16 @@ from cosnorm_lab.report.figures import Picture, make_pictures
 from cosnorm_lab.report.headlines import Headline, setting_of, training
 from cosnorm_lab.report.papers import other_files
 from cosnorm_lab.report.quantities import figure
-from cosnorm_lab.report.rows import NOTHING, Row, goal_of, has_least, has_paper, make_rows, planned_rows
+from cosnorm_lab.report.rows import (
+    NOTHING,
+    Row,
+    further_of,
+    goal_of,
+    has_least,
+    has_paper,
+    make_rows,
+    planned_rows,
+)
 from cosnorm_lab.report.series import Series, group, is_search, setting
 
 AT_MOST = 12  # rows that stand open, if the best of each method leaves no more
@@ -194,7 +203,7 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     tested = any(difference and difference.p is not None for _, difference in beside.values())
     varied = paper or not least  # the paper has a variance beside its means, not beside its least errors
     headings = ["method", *map(setting, columns(recipe)), "learning rate", "seeds", "errors", "%"]
-    headings += ["variance"] if varied else []
+    headings += [*further_of(every), *(["variance"] if varied else [])]
     headings += ["paper’s errors", "paper’s variance"] if paper else []
     headings += ["least", "paper’s least"] if least else []
     headings += [f"down to {goal:,}", "in the paper"] if goal else []
@@ -205,7 +214,7 @@ def _comparison(recipe: str, rows: Sequence[Row], planned: Sequence[Row]) -> Tab
     def made(row: Row) -> TableRow:
         cells = [row.series.name, *row.settings, row.learning_rate, row.seeds, row.mean]
         cells.append(row.percent.removesuffix(" %"))
-        cells += [row.variance] if varied else []
+        cells += [*row.further, *([row.variance] if varied else [])]
         cells += [row.paper_mean, row.paper_variance] if paper else []
         cells += [row.least, row.paper_least] if least else []
         cells += [row.goal, row.paper_goal] if goal else []

@@ -5,7 +5,15 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 from torch import nn
 
-from cosnorm_lab.config import CNNConfig, ContrastiveConfig, DropInConfig, HeadsConfig, MLPConfig, RunConfig
+from cosnorm_lab.config import (
+    CNNConfig,
+    ContrastiveConfig,
+    DropInConfig,
+    HeadsConfig,
+    MLPConfig,
+    RetrievalConfig,
+    RunConfig,
+)
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.records import Line
 
@@ -54,4 +62,8 @@ def make_task(config: RunConfig, dataset: Dataset, fabric: Fabric) -> Task:
             from cosnorm_lab.tasks.drop_in import DropInTask
 
             return DropInTask(config, dataset, fabric)
+        case RetrievalConfig():
+            from cosnorm_lab.tasks.retrieval import RetrievalTask
+
+            return RetrievalTask(config, dataset, fabric)
     raise TypeError(f"no task for {type(config).__name__}; `cosnorm_lab.tasks.make_task` lists them")

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from cosnorm_lab.config import RunConfig
+from cosnorm_lab.config import RetrievalConfig, RunConfig
 from cosnorm_lab.data import Dataset
 from cosnorm_lab.errors import LabError
 
@@ -18,12 +18,15 @@ EVALUATION_BATCH = 500  # larger ones are slower: their activations are fresh me
 def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[Any, ...]:
     """Images and labels to train on, then those to count errors on, on the device.
 
-    The latter are the test images, or the held-back training images of a search. Where the configuration
+    The latter are the test images, or the held-back training images of a search; of a retrieval those of
+    classes that are not trained on. Where the configuration
     wants it, and the samples are no pixels, they are standardized; then they are float32.
 
     Raises:
         LabError: numbers that float32 does not hold.
     """
+    if isinstance(config, RetrievalConfig):
+        return tuple(tensor.to(device) for tensor in _by_class(config, dataset))
     train = len(dataset.train_images) - config.validation
     images, labels = dataset.train_images[:train], dataset.train_labels[:train]
     test_images, test_labels = dataset.test_images, dataset.test_labels
@@ -33,6 +36,34 @@ def split(config: RunConfig, dataset: Dataset, device: torch.device) -> tuple[An
         images, test_images = standardized(images, test_images)
     images, test_images = _float32(images), _float32(test_images)
     return tuple(tensor.to(device) for tensor in (images, labels, test_images, test_labels))
+
+
+def _by_class(config: RetrievalConfig, dataset: Dataset) -> tuple[Tensor, ...]:
+    """Images and labels of the classes to train on, then those of other classes."""
+    if not config.seen < dataset.num_classes:
+        raise LabError(
+            f"seen must leave classes to look for: got {config.seen} of {dataset.num_classes} classes"
+        )
+    images, labels = dataset.train_images, dataset.train_labels
+    first = config.seen
+    if config.validation:
+        sizes = torch.bincount(labels, minlength=first)[:first]
+        fits = sizes.flip(0).cumsum(0) <= config.validation
+        first -= int(fits.sum())
+        if not 0 < first < config.seen:
+            raise LabError(
+                f"validation must hold back some of the {config.seen} classes that are seen, whole: got "
+                f"{config.validation}; the last one has {int(sizes[-1])} images"
+            )
+        judged = (labels >= first) & (labels < config.seen)
+        return images[labels < first], labels[labels < first], images[judged], labels[judged]
+    unseen = dataset.test_labels >= first
+    return (
+        images[labels < first],
+        labels[labels < first],
+        dataset.test_images[unseen],
+        dataset.test_labels[unseen],
+    )
 
 
 def standardizes(config: RunConfig, dataset: Dataset) -> bool:

@@ -69,22 +69,22 @@ def log_sums(
         tile: rows and columns of a tile.
         kept: an empty list, for the first tiles, which `gradients` then need not make again.
     """
-    plain = is_bounded(scale)
+    plain = is_bounded(exclusion.scale(scale))
     room = at_once(x.device, KEPT if plain else 0) if kept is not None else 0
     empty = 0.0 if plain else -torch.inf
     sums = x.new_full((len(x),), empty)
     # In the symmetric case a column of a tile is a row of the tile across the diagonal.
     other = sums if symmetric else y.new_full((len(y),), empty) if columns else None
-    for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept, room):
+    for rows, cols, logits, turned in _tiles(x, y, scale, exclusion, symmetric, tile, kept, room):
         both = other is not None and (not symmetric or rows != cols)
         if plain:
             sums[rows] += logits.sum(1)
             if both:
-                other[cols] += logits.sum(0)  # type: ignore[index]
+                other[cols] += turned.sum(0)  # type: ignore[index]
         else:
             sums[rows] = torch.logaddexp(sums[rows], logits.logsumexp(1))
             if both:
-                other[cols] = torch.logaddexp(other[cols], logits.logsumexp(0))  # type: ignore[index]
+                other[cols] = torch.logaddexp(other[cols], turned.logsumexp(0))  # type: ignore[index]
     if plain:
         sums = sums.log_()
         if columns and other is not None and not symmetric:
@@ -121,12 +121,19 @@ def gradients(
         tile: rows and columns of a tile.
         kept: the tiles that `log_sums` kept; they are overwritten.
     """
-    weigh = _bounded_weights if is_bounded(scale) else _shifted_weights
+    weigh = _bounded_weights if is_bounded(exclusion.scale(scale)) else _shifted_weights
     a, b = _Scaled(along_rows, scale), None
     if along_columns is not None:
         b = a if along_columns is along_rows else _Scaled(along_columns, scale)
-    for rows, cols, logits in _tiles(x, y, scale, exclusion, symmetric, tile, kept):
-        weights = weigh(logits, a, b, rows, cols)
+    directed = symmetric and exclusion.is_directed
+    for rows, cols, logits, turned in _tiles(x, y, scale, exclusion, symmetric, tile, kept):
+        if not directed:
+            weights = weigh(logits, a, b, rows, cols)
+        elif rows == cols:
+            weights = weigh(logits, a, None, rows, cols)
+            weights = weights + weights.t()
+        else:
+            weights = weigh(logits, a, None, rows, cols).add_(weigh(turned.t(), a, None, cols, rows).t())
         into_x[rows].addmm_(weights, y[cols])
         if into_y is not None and (not symmetric or rows != cols):
             into_y[cols].addmm_(weights.t(), x[rows])
@@ -165,13 +172,13 @@ def rows_with_gradients(
         return None
     count = tile or max(1, min(at_once(x.device, TILE), room // max(1, len(y))))
     sums = x.new_empty(len(x))
-    everything = slice(0, len(y))
+    everything, top = slice(0, len(y)), exclusion.scale(scale)
     for start in range(0, len(x), count):
         rows = slice(start, min(start + count, len(x)))
-        logits = (x[rows] * (scale * LOG2_E)) @ y.t()
-        exclusion.exclude_(logits, rows, everything)
+        logits = (x[rows] * (top * LOG2_E)) @ y.t()
+        exclusion.exclude_(logits, rows, everything, scale, LOG2_E)
         largest = None
-        if not is_bounded(scale):
+        if not is_bounded(top):
             largest = logits.amax(1, keepdim=True)
             if own is not None:
                 largest = largest.maximum(own[rows].unsqueeze(1) * LOG2_E)
@@ -232,35 +239,46 @@ def _tiles(
     tile: int | None,
     kept: list[Tensor] | None,
     room: int = 0,
-) -> Iterator[tuple[slice, slice, Tensor]]:
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Rows, columns and logits of each tile; if symmetric, only of those on and above the diagonal.
 
-    Up to `BOUNDED` not the logits come, but exp of them. Those that were kept come as they are.
+    The logits come as its rows see them, and as its columns do: these are others where columns look as rows
+    do, and leave out something else. Up to `BOUNDED` not the logits come, but exp of them. Those that were
+    kept come as they are.
     """
     shape = shape_of_tile(x, y, tile, TILE if len(y) > 2**13 else TILE // 2, square=symmetric)
     places = _places(len(x), len(y), shape, symmetric, at_once(x.device, _DIAGONAL))
     buffer: Tensor | None = None
     # One piece of memory, since fresh pages cost more than the product that they save.
     pool = x.new_empty(min(room, len(x) * len(y)))
-    scaled = x * (scale * LOG2_E if is_bounded(scale) else scale)
+    top = exclusion.scale(scale)
+    base = LOG2_E if is_bounded(top) else 1.0
+    scaled = x * (top * base)
+    directed = symmetric and exclusion.is_directed
     for number, (rows, columns) in enumerate(places):
         height, width = rows.stop - rows.start, columns.stop - columns.start
+        layers = 2 if directed and rows != columns else 1
         if kept is not None and number < len(kept):
-            yield rows, columns, kept[number]
+            yield rows, columns, kept[number][0], kept[number][-1]
             continue
-        if kept is not None and number == len(kept) and height * width <= len(pool):
-            logits = pool[: height * width].view(height, width)
-            pool = pool[height * width :]
-            kept.append(logits)
+        if kept is not None and number == len(kept) and layers * height * width <= len(pool):
+            tile_of = pool[: layers * height * width].view(layers, height, width)
+            pool = pool[layers * height * width :]
+            kept.append(tile_of)
         else:
             if buffer is None:
-                buffer = x.new_empty(min(shape[0], len(x)) * min(shape[1], len(y)))
-            logits = buffer[: height * width].view(height, width)
+                most = min(shape[0], len(x)) * min(shape[1], len(y))
+                buffer = x.new_empty(most * (2 if directed else 1))
+            tile_of = buffer[: layers * height * width].view(layers, height, width)
+        logits = tile_of[0]
         torch.mm(scaled[rows], y[columns].t(), out=logits)
-        exclusion.exclude_(logits, rows, columns)
-        if is_bounded(scale):
-            logits.exp2_()
-        yield rows, columns, logits
+        if layers == 2:
+            exclusion.exclude_both_(logits, rows, columns, scale, base, tile_of[1])
+        else:
+            exclusion.exclude_(logits, rows, columns, scale, base)
+        if is_bounded(top):
+            tile_of.exp2_()
+        yield rows, columns, logits, tile_of[-1]
 
 
 def is_bounded(scale: float | Tensor) -> bool:

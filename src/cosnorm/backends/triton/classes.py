@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cosnorm.backends.classes import ClassRows
+from cosnorm.backends.classes import ClassRows, Negatives
 from cosnorm.backends.pairs import Exclusion, direction
 from cosnorm.backends.triton.launch import product
 from cosnorm.backends.triton.softmax import log_sums as log_sums_of_pairs
@@ -26,13 +26,19 @@ def keeps(embeddings: int, weights: int) -> bool:
     return False
 
 
-def takes(sub_centers: int) -> bool:
-    """Whether there can be so many rows for each class."""
-    return sub_centers == 1
+def takes(sub_centers: int, *, plain: bool) -> bool:
+    """Whether there can be so many rows for each class, and other logits than cosines times a number."""
+    return sub_centers == 1 and plain
 
 
 def log_sums(
-    x: Tensor, weights: ClassRows, labels: Tensor, scale: float, dtype: torch.dtype, kept: Any = None
+    x: Tensor,
+    weights: ClassRows,
+    labels: Tensor,
+    scale: float,
+    negatives: Negatives,
+    dtype: torch.dtype,
+    kept: Any = None,
 ) -> Tensor:
     """As `cosnorm.backends.torch.classes.log_sums`; nothing is kept."""
     sums = x.new_full((len(x),), -torch.inf)
@@ -47,6 +53,7 @@ def gradients(
     weights: ClassRows,
     labels: Tensor,
     scale: float,
+    negatives: Negatives,
     dtype: torch.dtype,
     sums: Tensor,
     factors: Tensor,

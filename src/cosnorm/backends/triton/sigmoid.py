@@ -13,11 +13,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cosnorm.backends.pairs import Exclusion
 from cosnorm.backends.triton.launch import MOST, launch, precision, product_into, readable, writable
 from cosnorm.backends.triton.softmax_launches import chunks
 from cosnorm.backends.triton.unit_rows import project_, scale_arguments
 
-__all__ = ["project_", "whole_losses"]
+__all__ = ["project_", "takes", "whole_losses"]
+
+
+def takes(exclusion: Exclusion) -> bool:
+    """Whether there is a kernel for tiles by themselves: only whole losses are made here."""
+    return False
 
 
 @triton.jit

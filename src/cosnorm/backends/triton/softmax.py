@@ -30,8 +30,8 @@ TAKES_TENSOR_SCALE = True
 
 
 def takes(exclusion: Exclusion) -> bool:
-    """Whether the kernels can leave out what is left out: all but lists of pairs."""
-    return exclusion.pairs is None
+    """Whether the kernels can leave out what is left out: all but lists of pairs, and negatives by bounds."""
+    return exclusion.pairs is None and exclusion.negatives is None
 
 
 def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -151,7 +151,7 @@ def losses(
         scale: of the logits.
         exclusion: what the sums do not hold.
         positives: of each row.
-        own: the sums hold the positives all the same.
+        own: the sums hold the positives whatever their labels.
         columns: columns look for their row, too; then x and y have one length.
     """
     into = torch.empty((3, len(x)), dtype=torch.float32, device=x.device)

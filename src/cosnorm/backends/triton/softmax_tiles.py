@@ -64,20 +64,6 @@ def _tile_of_logits(
         )
         products = tl.dot(x, y, products, input_precision=PRECISION)
     inside = (i < rows)[:, None] & (j < columns)[None, :]
-    kept = inside
-    if SELF:
-        kept = kept & ((i + offset)[:, None] != j[None, :])
-    if PARTNER:
-        partner = tl.load(partner_pointer + i, mask=i < rows, other=-1)
-        kept = kept & (partner[:, None] != j[None, :])
-    if LABELS:
-        own = tl.load(row_label_pointer + i, mask=i < rows, other=-1)
-        other = tl.load(column_label_pointer + j, mask=j < columns, other=-2)
-        kept = kept & (own[:, None] != other[None, :])
-    if MASK:
-        mask_pointer += top * mask_stride + left * mask_stride_column
-        place = own_i[:, None] * mask_stride + own_j[None, :] * mask_stride_column
-        kept = kept & (tl.load(mask_pointer + place, mask=kept, other=1) == 0)
     positive = inside
     if POSITIVE == _OWN_KEY:
         positive = positive & ((i + positive_offset)[:, None] == j[None, :])
@@ -90,8 +76,22 @@ def _tile_of_logits(
         positive = positive & (own[:, None] == other[None, :])
         if NOT_SELF:
             positive = positive & ((i + positive_offset)[:, None] != j[None, :])
+    kept = inside
+    if LABELS:
+        own = tl.load(row_label_pointer + i, mask=i < rows, other=-1)
+        other = tl.load(column_label_pointer + j, mask=j < columns, other=-2)
+        kept = kept & (own[:, None] != other[None, :])
     if OWN:
         kept = kept | positive
+    if SELF:
+        kept = kept & ((i + offset)[:, None] != j[None, :])
+    if PARTNER:
+        partner = tl.load(partner_pointer + i, mask=i < rows, other=-1)
+        kept = kept & (partner[:, None] != j[None, :])
+    if MASK:
+        mask_pointer += top * mask_stride + left * mask_stride_column
+        place = own_i[:, None] * mask_stride + own_j[None, :] * mask_stride_column
+        kept = kept & (tl.load(mask_pointer + place, mask=kept, other=1) == 0)
     scale = number
     if POINTER:
         scale = tl.load(scale_pointer)
