@@ -61,6 +61,51 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+# The same with the keys of other processes by turns.
+RING = {
+    "ring, info-nce": lambda a, b, y, g: losses.info_nce_loss(a, b, temperature=0.3, group=g, **ring(g)),
+    "ring, queue": lambda a, b, y, g: losses.nt_xent_loss(a, b, extra_keys=queue(a), group=g, **ring(g)),
+    "ring, clip": lambda a, b, y, g: losses.clip_loss(a, b, temperature=0.3, group=g, **ring(g)),
+    "ring, sup-con": lambda a, b, y, g: losses.sup_con_loss(
+        a, y, extra_keys=queue(a), extra_labels=torch.arange(4) % 3, group=g, **ring(g)
+    ),
+    "ring, decoupled": lambda a, b, y, g: losses.nt_xent_loss(a, b, decoupled=True, group=g, **ring(g)),
+    "ring, all directions": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, directions=DIRECTIONS, groups=(y, y), false_negative_margin=0.1, group=g, **ring(g)
+    ),
+    "ring, joint": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, pairs(a), directions=DIRECTIONS, joint=True, hardness=2.0, group=g, **ring(g)
+    ),
+    "ring, labels": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, labels=(y, y), directions=DIRECTIONS, false_negative_threshold=0.5, group=g, **ring(g)
+    ),
+    "ring, guide": lambda a, b, y, g: contrastive_cross_entropy(
+        a,
+        b,
+        guide=(b.detach().sin(), a.detach().cos()),
+        extra_keys=queue(a),
+        extra_guide=queue(a),
+        group=g,
+        **ring(g),
+    ),
+    "ring, hard negatives": lambda a, b, y, g: contrastive_cross_entropy(
+        a, b, hard_negatives=torch.stack([b.roll(1, 1), -a], 1), group=g, **ring(g)
+    ),
+    "ring, siglip": lambda a, b, y, g: losses.SigLIPLoss(group=g, **ring(g)).to(a.dtype)(a, b),
+    "ring, sigmoid of labels": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, labels=(y, y), directions=SIDES, groups=(y // 2, y // 2), group=g, **ring(g)
+    ),
+    "ring, sigmoid of pairs": lambda a, b, y, g: pairwise_sigmoid_loss(
+        a, b, pairs(a), positive_weights=(y + 1) / 4, extra_keys=queue(a), bias=-1.0, group=g, **ring(g)
+    ),
+}
+LOSSES |= RING
+
+
+def ring(group: object) -> dict[str, str]:
+    return {} if group is None else {"exchange": "ring"}
+
+
 def pairs(like: Tensor) -> Tensor:
     return torch.arange(len(like)).repeat(2, 1).T
 

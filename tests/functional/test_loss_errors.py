@@ -33,6 +33,7 @@ CASES = [
     (contrast(ROWS[0], positives=LABELS), ValueError, r"shapes \(N, D\)"),
     (contrast(ROWS, FEW), ValueError, "there are 4 queries and 3 keys"),
     (contrast(FEW, ROWS, directions=BOTH), ValueError, "there are 3 queries and 4 keys"),
+    (contrast(ROWS, ROWS, exchange="rings"), ValueError, "exchange must be .auto., .gather. or .ring., got"),
     (contrast(ROWS, ROWS, directions="forth"), ValueError, "directions must be one or more of"),
     (contrast(ROWS, positives=LABELS, directions=BOTH), ValueError, "take keys"),
     (contrast(ROWS, FEW, ONE, directions=BOTH, reduction="none"), ValueError, "as many keys as queries"),

@@ -54,6 +54,16 @@ class Negatives(NamedTuple):
         bounds = [self.most, None if self.guide is None else self.guide.most]
         return self.listed is None and all(one is None or one.shape == (1,) for one in bounds)
 
+    def part(self, columns: slice, guide: Tensor | None) -> "Negatives":
+        """The same of some columns, which count from 0 then; `guide`: what it has beside them."""
+        groups, listed, labels = self.groups, self.listed, self.labels
+        return self._replace(
+            groups=None if groups is None else (groups[0], groups[1][columns]),
+            guide=None if self.guide is None or guide is None else self.guide._replace(y=guide),
+            listed=None if listed is None else (listed[0], listed[1] - columns.start),
+            labels=None if labels is None else (labels[0], labels[1][columns]),
+        )
+
     def similar(self, rows: slice, columns: slice) -> Tensor | None:
         """The guide's cosines of a tile."""
         return None if self.guide is None else self.guide.x[rows] @ self.guide.y[columns].t()

@@ -97,6 +97,19 @@ class Exclusion(NamedTuple):
             assert isinstance(at, tuple)
             logits[at] = -torch.inf
 
+    def part(self, columns: slice, guide: Tensor | None) -> "Exclusion":
+        """The same of some columns, which count from 0 then; `guide`: what it has beside them."""
+        first = columns.start
+        pairs, labels = self.pairs, self.labels
+        return Exclusion(
+            None if self.offset is None else self.offset - first,
+            None if self.partner is None else self.partner - first,
+            None if pairs is None else (pairs[0], pairs[1] - first),
+            None if labels is None else (labels[0], labels[1][columns]),
+            None if self.mask is None else self.mask[:, columns],
+            None if self.negatives is None else self.negatives.part(columns, guide),
+        )
+
     def transposed(self, columns: int) -> "Exclusion":
         """The same pairs as (j, i), for M = `columns`; no two rows may have one partner."""
         assert self.negatives is None, "rows have bounds, columns have none"

@@ -18,6 +18,7 @@ from cosnorm.functional.checks import (
 from cosnorm.functional.overrides import overridable
 from cosnorm.functional.pair_checks import (
     check_directions,
+    check_exchange,
     check_exclude,
     check_guide,
     check_labels,
@@ -60,6 +61,7 @@ def contrastive_cross_entropy(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    exchange: str = "auto",
     impl: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of a softmax over the cosines of each query with all keys, a tile at a time.
@@ -118,6 +120,9 @@ def contrastive_cross_entropy(
             embeddings is the number of processes times that of the whole batch: what
             DistributedDataParallel's average wants. With "none" each gets the losses of its own queries, and
             gradients without that factor. `exclude` has shape (N, all M).
+        exchange: with `group`: "gather" brings the keys of all processes together; with "ring" they come one
+            process's share after the other, so that the memory of a process is that of its own rows and of
+            one share, for some more time; "auto" takes it where the keys of all have more than 256 MiB.
         impl: "torch" (its operators), "triton" (kernels that write no logits, for float32 and half types on a
             GPU), or "auto", which takes the kernels where `cosine_linear` does. A named one computes or
             raises; there is no "c" here.
@@ -239,6 +244,7 @@ def contrastive_cross_entropy(
         reduction=reduction,
         chunk_size=chunk_size,
         group=name_of(WHERE, group),
+        exchange=check_exchange(WHERE, exchange),
         impl=impl,
     )
     loss, count, *_ = pair_softmax(*given, hard_negatives, tensor_temperature, *options, 0)

@@ -199,6 +199,13 @@ def check_negatives(
         )
 
 
+def check_exchange(where: str, exchange: Any) -> str:
+    """How rows of other processes come."""
+    if exchange not in ("auto", "gather", "ring"):
+        raise ValueError(f'{where}: exchange must be "auto", "gather" or "ring", got {exchange!r}')
+    return str(exchange)
+
+
 def check_exclude(
     where: str,
     exclude: Any,

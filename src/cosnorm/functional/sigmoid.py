@@ -17,6 +17,7 @@ from cosnorm.functional.checks import (
 from cosnorm.functional.overrides import overridable
 from cosnorm.functional.pair_checks import (
     check_directions,
+    check_exchange,
     check_exclude,
     check_guide,
     check_labels,
@@ -58,6 +59,7 @@ def pairwise_sigmoid_loss(
     reduction: Reduction = "mean",
     chunk_size: int | None = None,
     group: Group | None = None,
+    exchange: str = "auto",
 ) -> Tensor:
     r"""Binary cross-entropy of every pair: positives belong together, all others do not.
 
@@ -94,6 +96,7 @@ def pairwise_sigmoid_loss(
         reduction: "mean" (over the queries, of the sum of all pairs), "sum", or "none": shape (N,).
         chunk_size: rows and columns of a tile. None: chosen by itself.
         group: processes over which the batch is spread: queries look at the keys of all.
+        exchange: "gather", "ring" or "auto", as in `contrastive_cross_entropy`.
 
     Returns:
         The loss: float32 for half types, else of the dtype of the queries. NumPy arrays give NumPy.
@@ -173,6 +176,7 @@ def pairwise_sigmoid_loss(
         reduction=reduction,
         chunk_size=chunk_size,
         group=name_of(_WHERE, group),
+        exchange=check_exchange(_WHERE, exchange),
         impl="auto",
     )
     numbers = tensor_scale, tensor_bias

@@ -35,6 +35,7 @@ FIXED = (
     "false_negative_threshold",
     "false_negative_margin",
     "hardness",
+    "exchange",
 )
 
 

@@ -86,6 +86,7 @@ class _Learning(NamedTuple):
             options.impl,
             beside=self.hard_negatives,
             meets_queries=options.meets_queries,
+            exchange=options.exchange,
         )
         return pairs, scale
 

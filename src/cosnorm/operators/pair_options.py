@@ -40,6 +40,7 @@ class PairOptions(NamedTuple):
         reduction: "none", "mean" or "sum".
         chunk_size: rows and columns of a tile; None chooses.
         group: name of the processes over which the batch is spread; "" for one.
+        exchange: "gather", "ring" or "auto": how the rows of other processes come.
         impl: as the user named it.
     """
 
@@ -67,6 +68,7 @@ class PairOptions(NamedTuple):
     reduction: str
     chunk_size: int | None
     group: str
+    exchange: str
     impl: str
 
     def scale(self, temperature: Tensor | None, queries: Tensor) -> float | Tensor:

@@ -15,8 +15,9 @@ from cosnorm.backends import choose
 from cosnorm.backends.negatives import Guide, Negatives
 from cosnorm.backends.pairs import Exclusion
 from cosnorm.distributed import gather
+from cosnorm.operators.by_turns import ByTurns, Shared
 from cosnorm.operators.pair_options import DIRECTIONS, WHERE, PairOptions, check_mask_shape
-from cosnorm.operators.pairs import Gradients, Pairs, unit_rows
+from cosnorm.operators.pairs import Gradients, Pairs, first_of, unit_rows
 from cosnorm.operators.positives import (
     LabelPositives,
     OnePositive,
@@ -60,17 +61,21 @@ class Field(NamedTuple):
 
     direction: str
     x: Tensor
-    y: Tensor
+    y: Tensor | Shared
     exclusion: Exclusion
     symmetric: bool
     columns: bool
 
-    def into(self, gradients: Gradients) -> tuple[Tensor, Tensor | None]:
+    def into(self, gradients: Gradients) -> tuple[Tensor, Any]:
         """Where the gradients in its rows and in its columns go."""
         of_rows = gradients.into_x if self.direction.startswith("query") else gradients.into_keys
         into_y = gradients.into_y if self.direction.endswith("key") else gradients.into_queries
         assert of_rows is not None
-        return of_rows, None if into_y is None else into_y[: len(self.y)]
+        if isinstance(into_y, Tensor):
+            into_y = into_y[: len(self.y)]
+        elif into_y is not None and self.direction == "key_to_key":
+            into_y = into_y.without_extra()
+        return of_rows, into_y
 
 
 class Problem(NamedTuple):
@@ -81,7 +86,7 @@ class Problem(NamedTuple):
         scale: 1/τ.
         anchors: queries, and keys where these look, too.
         fields: of pairs.
-        backend: computes.
+        backend: computes: a module, or `ByTurns` of one.
         dtype: of the queries.
         first_key: where the own keys are among those of all processes.
     """
@@ -90,11 +95,11 @@ class Problem(NamedTuple):
     scale: float | Tensor
     anchors: list[Anchors]
     fields: list[Field]
-    backend: ModuleType
+    backend: Any
     dtype: torch.dtype
     first_key: int
 
-    def operands(self, field: Field) -> tuple[Tensor, Tensor]:
+    def operands(self, field: Field) -> tuple[Tensor, Any]:
         """The unit rows as the backend takes them."""
         x = self.backend.operands(field.x, self.dtype)
         return x, x if field.symmetric else self.backend.operands(field.y, self.dtype)
@@ -104,16 +109,16 @@ class _Sides(NamedTuple):
     """What is known of the own queries, of what they meet, of the own keys and of all queries."""
 
     queries: Tensor
-    met: Tensor
+    met: Any
     keys: Tensor
-    all_queries: Tensor
+    all_queries: Any
 
-    def of(self, direction: str, total: int) -> tuple[Tensor, Tensor]:
+    def of(self, direction: str, total: int) -> tuple[Tensor, Any]:
         """Of the rows and the columns of a field."""
         rows = self.queries if direction.startswith("query") else self.keys
         if direction.endswith("query"):
             return rows, self.all_queries
-        return rows, self.met if direction.startswith("query") else self.met[:total]
+        return rows, self.met if direction.startswith("query") else first_of(self.met, total)
 
 
 def _sides(
@@ -123,6 +128,12 @@ def _sides(
     if queries is None:
         return None
     own_keys = queries if keys is None else keys
+    if isinstance(pairs.y, Shared) and queries.is_floating_point():  # rows of a guide, not numbers
+        behind = own_keys[:0] if extra is None else extra
+        shared = Shared(own_keys, behind, pairs.shares)
+        none = queries[:0]
+        others = shared.without_extra() if keys is None else Shared(queries, none, pairs.query_shares)
+        return _Sides(queries, shared, own_keys, others)
     met = gather(own_keys, pairs.shares)
     all_queries = queries
     if options.meets_queries:
@@ -172,9 +183,11 @@ def pose(
         if options.looks(direction)
     ]
     fields = _merged(fields, anchors, pairs)
-    backend = _backend(operation, where, queries, fields, options.impl)
+    backend: Any = _backend(operation, where, queries, fields, options.impl)
     if isinstance(scale, Tensor) and not getattr(backend, "TAKES_TENSOR_SCALE", False):
         scale = float(scale)
+    if isinstance(pairs.y, Shared):
+        backend = ByTurns(backend)
     return Problem(options, scale, anchors, fields, backend, queries.dtype, pairs.shares.own.start)
 
 
@@ -211,7 +224,7 @@ def _turned(forth: Positives, pairs: Pairs, labels: _Sides | None, options: Pair
 def _anchors(
     positives: Positives,
     x: Tensor,
-    y: Tensor,
+    y: Tensor | Shared,
     guides: _Sides | None,
     direction: str,
     pairs: Pairs,
@@ -290,7 +303,7 @@ def _field(
     within = direction in ("query_to_query", "key_to_key")
     if within:
         assert together is not None
-        y = y[: total if direction == "key_to_key" else len(y)]
+        y = first_of(y, total if direction == "key_to_key" else len(y))
         left_out["labels"] = together.of(direction, total)
     if within or options.exclude_self:
         shares = pairs.query_shares if direction.endswith("query") else pairs.shares

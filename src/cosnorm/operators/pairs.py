@@ -6,7 +6,7 @@ cost less than by themselves: projected, and not yet divided by the norms.
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from cosnorm.backends import choose
 from cosnorm.backends.torch.unit_rows import project_
 from cosnorm.backends.torch.units import UnitRows
 from cosnorm.distributed import Shares, gather, reduce_rows, share_rows
+from cosnorm.operators.by_turns import Shared, SharedGradients
+
+# Bytes of the keys of all processes that "auto" brings together.
+_GATHERED = 2**28
 
 
 class Gradients(NamedTuple):
@@ -32,8 +36,8 @@ class Gradients(NamedTuple):
     into_x: Tensor
     into_keys: Tensor | None
     into_beside: Tensor | None
-    into_y: Tensor | None
-    into_queries: Tensor | None
+    into_y: Tensor | SharedGradients | None
+    into_queries: Tensor | SharedGradients | None
 
 
 class Pairs(NamedTuple):
@@ -58,8 +62,8 @@ class Pairs(NamedTuple):
     x: Tensor
     own_keys: Tensor
     beside: Tensor
-    y: Tensor
-    queries: Tensor
+    y: Tensor | Shared
+    queries: Tensor | Shared
     keys: slice
     last: int
     shares: Shares
@@ -72,11 +76,14 @@ class Pairs(NamedTuple):
         into_x = rows[: len(self.x)]
         if not into_y:
             return Gradients(rows, into_x, None, None, None, into_x)
-        others, queries = rows[self.keys.start : self.last], into_x
+        others: Tensor | SharedGradients = rows[self.keys.start : self.last]
+        queries: Tensor | SharedGradients = into_x
         if self.shares.group:
-            others = torch.zeros_like(self.y)
+            others = self.y.gradients() if isinstance(self.y, Shared) else torch.zeros_like(self.y)
             if self.query_shares is self.shares:
-                queries = others[: self.shares.total]
+                queries = first_of(others, self.shares.total)
+            elif isinstance(self.queries, Shared):
+                queries = self.queries.gradients()
             elif len(self.queries) == self.query_shares.total:
                 queries = torch.zeros_like(self.queries)
         return Gradients(rows, into_x, rows[self.keys], rows[self.last :], others, queries)
@@ -90,12 +97,25 @@ class Pairs(NamedTuple):
             return project_(rows, self.units).sum() / 2
         # So far there is only what this process's queries and keys looked for.
         along = project_(rows[: self.keys.stop], self.units[: self.keys.stop]).sum()
-        rows[self.keys] += reduce_rows(into_y[: self.shares.total], self.shares)
-        rows[self.keys.stop : self.last] += into_y[self.shares.total :]
+        own, extra = _home(into_y, self.shares)
+        rows[self.keys] += own
+        rows[self.keys.stop : self.last] += extra
         if into_queries is not None and self.query_shares is not self.shares and len(self.queries):
-            rows[: len(self.x)] += reduce_rows(into_queries, self.query_shares)
+            rows[: len(self.x)] += _home(into_queries, self.query_shares)[0]
         project_(rows, self.units)
         return along
+
+
+def _home(gradients: Tensor | SharedGradients, shares: Shares) -> tuple[Tensor, Tensor]:
+    """What all processes have for the own rows of this one, and what it has behind those of all."""
+    if isinstance(gradients, SharedGradients):
+        return gradients.own, gradients.extra
+    return reduce_rows(gradients[: shares.total], shares), gradients[shares.total :]
+
+
+def first_of(rows: Any, number: int) -> Any:
+    """The first rows, where these are those of the processes; without the extra ones."""
+    return rows[:number] if isinstance(rows, Tensor) else rows.without_extra()
 
 
 def pair_up(
@@ -107,10 +127,12 @@ def pair_up(
     *,
     beside: Tensor | None = None,
     meets_queries: bool = False,
+    exchange: str = "auto",
 ) -> Pairs:
     """Queries, the keys of all processes (None: the queries are the keys) and extra keys.
 
-    `beside` (N, K, D) are rows of each query's own; `meets_queries`: something looks for queries.
+    `beside` (N, K, D) are rows of each query's own; `meets_queries`: something looks for queries; `exchange`
+    is how the rows of other processes come.
     """
     flat = None if beside is None else beside.reshape(-1, beside.shape[-1])
     sets = [one for one in (queries, keys, extra, flat) if one is not None]
@@ -125,9 +147,18 @@ def pair_up(
     own = slice(0, number) if keys is None else slice(number, number + len(keys))
     last = own.stop + (0 if extra is None else len(extra))
     shares = share_rows(own.stop - own.start, units.device, group)
-    y, x = units[own.start : last], units[:number]
-    query_shares, all_queries = shares, x
-    if group:
+    y: Tensor | Shared = units[own.start : last]
+    x = units[:number]
+    query_shares, all_queries = shares, cast("Tensor | Shared", x)
+    # All processes know the same number, and decide alike.
+    large = shares.total * units.shape[1] * units.element_size() > _GATHERED
+    if group and (exchange == "ring" or (exchange == "auto" and large)):
+        y = Shared(units[own], units[own.stop : last], shares)
+        all_queries = y.without_extra()
+        if keys is not None:
+            query_shares = share_rows(number, units.device, group)
+            all_queries = Shared(x, x[:0], query_shares)
+    elif group:
         y = _beside([gather(units[own], shares), *([] if extra is None else [units[own.stop : last]])])
         all_queries = y[: shares.total]
         if keys is not None:

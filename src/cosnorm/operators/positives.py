@@ -6,12 +6,14 @@ The softmax needs its product with the others (the mean positive of each anchor)
 with the anchors.
 """
 
+import copy
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cosnorm.devices import at_once, is_accelerator
+from cosnorm.operators.by_turns import Shared, SharedGradients
 from cosnorm.operators.indices import assert_all
 
 _PAIRS_AT_ONCE = 2**14
@@ -24,10 +26,10 @@ class Positives(Protocol):
     def counts(self) -> Tensor:
         """Number of positives of each anchor, (N,)."""
 
-    def means(self, keys: Tensor) -> Tensor:
+    def means(self, keys: Tensor | Shared) -> Tensor:
         """A @ keys: (M, D) → (N, D)."""
 
-    def spread_(self, into: Tensor, rows: Tensor) -> None:
+    def spread_(self, into: Tensor | SharedGradients, rows: Tensor) -> None:
         """Add Aᵀ @ rows, (N, D) → (M, D), to `into`."""
 
     def exclusion(self) -> dict[str, Any]:
@@ -35,6 +37,9 @@ class Positives(Protocol):
 
     def places(self) -> dict[str, Any]:
         """The positives as fields of `Negatives`."""
+
+    def among(self, own: slice) -> "Positives | None":
+        """The same, counted among the own others, where all of them are; None: others have some."""
 
     def is_symmetric(self) -> bool:
         """Whether key i is a positive of query k where k is one of i, as far as a device may be asked."""
@@ -71,7 +76,12 @@ class PairPositives:
         """The pairs, a number of them at a time."""
         return _parts(self.rows)
 
-    def means(self, keys: Tensor) -> Tensor:  # noqa: D102
+    def among(self, own: slice) -> "PairPositives":  # noqa: D102
+        return PairPositives(self.rows, self.columns - own.start, len(self.counts), self.weights)
+
+    def means(self, keys: Tensor | Shared) -> Tensor:  # noqa: D102
+        if isinstance(keys, Shared):
+            return keys.means(self)
         means, shares = keys.new_zeros(self.counts.shape[0], keys.shape[1]), self.shares(keys.dtype)
         for part in _parts(self.rows):
             share = shares[part].unsqueeze(1)
@@ -81,7 +91,10 @@ class PairPositives:
             means.index_add_(0, self.rows[part], chosen)
         return means
 
-    def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
+    def spread_(self, into: Tensor | SharedGradients, rows: Tensor) -> None:  # noqa: D102
+        if isinstance(into, SharedGradients):
+            into.spread(self, rows)
+            return
         shares = self.shares(rows.dtype)
         for part in _parts(self.rows):
             into.index_add_(0, self.columns[part], rows[self.rows[part]] * shares[part].unsqueeze(1))
@@ -110,14 +123,21 @@ class OnePositive:
         self.columns, self.known, self.offset = columns, known, offset
         self.counts = torch.ones_like(columns) if known is None else known.to(columns.dtype)
 
-    def means(self, keys: Tensor) -> Tensor:  # noqa: D102
+    def among(self, own: slice) -> "OnePositive":  # noqa: D102
+        return OnePositive(self.columns - own.start, self.known)
+
+    def means(self, keys: Tensor | Shared) -> Tensor:  # noqa: D102
+        if isinstance(keys, Shared):
+            return keys.means(self)
         if not len(keys):
             return keys.new_zeros(len(self.columns), keys.shape[1])
         means = keys.index_select(0, self.columns)
         return means if self.known is None else means.where(self.known.unsqueeze(1), 0)
 
-    def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
-        if len(into):
+    def spread_(self, into: Tensor | SharedGradients, rows: Tensor) -> None:  # noqa: D102
+        if isinstance(into, SharedGradients):
+            into.spread(self, rows)
+        elif len(into):
             known = self.known
             into.index_add_(0, self.columns, rows if known is None else rows.where(known.unsqueeze(1), 0))
 
@@ -161,14 +181,30 @@ class LabelPositives:
         sizes = counts_of(self.key_labels, self.classes)
         self.counts = sizes[self.query_labels] - int(offset is not None)
 
-    def means(self, keys: Tensor) -> Tensor:  # noqa: D102
+    def among(self, own: slice) -> None:  # noqa: D102
+        return None
+
+    def part(self, columns: slice) -> "LabelPositives":  # noqa: D102
+        found = copy.copy(self)
+        found.key_labels = self.key_labels[columns]
+        if self.offset is not None:
+            here = columns.start <= self.offset < columns.stop
+            found.offset = self.offset - columns.start if here else None
+        return found
+
+    def means(self, keys: Tensor | Shared) -> Tensor:  # noqa: D102
+        if isinstance(keys, Shared):
+            return keys.means(self)
         sums = keys.new_zeros(self.classes, keys.shape[1]).index_add_(0, self.key_labels, keys)
         means = sums[self.query_labels]
         if self.offset is not None:
             means -= keys[self.offset : self.offset + len(means)]
         return means.mul_(_inverse(self.counts, keys.dtype).unsqueeze(1))
 
-    def spread_(self, into: Tensor, rows: Tensor) -> None:  # noqa: D102
+    def spread_(self, into: Tensor | SharedGradients, rows: Tensor) -> None:  # noqa: D102
+        if isinstance(into, SharedGradients):
+            into.spread(self, rows)
+            return
         rows = rows * _inverse(self.counts, rows.dtype).unsqueeze(1)
         sums = rows.new_zeros(self.classes, rows.shape[1]).index_add_(0, self.query_labels, rows)
         for part in _parts(self.key_labels):

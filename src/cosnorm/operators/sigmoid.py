@@ -7,7 +7,6 @@ With logits z = s·c + b, targets t (1 for a positive, 0 for all others) and σ(
 Positives that are listed leave the tiles and are looked at by themselves; those by label change sign in them.
 """
 
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from cosnorm.devices import is_accelerator
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
 from cosnorm.operators import in_tiles
+from cosnorm.operators.by_turns import Shared, SharedGradients
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.options import arguments_of, results_of
@@ -87,6 +87,7 @@ class _Sigmoid:
             options.impl,
             beside=learning.hard_negatives,
             meets_queries=options.meets_queries,
+            exchange=options.exchange,
         )
         # What makes the losses without a problem: no operator stands between its tiles.
         self.whole = in_tiles.sigmoid_backend(self.pairs, queries, options)
@@ -102,7 +103,7 @@ class _Sigmoid:
         into = None if weights is None else pairs.gradients(into_y=True)
         found, of_keys = pairs.x.new_zeros(len(pairs.x)), pairs.x.new_zeros(len(pairs.own_keys))
         into_bias = pairs.x.new_zeros(())
-        backend: ModuleType = self.problem.backend
+        backend = self.problem.backend
         for field in self.problem.fields:
             rows, bias = backend.losses(
                 field.x,
@@ -170,9 +171,14 @@ class _Sigmoid:
     ) -> Tensor:
         """Add the positives of pairs, whose weights are targets; gives the gradient in bias."""
         pairs, into_bias = self.pairs, found.new_zeros(())
+        keys, into_keys, first = pairs.y, None if into is None else into.into_y, 0
+        if isinstance(keys, Shared):  # listed are own keys alone
+            keys, first = keys.own, pairs.shares.own.start
+        if isinstance(into_keys, SharedGradients):
+            into_keys = into_keys.own
         for part in positives.parts():
             rows, columns = positives.rows[part], positives.columns[part]
-            x, y = pairs.x[rows], pairs.y[columns]
+            x, y = pairs.x[rows], keys[columns - first]
             logits = (x * y).sum(1) * self.scale + self.bias
             target = torch.ones_like(logits)
             if positives.weights is not None:
@@ -188,8 +194,8 @@ class _Sigmoid:
             pull = (1 - target) * torch.sigmoid(logits) - target * torch.sigmoid(-logits)
             pull = (pull * weights[rows]).masked_fill(out, 0)
             into.into_x.index_add_(0, rows, y * pull.unsqueeze(1))
-            assert into.into_y is not None
-            into.into_y.index_add_(0, columns, x * pull.unsqueeze(1))
+            assert into_keys is not None
+            into_keys.index_add_(0, columns - first, x * pull.unsqueeze(1))
             into_bias += pull.sum()
         return into_bias
 

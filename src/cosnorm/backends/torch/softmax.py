@@ -253,7 +253,7 @@ def _tiles(
     pool = x.new_empty(min(room, len(x) * len(y)))
     top = exclusion.scale(scale)
     base = LOG2_E if is_bounded(top) else 1.0
-    scaled = x * (top * base)
+    scaled, of = x[:0], slice(0, 0)
     directed = symmetric and exclusion.is_directed
     for number, (rows, columns) in enumerate(places):
         height, width = rows.stop - rows.start, columns.stop - columns.start
@@ -271,7 +271,9 @@ def _tiles(
                 buffer = x.new_empty(most * (2 if directed else 1))
             tile_of = buffer[: layers * height * width].view(layers, height, width)
         logits = tile_of[0]
-        torch.mm(scaled[rows], y[columns].t(), out=logits)
+        if rows != of:
+            scaled, of = x[rows] * (top * base), rows
+        torch.mm(scaled, y[columns].t(), out=logits)
         if layers == 2:
             exclusion.exclude_both_(logits, rows, columns, scale, base, tile_of[1])
         else:
