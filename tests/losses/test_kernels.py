@@ -181,6 +181,16 @@ def test_a_whole_program_by_kernels_leaves_to_torch_what_has_none(options, force
     torch.testing.assert_close(margin_cross_entropy(x, weight, labels, **options), expected)
 
 
+def test_a_key_that_leaves_many_queries_out_is_left_to_torch(force):
+    x, y, positives = torch.randn(N, D), torch.randn(N, D), torch.arange(N) // 2
+    options = {"positives": positives, "decoupled": True, "directions": ("query_to_key", "key_to_query")}
+    expected = contrastive_cross_entropy(x, y, **options)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        contrastive_cross_entropy(x, y, impl="triton", **options)
+    force("triton")
+    torch.testing.assert_close(contrastive_cross_entropy(x, y, **options), expected)
+
+
 def test_a_head_in_half_precision():
     x, weight, labels = torch.randn(N, D).bfloat16(), torch.randn(43, D), torch.arange(N)
     _both(lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl), x, weight, tolerance=3e-2)

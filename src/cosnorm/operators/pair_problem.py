@@ -359,7 +359,7 @@ def _units(options: PairOptions) -> tuple[Tensor | None, Tensor | None, Tensor |
 
 def _backend(operation: str, where: str, queries: Tensor, fields: list[Field], impl: str) -> ModuleType:
     for backend in choose.backends(operation, impl, queries):
-        if all(backend.takes(field.exclusion) for field in fields):
+        if all(backend.takes(field.exclusion, columns=field.columns) for field in fields):
             return backend
         if impl == "triton":
             raise RuntimeError(

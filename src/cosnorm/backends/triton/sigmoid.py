@@ -21,7 +21,7 @@ from cosnorm.backends.triton.unit_rows import project_, scale_arguments
 __all__ = ["project_", "takes", "whole_losses"]
 
 
-def takes(exclusion: Exclusion) -> bool:
+def takes(exclusion: Exclusion, *, columns: bool) -> bool:
     """Whether there is a kernel for tiles by themselves: only whole losses are made here."""
     return False
 

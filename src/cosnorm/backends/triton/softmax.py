@@ -29,9 +29,13 @@ __all__ = ["gradients", "log_sums", "loss_gradients", "losses", "operands", "pro
 TAKES_TENSOR_SCALE = True
 
 
-def takes(exclusion: Exclusion) -> bool:
-    """Whether the kernels can leave out what is left out: all but lists of pairs, and negatives by bounds."""
-    return exclusion.pairs is None and exclusion.negatives is None
+def takes(exclusion: Exclusion, *, columns: bool) -> bool:
+    """Whether the kernels can leave out what is left out: all but lists of pairs, and negatives by bounds.
+
+    Where columns look, too, one may be the partner of many rows, which is a list to it.
+    """
+    listed = exclusion.pairs is not None or (columns and exclusion.partner is not None)
+    return not listed and exclusion.negatives is None
 
 
 def operands(rows: Tensor, dtype: torch.dtype) -> Tensor:
