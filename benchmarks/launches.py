@@ -5,6 +5,9 @@ and results. Ours are looked into, as far as torch's operators; nothing in them 
 """
 
 import argparse
+import importlib
+import os
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cosnorm import functional, losses
+from cosnorm.backends import choose
 from cosnorm.operators.differentiate import COMPUTE
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +134,45 @@ class Cost(NamedTuple):
 
     forward: Launches
     backward: Launches
+
+
+@contextmanager
+def by_kernels() -> Iterator[None]:
+    """Within, the Triton kernels compute what they can, as on a GPU; none of them runs: see `kernel_cost`."""
+    # Whether a kernel is interpreted is decided where it is made: not in here.
+    from cosnorm.backends import triton
+
+    for found in pkgutil.iter_modules(triton.__path__):
+        importlib.import_module(f"{triton.__name__}.{found.name}")
+    forced = {"COSNORM_IMPL": "triton", "TRITON_INTERPRET": "0"}
+    before = {name: os.environ.get(name) for name in forced}
+    os.environ |= forced
+    choose._order.cache_clear()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+        choose._order.cache_clear()
+
+
+def kernel_cost(
+    call: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype
+) -> tuple[list[str], list[str]]:
+    """What a call and its backward pass launch by the Triton kernels: these and torch's operators."""
+    from cosnorm.backends.triton.launch import launches as kernels
+
+    given = [torch.empty(shape, dtype=dtype, device="meta", requires_grad=True) for shape in shapes]
+    with by_kernels():
+        with kernels(held=True) as there, counting() as forward:
+            output = call(*given)
+        cotangent = torch.empty_like(output)
+        with kernels(held=True) as back, counting() as backward:
+            torch.autograd.grad(output, given, cotangent)
+    both = (there, forward), (back, backward)
+    first, second = ([one.kernel.__name__ for one in seen] + counted.names for seen, counted in both)
+    return first, second
 
 
 def cost(call: Callable[..., Tensor], shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> Cost:

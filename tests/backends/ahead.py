@@ -26,9 +26,9 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import cosnorm.backends.triton as kernels
 from cosnorm.backends.geometry import Geometry
-from cosnorm.backends.pairs import Direction, Exclusion
+from cosnorm.backends.pairs import Direction, Exclusion, Places
 from cosnorm.backends.torch.contraction import MATRIX
-from cosnorm.backends.triton import fields, fp8, rows, softmax
+from cosnorm.backends.triton import fields, fp8, rows, sigmoid, softmax, targets, unit_rows
 from cosnorm.backends.triton.launch import Launch, launches
 
 TARGETS = {
@@ -75,6 +75,42 @@ def _pairs(dtype: torch.dtype, exclusion: Exclusion, both: bool) -> None:
     softmax.gradients(x, y, 10.0, exclusion, along, along if both else None, x.float(), y.float())
 
 
+def _losses(dtype: torch.dtype, places: Places, scale: float | Tensor, own: bool, symmetric: bool) -> None:
+    given = [tensor(4096, 512, dtype=dtype) for _ in range(1 if symmetric else 2)]
+    units, rounded, divisors = unit_rows.units_beside(given, dtype)
+    x, y = (rounded, rounded) if symmetric else (rounded[:4096], rounded[4096:])
+    exclusion = Exclusion(offset=0 if symmetric else None)
+    columns = places == Places() and not own
+    found = softmax.losses(x, y, scale, exclusion, places, own=own, columns=columns)
+    found.sums()
+    into = torch.empty_like(units)
+    others = None if symmetric else into[4096:]
+    options: Any = {"own": own, "symmetric": symmetric, "tile": None}
+    softmax.loss_gradients(x, y, scale, exclusion, places, found, into[:4096], others, **options)
+    unit_rows.project_(into, units, scale)
+    sets = [(len(one), one.dtype) for one in given]
+    unit_rows.finish_each(into, divisors, tensor(), sets)
+
+
+def _units(dtype: torch.dtype, size: int) -> None:
+    given = [tensor(100, size, dtype=dtype), tensor(1000, size, dtype=dtype)]
+    units, _, divisors = unit_rows.units_beside(given, dtype)
+    unit_rows.project_(torch.empty_like(units), units)
+    unit_rows.finish_each(units, divisors, tensor(), [(len(one), one.dtype) for one in given])
+
+
+def _sigmoids(dtype: torch.dtype, number: float | Tensor, weights: Tensor | None) -> None:
+    x, y = tensor(4096, 512, dtype=dtype), tensor(4096, 512, dtype=dtype)
+    into: Any = {"into_x": x.float(), "into_y": y.float()}
+    sigmoid.whole_losses(x, y, number, number, weights=weights, tile=None, **into)
+    sigmoid.whole_losses(x, y, number, number, weights=None, tile=None, into_x=None, into_y=None)
+
+
+def _targets(dtype: torch.dtype, size: int, classes: Tensor | None, directions: bool) -> None:
+    places = tensor(4096, dtype=torch.int64)
+    targets.find(tensor(4096, size, dtype=dtype), tensor(1000, size), places, classes, directions=directions)
+
+
 def _quantized(dtype: torch.dtype, centered: bool) -> None:
     fp8.quantize(tensor(4096, 1024, dtype=dtype), centered=centered, augment=1e-4)
 
@@ -90,6 +126,7 @@ def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
                 yield partial(_fields, dtype, order, centered, augment)
         for size in (63, 64, 2047):
             yield partial(_rows, dtype, 100, 1000, size, centered, 0.0)
+            yield partial(_units, dtype, size)
         yield partial(_quantized, dtype, centered)
     for exclusion in (
         Exclusion(),
@@ -99,6 +136,18 @@ def cases(dtype: torch.dtype) -> Iterator[Callable[[], object]]:
         Exclusion(mask=tensor(4096, 4096, dtype=torch.bool)),
     ):
         yield partial(_pairs, dtype, exclusion, exclusion.offset is not None)
+    for size in (128, 63):
+        for classes in (None, numbers):
+            for directions in (False, True):
+                yield partial(_targets, dtype, size, classes, directions)
+    for number in (10.0, tensor()):
+        for weights in (None, tensor(4096)):
+            yield partial(_sigmoids, dtype, number, weights)
+    for places in (Places(), Places(given=numbers), Places(labels=(numbers, numbers), offset=0)):
+        for scale in (10.0, tensor()):
+            for own, symmetric in ((False, False), (True, False), (False, True)):
+                if not (symmetric and places == Places()):
+                    yield partial(_losses, dtype, places, scale, own, symmetric)
 
 
 def every_kernel() -> set[str]:

@@ -17,7 +17,16 @@ from cosnorm.functional import cosine_linear
 from cosnorm.nn import CosineLinear
 
 X, W = torch.randn(2, 5), torch.randn(3, 5)
-KERNELS = {"rows", "fields", "softmax", "classes", "units", "fp8"}  # what backends/triton has
+KERNELS = {
+    "rows",
+    "fields",
+    "softmax",
+    "classes",
+    "sigmoid",
+    "unit_rows",
+    "units",
+    "fp8",
+}  # what backends/triton has
 
 
 def test_unknown_names():

@@ -8,22 +8,27 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from benchmarks.launches import Launches
+from benchmarks.launches import STEPS, Launches, kernel_cost
 
 from cosnorm.backends.geometry import Geometry
 from cosnorm.backends.torch.contraction import MATRIX
-from cosnorm.backends.triton import fields, launch, rows, units
+from cosnorm.backends.triton import fields, fields_back, images, launch, rows, units
 from cosnorm.functional import cosine_conv2d, cosine_linear
+from cosnorm.losses import clip_loss
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LINEAR, CONV = (4, 8), {False: (5, 10), True: (6, 12)}
 AUGMENTS = (0.0, 1e-4)
+# Whole steps, forward and backward together: 12 is the goal. NT-Xent misses it by the positives of its two
+# views, made (2) and checked (5) above the kernels; ArcFace by all that stands between its kernels: margins,
+# what each label counts, and the target's part, which is apart from the other classes.
+LOSSES = {"NT-Xent": 18, "InfoNCE": 11, "SupCon": 11, "CLIP": 12, "SigLIP": 12, "ArcFace": 117}
 
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter wants bfloat16 converted; and a product in float16 is one launch there."""
-    for module in (launch, units, fields):
+    for module in (launch, units, images, fields_back):
         monkeypatch.setattr(module, "interpreting", lambda: False)
 
     def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -99,6 +104,23 @@ def test_conv2d(dtype: torch.dtype, centered: bool, augment: float, order: torch
         lambda: fields.gradients(cotangent, x, w, *saved, geometry, needs=[True, True], **options)
     )
     assert back <= CONV[centered][1], names
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype):
+    monkeypatch.undo()
+    step = STEPS[name]
+    there, back = kernel_cost(step.ours, step.shapes, dtype)
+    most = LOSSES[name] + (5 if name == "ArcFace" and dtype != torch.float32 else 0)
+    assert len(there) + len(back) <= most, (there, back)
+
+
+def test_a_learned_temperature_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    shapes = (64, 32), (64, 32), (1,)
+    there, back = kernel_cost(lambda a, b, t: clip_loss(a, b, temperature=t), shapes, torch.float32)
+    assert len(there) + len(back) <= 22, (there, back)
 
 
 @pytest.mark.parametrize("centered", [False, True])

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from cosnorm.backends.pairs import Exclusion, direction
+from cosnorm.backends.pairs import Exclusion, Places, direction
 from cosnorm.backends.triton import softmax
 
 CASES = {
@@ -124,3 +124,102 @@ def test_a_wrong_sum_would_be_seen():
     exact = (7 * x @ y.T).logsumexp(1)
     with pytest.raises(AssertionError):
         torch.testing.assert_close(log_sums(x, y, 7.0, Exclusion(offset=0)), exact, rtol=1e-6, atol=1e-5)
+
+
+PLACES = {
+    "own key": Places(),
+    "given": Places(given=torch.tensor([3, 2, 1, 0, -1, *range(5, 37)])),
+    "by label": Places(labels=(torch.arange(N) % 5, torch.arange(M) % 7), offset=1),
+}
+
+
+def _positives(places: Places) -> torch.Tensor:
+    """Which pairs are positive, (N, M)."""
+    i, j = torch.arange(N).unsqueeze(1), torch.arange(M)
+    if places.given is not None:
+        return places.given.unsqueeze(1) == j
+    if places.labels is None:
+        return i + (places.offset or 0) == j
+    same = places.labels[0].unsqueeze(1) == places.labels[1]
+    return same & (i + places.offset != j)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("learned", [False, True], ids=["a number", "a tensor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", PLACES)
+def test_whole_losses(name: str, dtype: torch.dtype, learned: bool, own: bool):
+    places, positive = PLACES[name], _positives(PLACES[name])
+    exclusion = Exclusion(offset=1, labels=(torch.arange(N) % 9, torch.arange(M) % 8))
+    x, y = _inputs(dtype)
+    scale = torch.tensor(7.0) if learned else 7.0
+    logits = 7 * x.double() @ y.double().T
+    # A positive stays whatever its label, and not where something else leaves it out.
+    kept = ~_excluded(exclusion) | (positive & own & ~_excluded(exclusion._replace(labels=None)))
+    counts = positive.sum(1)
+    sums = logits.masked_fill(~kept, -torch.inf).logsumexp(1)
+    part = (counts > 0) & (sums > -torch.inf)
+    share = positive / counts.clamp(min=1).unsqueeze(1)
+    exact = (sums - (logits * share).sum(1)).where(part, 0)
+    found = softmax.losses(x, y, scale, exclusion, places, own=own, columns=False)
+    torch.testing.assert_close(found.losses.double(), exact, rtol=1e-5, atol=1e-5)
+    assert found.part.bool().equal(part)
+    loss, count = found.sums()
+    torch.testing.assert_close(loss.double(), exact.sum(), rtol=1e-5, atol=1e-5)
+    assert count == part.sum()
+    weight = torch.rand(N) * part
+    weights = logits.masked_fill(~kept, -torch.inf).sub(sums.unsqueeze(1)).exp().nan_to_num(0) - share
+    weights = weight.double().unsqueeze(1) * weights
+    tolerance = 3e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    for tile in (None, 10):
+        into_x, into_y = torch.empty(N, D), torch.empty(M, D)
+        softmax.loss_gradients(
+            x,
+            y,
+            scale,
+            exclusion,
+            places,
+            found._replace(part=weight),
+            into_x,
+            into_y,
+            own=own,
+            symmetric=False,
+            tile=tile,
+        )
+        assert (into_x.double() - weights @ y.double()).abs().max() < tolerance
+        assert (into_y.double() - weights.T @ x.double()).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", ["given", "by label"])
+def test_whole_losses_of_a_set_with_itself(name: str):
+    x, _ = _inputs()
+    labels = torch.arange(N) % 5
+    places = PLACES[name] if name == "given" else Places(labels=(labels, labels), offset=0)
+    i, j = torch.arange(N).unsqueeze(1), torch.arange(N)
+    given = torch.zeros(N, N, dtype=torch.bool)
+    given[:, :] = places.given.unsqueeze(1) == j if name == "given" else (labels.unsqueeze(1) == labels)
+    positive = given & (i != j) if name == "by label" else given
+    logits = (5 * x.double() @ x.double().T).fill_diagonal_(-torch.inf)
+    share = positive / positive.sum(1).clamp(min=1).unsqueeze(1)
+    exclusion = Exclusion(offset=0)
+    found = softmax.losses(x, x, 5.0, exclusion, places, own=False, columns=False)
+    weights = found.part.double().unsqueeze(1) * (logits.softmax(1) - share)
+    into = torch.empty(N, D)
+    options = {"own": False, "symmetric": True, "tile": 16}
+    softmax.loss_gradients(x, x, 5.0, exclusion, places, found, into, None, **options)
+    torch.testing.assert_close(into.double(), (weights + weights.T) @ x.double(), rtol=0, atol=3e-6)
+
+
+def test_whole_losses_of_rows_and_columns():
+    x, y = _inputs()
+    y = y[:N]
+    logits = 5 * x.double() @ y.double().T
+    found = softmax.losses(x, y, 5.0, Exclusion(), Places(), own=False, columns=True)
+    exact = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
+    torch.testing.assert_close(found.losses.double(), exact, rtol=1e-5, atol=1e-5)
+    weights = (logits.softmax(1) + logits.softmax(0)) / 2 - torch.eye(N)
+    into_x, into_y = torch.empty(N, D), torch.empty(N, D)
+    options = {"own": False, "symmetric": False, "tile": None}
+    softmax.loss_gradients(x, y, 5.0, Exclusion(), Places(), found, into_x, into_y, **options)
+    torch.testing.assert_close(into_x.double(), weights @ y.double(), rtol=0, atol=3e-6)
+    torch.testing.assert_close(into_y.double(), weights.T @ x.double(), rtol=0, atol=3e-6)

@@ -1,7 +1,9 @@
 """The law of positives: every combination of options against a dense float64 formula from the definition."""
 
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -293,6 +295,53 @@ def test_every_combination(problem, temperature: float, chunk_size: int | None):
         return
     scale = max(1.0, 0.1 / temperature)
     compare(found, expected, [*rows.values(), tau], 1e-9 * scale, FLOOR)
+
+
+# What the kernels of whole losses know of.
+PLAIN = (
+    "positives",
+    "labels",
+    "extra_labels",
+    "groups",
+    "extra_groups",
+    "decoupled",
+    "exclude",
+    "exclude_self",
+    "directions",
+    "joint",
+)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems(), one_way=st.booleans(), chunk_size=st.sampled_from([None, 4]))
+def test_combinations_by_kernels(force, problem, one_way: bool, chunk_size: int | None):
+    force("triton")
+    found, rows, weights, reduction = problem
+    options = {name: found[name] for name in PLAIN if name in found}
+    rows.pop("hard", None)
+    positives = options.get("positives")
+    if positives is not None and positives.ndim == 2:  # one of each query
+        options["positives"] = weights.argmax(1).masked_fill(weights.amax(1) == 0, -1)
+        weights = F.one_hot(weights.argmax(1), M) * (weights.amax(1, keepdim=True) > 0).double()
+    if one_way and "query_to_key" in options["directions"]:
+        options |= {"directions": ("query_to_key",), "joint": False}
+    tau = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    narrow = {name: one.float() for name, one in rows.items()}
+    loss = contrastive_cross_entropy(
+        narrow["query"],
+        narrow["key"],
+        temperature=tau.float(),
+        extra_keys=narrow.get("extra"),
+        reduction=reduction,
+        chunk_size=chunk_size,
+        **options,
+    )
+    expected = Dense(weights, options)(rows, tau, reduction)
+    if not torch.is_tensor(expected) or not expected.requires_grad:
+        assert (loss == 0).all()
+        return
+    compare(loss, expected, [*rows.values(), tau], 2e-5, FLOOR)
 
 
 def targets(weights: Tensor, options: dict[str, Any]) -> Tensor:

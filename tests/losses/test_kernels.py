@@ -1,5 +1,7 @@
 """Losses by the Triton kernels, in their interpreter, against torch's operators."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,11 +9,13 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from margin_laws import LAWS
 
+from cosnorm.backends.triton import sigmoid
 from cosnorm.functional import (
     AdditiveAngle,
     AdditiveCosine,
     contrastive_cross_entropy,
     margin_cross_entropy,
+    pairwise_sigmoid_loss,
 )
 from cosnorm.losses import ArcFaceLoss, CLIPLoss, InfoNCELoss, NTXentLoss, SupConLoss
 
@@ -23,6 +27,26 @@ CASES = {
     "extra keys": {"extra_keys": torch.randn(9, D)},
     "a mask": {"exclude": torch.rand(N, N).lt(0.2)},
     "same labels stay out": {"labels": (LABELS, LABELS), "exclude_same_label": True},
+    "same labels and a mask": {
+        "labels": (LABELS, LABELS),
+        "exclude_same_label": True,
+        "exclude": torch.rand(N, N).lt(0.2),
+    },
+    "decoupled groups": {"groups": (LABELS, LABELS), "decoupled": True},
+    "keys look, with groups": {
+        "groups": (LABELS, LABELS),
+        "directions": ("query_to_key", "key_to_query"),
+    },
+    "keys look, and a mask": {
+        "exclude": torch.eye(N, dtype=torch.bool) | (torch.arange(N) == 2),
+        "directions": ("query_to_key", "key_to_query"),
+    },
+    "joint": {"directions": ("query_to_key", "key_to_query"), "joint": True},
+    "given": {"positives": (torch.arange(N) * 5 % N).masked_fill(torch.arange(N) == 7, -1)},
+    "given and decoupled": {"positives": torch.arange(N) // 2, "decoupled": True},
+    "given among groups": {"positives": torch.arange(N) // 2, "groups": (LABELS, LABELS)},
+    "pairs": {"positives": torch.tensor([[0, 1], [0, 2], [3, 1], [N - 1, 0]])},
+    "queries among their kind": {"directions": ("query_to_key", "query_to_query")},
     "positives by label": {"labels": (LABELS, LABELS)},
     "decoupled": {"decoupled": True},
     "decoupled by label": {"labels": (LABELS, LABELS), "decoupled": True},
@@ -62,6 +86,33 @@ def test_a_set_with_itself(decoupled: bool):
     views = torch.randn(N, D), torch.randn(N, D)
     losses = {impl: NTXentLoss(decoupled=decoupled, impl=impl) for impl in ("triton", "torch")}
     _both(lambda x, y, impl: losses[impl](x, y), *views, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 8])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"positives": torch.arange(N).flip(0)},
+        {"positives": torch.arange(N).roll(3), "decoupled": True},
+        {"positives": torch.arange(N).roll(3), "groups": LABELS},
+        {"positives": torch.arange(N), "groups": LABELS},  # left out: a query is its own positive
+        {"labels": LABELS},
+        {"labels": LABELS, "decoupled": True},
+        {"labels": LABELS, "exclude": torch.rand(N, N).lt(0.2)},
+        {"labels": LABELS, "extra_keys": torch.randn(9, D), "extra_labels": torch.arange(9) % 7},
+        {"positives": torch.arange(N).roll(3), "extra_keys": torch.randn(9, D), "reduction": "none"},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+def test_queries_among_themselves(options, chunk_size: int | None):
+    x, temperature = torch.randn(N, D), torch.tensor(0.3)
+    options = {**options, "chunk_size": chunk_size}
+    _both(
+        lambda x, t, impl: contrastive_cross_entropy(x, temperature=t, impl=impl, **options),
+        x,
+        temperature,
+        tolerance=2e-5,
+    )
 
 
 def test_the_other_losses_and_a_learned_temperature():
@@ -130,9 +181,49 @@ def test_a_whole_program_by_kernels_leaves_to_torch_what_has_none(options, force
     torch.testing.assert_close(margin_cross_entropy(x, weight, labels, **options), expected)
 
 
+def test_a_key_that_leaves_many_queries_out_is_left_to_torch(force):
+    x, y, positives = torch.randn(N, D), torch.randn(N, D), torch.arange(N) // 2
+    options = {"positives": positives, "decoupled": True, "directions": ("query_to_key", "key_to_query")}
+    expected = contrastive_cross_entropy(x, y, **options)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        contrastive_cross_entropy(x, y, impl="triton", **options)
+    force("triton")
+    torch.testing.assert_close(contrastive_cross_entropy(x, y, **options), expected)
+
+
 def test_a_head_in_half_precision():
     x, weight, labels = torch.randn(N, D).bfloat16(), torch.randn(43, D), torch.arange(N)
     _both(lambda x, w, impl: margin_cross_entropy(x, w, labels, impl=impl), x, weight, tolerance=3e-2)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_sigmoid_of_all_pairs(force, dtype: torch.dtype, reduction: str):
+    x, y = torch.randn(N, D).to(dtype), torch.randn(N, D).to(dtype)
+    numbers = torch.tensor(9.0), torch.tensor(-4.0)
+    if dtype == torch.float32:
+        x[3], x[4] = 0, x[4] * 1e-30
+
+    def call(x, y, scale, bias, impl, chunk=None):
+        force(impl)
+        return pairwise_sigmoid_loss(x, y, scale=scale, bias=bias, reduction=reduction, chunk_size=chunk)
+
+    for chunk in (None, 8):
+        inputs = [x, y, *(one.to(dtype) for one in numbers)]
+        _both(partial(call, chunk=chunk), *inputs, tolerance=1e-5 if dtype == torch.float32 else 3e-2)
+
+
+def test_scale_and_bias_are_read_where_they_stand():
+    x, y = (torch.nn.functional.normalize(torch.randn(N, D), dim=1) for _ in range(2))
+    found = []
+    for kind in (float, torch.tensor):
+        into = {"into_x": torch.empty(N, D), "into_y": torch.empty(N, D)}
+        weights = torch.linspace(0, 1, N)
+        made = sigmoid.whole_losses(x, y, kind(9.0), kind(-4.0), weights=weights, tile=None, **into)
+        found.append((*made, *into.values()))
+    assert all(map(torch.equal, *found))
+    alone, _ = sigmoid.whole_losses(x, y, 9.0, -4.0, weights=None, tile=None, into_x=None, into_y=None)
+    assert alone.equal(found[0][0])
 
 
 def test_what_has_no_kernel():

@@ -138,7 +138,8 @@ def _triton_obstacle(operation: str, device: str, dtype: torch.dtype) -> str:
         return "needs triton, which is not installed: pip install triton"
     from cosnorm.backends.triton.launch import interpreting
 
-    if device != "cuda" and not (device == "cpu" and interpreting()):
+    # Tensors without data stand for those of a GPU: launches are counted on them.
+    if device not in ("cuda", "meta") and not (device == "cpu" and interpreting()):
         return (
             f"needs tensors on a GPU, got {device} (TRITON_INTERPRET=1, set before triton is imported, runs "
             "the kernels in its interpreter)"

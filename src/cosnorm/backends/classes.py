@@ -1,11 +1,13 @@
 """Class weights as unit rows, a block of classes at a time: what all forms of a softmax over them read."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cosnorm.backends.torch.unit_rows import unit_rows
+from cosnorm.backends.torch.units import UnitRows
 from cosnorm.norms import accumulation_dtype
 
 
@@ -77,9 +79,18 @@ class ClassRows:
         known: all have been looked at.
     """
 
-    def __init__(self, weight: Tensor, blocks: Blocks, inverse_norms: Tensor | None) -> None:
-        """`inverse_norms` are those of all rows, (C·K, 1), where their scales are 1; None: not known."""
-        self.weight, self.blocks = weight, blocks
+    def __init__(
+        self,
+        weight: Tensor,
+        blocks: Blocks,
+        inverse_norms: Tensor | None,
+        make: Callable[[Tensor], UnitRows] = unit_rows,
+    ) -> None:
+        """`inverse_norms` are those of all rows, (C·K, 1), where their scales are 1; None: not known.
+
+        `make` makes unit rows of any scale.
+        """
+        self.weight, self.blocks, self._make = weight, blocks, make
         self.divisors = weight.new_ones((len(weight), 2), dtype=accumulation_dtype(weight.dtype))
         self.known = inverse_norms is not None
         if inverse_norms is not None:
@@ -90,6 +101,6 @@ class ClassRows:
         rows = self.blocks.rows(block)
         if self.known:
             return self.weight[rows] * self.divisors[rows, :1]
-        unit = unit_rows(self.weight[rows])
+        unit = self._make(self.weight[rows])
         self.divisors[rows] = torch.cat([unit.inverse_norm, unit.scale], 1)
         return unit.values

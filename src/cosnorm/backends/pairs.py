@@ -132,6 +132,28 @@ class Exclusion(NamedTuple):
         )
 
 
+class Places(NamedTuple):
+    """Which keys are a query's positives, as kernels look for them in a tile.
+
+    Without any of these it is key i + offset (0, if not given) of query i.
+
+    Attributes:
+        given: the one of each query, −1 for none, (N,) int64.
+        labels: those with equal labels, (N,) and (M,).
+        offset: with labels: query i is key i + offset, and no positive of its own.
+    """
+
+    given: Tensor | None = None
+    labels: tuple[Tensor, Tensor] | None = None
+    offset: int | None = None
+
+    def transposed(self) -> "Places":
+        """The same of the keys, where each belongs to one query."""
+        assert self.given is None
+        assert self.labels is None
+        return Places(offset=-(self.offset or 0))
+
+
 def leave_out_(logits: Tensor, places: Tensor, dim: int) -> None:
     """Put −inf at one place of each row (`dim` 1) or column (0); a place beyond the tile is none."""
     if not logits.numel():

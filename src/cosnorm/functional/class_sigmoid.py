@@ -119,6 +119,7 @@ def class_sigmoid_loss(
         int(ignore_index),
         processes,
         _WHERE,
+        "auto",
     )
     half = (cosine + 1) / 2
     if tensor is None:

@@ -151,6 +151,7 @@ def margin_cross_entropy(
         int(ignore_index),
         processes,
         _WHERE,
+        impl,
     )
     if isinstance(margin, BatchMargin):
         counted = labels != ignore_index

@@ -65,8 +65,7 @@ def nt_xent_loss(
     check_pair("nt_xent_loss", view1=view1, view2=view2)
     number = view1.shape[0]
     both = torch.cat([view1, view2])
-    ends = (number, 2 * number), (0, number)
-    positives = torch.cat([torch.arange(*one, dtype=torch.int64, device=both.device) for one in ends])
+    positives = torch.arange(2 * number, dtype=torch.int64, device=both.device).roll(number)
     if isinstance(groups, Tensor):
         options["groups"] = torch.cat([groups, groups])
     if guide is not None:

@@ -6,6 +6,7 @@ its own class turn to each other; what is done with both is the same for all.
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -143,8 +144,8 @@ def class_batch(
     return ClassBatch(
         batch,
         unit_rows(batch.embeddings, impl),
-        find_targets(batch.embeddings, weight, batch.places, classes, sub_centers, directions=True),
-        ClassRows(weight, blocks, inverse_norms(weight, impl)),
+        find_targets(batch.embeddings, weight, batch.places, classes, sub_centers, impl, directions=True),
+        ClassRows(weight, blocks, inverse_norms(weight, impl), partial(unit_rows, impl=impl)),
     )
 
 

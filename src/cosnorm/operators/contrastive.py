@@ -19,12 +19,14 @@ from torch import Tensor
 from cosnorm.backends.pairs import direction
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
+from cosnorm.operators import in_tiles
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
 from cosnorm.operators.directions import Losses, Sums, kinds_of, losses_of, weigh
+from cosnorm.operators.in_tiles import Tiles
 from cosnorm.operators.options import arguments_of, flags_of, results_of
 from cosnorm.operators.pair_options import PairOptions
-from cosnorm.operators.pair_problem import Problem, pose
+from cosnorm.operators.pair_problem import pose
 from cosnorm.operators.pairs import Gradients, Pairs, divide_each, pair_up, split_factor
 
 _LEARNING = 5
@@ -65,12 +67,16 @@ class _Learning(NamedTuple):
         if self.hard_negatives is not None or not options.is_one_field(self.extra_keys):
             return True
         # A symmetric tile serves both of its rows, whether these learn or the temperature alone.
-        if self.keys is None and self.extra_keys is None and not options.group:
+        if self.alone(options):
             return True
         return (needs[0] and self.keys is None) or needs[1] or needs[2]
 
-    def pairs(self, options: PairOptions) -> tuple[Pairs, Problem]:
-        """The batch as unit rows, and the problem that is posed for it."""
+    def alone(self, options: PairOptions) -> bool:
+        """Whether the queries are the keys, and there are no others."""
+        return self.keys is None and self.extra_keys is None and not options.group
+
+    def pairs(self, options: PairOptions) -> tuple[Pairs, float | Tensor]:
+        """The batch as unit rows, and 1/τ."""
         scale = options.scale(self.temperature, self.queries)
         pairs = pair_up(
             self.queries,
@@ -82,16 +88,21 @@ class _Learning(NamedTuple):
             meets_queries=options.meets_queries,
             exchange=options.exchange,
         )
-        alone = self.keys is None and self.extra_keys is None and not options.group
-        return pairs, pose(pairs, self.queries, scale, options, alone=alone)
+        return pairs, scale
+
+    def tiles(self, pairs: Pairs, scale: float | Tensor, options: PairOptions) -> Tiles | None:
+        """The same for a backend that makes whole losses, where there is one."""
+        return in_tiles.pose(pairs, self.queries, scale, options, alone=self.alone(options))
 
 
 class _Softmax:
     """A batch, ready for the passes over the tiles."""
 
-    def __init__(self, learning: _Learning, options: PairOptions) -> None:
-        self.options = options
-        self.pairs, self.problem = learning.pairs(options)
+    def __init__(
+        self, learning: _Learning, pairs: Pairs, scale: float | Tensor, options: PairOptions
+    ) -> None:
+        self.options, self.pairs = options, pairs
+        self.problem = pose(pairs, learning.queries, scale, options, alone=learning.alone(options))
         self.hard = self._hard() if learning.hard_negatives is not None else None
 
     def _hard(self) -> Tensor:
@@ -249,8 +260,12 @@ def _reduced(losses: list[Losses], options: PairOptions) -> tuple[Tensor, Tensor
 
 def _compute(*arguments: Any) -> Results:
     learning, options, keep = _parts(arguments)
-    softmax = _Softmax(learning, options)
-    pairs, problem = softmax.pairs, softmax.problem
+    pairs, scale = learning.pairs(options)
+    tiles = learning.tiles(pairs, scale, options)
+    if tiles is not None:
+        return _compute_in_tiles(pairs, tiles, options, keep, into_y=learning.into_y(keep, options))
+    softmax = _Softmax(learning, pairs, scale, options)
+    problem = softmax.problem
     projected, divisors, into_temperature, log_sums = (pairs.x.new_empty(0) for _ in range(4))
     if any(keep) and not options.separate:
         into = pairs.gradients(into_y=learning.into_y(keep, options))
@@ -258,10 +273,10 @@ def _compute(*arguments: Any) -> Results:
         if found is not None:
             loss, number, _ = _reduced(found[1], options)
         else:
-            tiles: list[list[Tensor]] = []
-            sums = softmax.log_sums(tiles)
+            kept: list[list[Tensor]] = []
+            sums = softmax.log_sums(kept)
             loss, number, weights = _reduced(losses_of(problem, sums), options)
-            softmax.gradients(into, sums, weights, tiles)
+            softmax.gradients(into, sums, weights, kept)
         into_temperature = pairs.project_(into) * -problem.scale
         projected, divisors = into.rows, pairs.divisors[: len(into.rows)].clone()
     else:
@@ -270,6 +285,28 @@ def _compute(*arguments: Any) -> Results:
         if any(keep):
             log_sums = torch.cat(list(sums.values()))
     return Results(loss, number, projected, divisors, into_temperature, log_sums)
+
+
+def _compute_in_tiles(
+    pairs: Pairs, tiles: Tiles, options: PairOptions, keep: list[bool], *, into_y: bool
+) -> Results:
+    """The same by a backend that finds the positives in its tiles: few launches."""
+    found = in_tiles.losses(tiles)
+    empty = pairs.x.new_empty(0)
+    if options.separate:
+        log_sums = torch.cat(found.log_sums) if any(keep) else empty
+        return Results(found.losses, found.part.sum(dtype=torch.int64), empty, empty, empty, log_sums)
+    loss, number = found.sums()
+    if not any(keep):
+        return Results(loss, number, empty, empty, empty, empty)
+    rows, along = in_tiles.gradients(pairs, tiles, found, into_y=into_y)
+    into_temperature = pairs.x.new_empty(())
+    if keep[-1]:
+        into_temperature = in_tiles.into_temperature(along, tiles, into_y=into_y)
+    divisors = pairs.divisors
+    if len(rows) < len(divisors):
+        divisors = divisors[: len(rows)].clone()
+    return Results(loss, number, rows, divisors, into_temperature, empty)
 
 
 def _parts(arguments: Sequence[Any]) -> tuple[_Learning, PairOptions, list[bool]]:
@@ -308,29 +345,36 @@ def _gradients(cotangent: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     learning, options = _Learning(*arguments[:_LEARNING]), PairOptions(*arguments[_LEARNING:end])
     kept, needs = Results(cotangent, *arguments[end:-1]), arguments[-1]
     if options.separate:
-        softmax = _Softmax(learning, options)
-        pairs, problem = softmax.pairs, softmax.problem
-        sums = options.named(kept.log_sums, len(pairs.x), len(pairs.own_keys))
+        pairs, scale = learning.pairs(options)
+        tiles, into_y = learning.tiles(pairs, scale, options), learning.into_y(needs, options)
         weights, factor = split_factor(cotangent)
-        shares = _reduced(losses_of(problem, sums), options)[2]
-        into = pairs.gradients(into_y=learning.into_y(needs, options))
-        softmax.gradients(into, sums, [torch.where(one == 0, 0, weights * one) for one in shares], [])
-        into_temperature = pairs.project_(into) * -problem.scale
-        projected, divisors = into.rows, pairs.divisors
+        if tiles is not None:
+            found = in_tiles.losses(tiles)
+            found = found._replace(part=found.part * weights)
+            projected, along = in_tiles.gradients(pairs, tiles, found, into_y=into_y)
+            into_temperature = in_tiles.into_temperature(along, tiles, into_y=into_y)
+        else:
+            softmax = _Softmax(learning, pairs, scale, options)
+            sums = options.named(kept.log_sums, len(pairs.x), len(pairs.own_keys))
+            shares = _reduced(losses_of(softmax.problem, sums), options)[2]
+            into = pairs.gradients(into_y=into_y)
+            softmax.gradients(into, sums, [torch.where(one == 0, 0, weights * one) for one in shares], [])
+            projected, into_temperature = into.rows, pairs.project_(into) * -softmax.problem.scale
+        divisors = pairs.divisors
     else:
         projected, divisors, into_temperature = kept.projected, kept.divisors, kept.into_temperature
-        factor = cotangent * number_of_processes(options.group)
+        factor = cotangent * number_of_processes(options.group) if options.group else cotangent
     rows: list[Tensor | None] = list(learning[:4])
     hard = learning.hard_negatives
     if hard is not None:
         rows[3] = hard.reshape(-1, hard.shape[-1])
-    found = divide_each(projected, divisors, factor, rows, needs[:4], options.impl)
-    if hard is not None and found[3] is not None:
-        found[3] = found[3].view(hard.shape)
+    finished = divide_each(projected, divisors, factor, rows, needs[:4], options.impl)
+    if hard is not None and finished[3] is not None:
+        finished[3] = finished[3].view(hard.shape)
     temperature = learning.temperature
     if temperature is None:
-        return *found, None
-    return *found, saturate(into_temperature * factor, temperature.dtype).reshape(temperature.shape)
+        return *finished, None
+    return *finished, saturate(into_temperature * factor, temperature.dtype).reshape(temperature.shape)
 
 
 def _flops(passes: int, options: PairOptions, queries: torch.Size, *others: torch.Size | None) -> int:

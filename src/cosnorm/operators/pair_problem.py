@@ -380,14 +380,15 @@ def _units(where: str, options: PairOptions) -> tuple[Tensor | None, Tensor | No
         if given is None:
             return None
         check_finite(f"{where}: guide", given)
-        return unit_rows(given, options.impl).values
+        # A guide may have a dtype for which there are no kernels.
+        return unit_rows(given, options.impl if options.impl == "torch" else "auto").values
 
     return units(options.guide), units(options.key_guide), units(options.extra_guide)
 
 
 def _backend(operation: str, where: str, queries: Tensor, fields: list[Field], impl: str) -> ModuleType:
     for backend in choose.backends(operation, impl, queries):
-        if all(backend.takes(field.exclusion) for field in fields):
+        if all(backend.takes(field.exclusion, columns=field.columns) for field in fields):
             return backend
         if impl == "triton":
             raise RuntimeError(

@@ -54,6 +54,7 @@ class Pairs(NamedTuple):
     last: where the rows beside begin.
     shares: where the own keys are among `y`.
     query_shares: where the own queries are among `queries`.
+    rounded: `units` in the dtype of the queries, where a kernel has made that, too.
     """
 
     units: Tensor
@@ -67,6 +68,7 @@ class Pairs(NamedTuple):
     last: int
     shares: Shares
     query_shares: Shares
+    rounded: Tensor | None = None
 
     def gradients(self, *, into_y: bool) -> Gradients:
         """Zeros, to which gradients are added."""
@@ -133,9 +135,14 @@ def pair_up(
     is how the rows of other processes come.
     """
     flat = None if beside is None else beside.reshape(-1, beside.shape[-1])
-    found = [unit_rows(one, impl) for one in (queries, keys, extra, flat) if one is not None]
-    units = _beside([one.values for one in found])
-    divisors = _beside([pack(one) for one in found])
+    sets = [one for one in (queries, keys, extra, flat) if one is not None]
+    rounded, backend = None, _backends(impl, queries)[0]
+    if hasattr(backend, "units_beside") and len({one.dtype for one in sets}) == 1 and not group:
+        units, rounded, divisors = backend.units_beside(sets, queries.dtype)
+    else:
+        found = [unit_rows(one, impl) for one in sets]
+        units = _beside([one.values for one in found])
+        divisors = _beside([pack(one) for one in found])
     number = len(queries)
     own = slice(0, number) if keys is None else slice(number, number + len(keys))
     last = own.stop + (0 if extra is None else len(extra))
@@ -172,6 +179,7 @@ def pair_up(
         last,
         shares,
         query_shares,
+        rounded,
     )
 
 
@@ -219,6 +227,12 @@ def divide_each(
     impl: str = "auto",
 ) -> list[Tensor | None]:
     """The finished gradients in queries, keys and extra keys."""
+    sets = [one for one in rows if one is not None]
+    backend = _backends(impl, projected)[0]
+    all_needed = all(needed for needed, one in zip(needs, rows, strict=True) if one is not None)
+    if hasattr(backend, "finish_each") and all_needed and len({one.dtype for one in sets}) == 1:
+        made = iter(backend.finish_each(projected, divisors, factor, [(len(one), one.dtype) for one in sets]))
+        return [None if one is None else next(made) for one in rows]
     found: list[Tensor | None] = []
     start = 0
     for one, needed in zip(rows, needs, strict=True):
@@ -244,5 +258,4 @@ def _beside(parts: list[Tensor]) -> Tensor:
 
 
 def _backends(impl: str, x: Tensor) -> tuple[ModuleType, ...]:
-    # Kernels have no unit rows of their own.
-    return choose.backends("unit_rows", impl if impl == "torch" else "auto", x)
+    return choose.backends("unit_rows", "auto" if impl == "c" else impl, x)  # there are none in C

@@ -267,15 +267,15 @@ def pair_positives(
     number = own_keys.stop - own_keys.start
     if positives.ndim == 2:
         rows, columns = positives.unbind(1)
-        _check(where, "query", rows, num_queries)
-        _check(where, "key", columns, number)
+        check_indices(where, "query", rows, num_queries)
+        check_indices(where, "key", columns, number)
         if weights is not None:
             _check_weights(where, weights, most)
         elif not is_accelerator(device) and len(rows) == num_queries and bool((rows.diff() == 1).all()):
             return OnePositive(columns.long() + own_keys.start, None)
         return PairPositives(rows.long(), columns.long() + own_keys.start, num_queries, weights)
     known = positives != -1
-    _check(where, "key", positives, number, least=-1)
+    check_indices(where, "key", positives, number, least=-1)
     if not is_accelerator(device) and bool(known.all()):
         return OnePositive(positives.long() + own_keys.start, None)
     return OnePositive(positives.long().clamp(0, max(0, number - 1)) + own_keys.start, known)
@@ -325,7 +325,7 @@ def linked(
     return found[:-1], others[:-1]
 
 
-def _check(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
+def check_indices(where: str, name: str, found: Tensor, size: int, *, least: int = 0) -> None:
     """Raise unless indices are in [least, size)."""
     if not found.numel():
         return

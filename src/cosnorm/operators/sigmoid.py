@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cosnorm.devices import is_accelerator
 from cosnorm.distributed import number_of_processes, sum_over
 from cosnorm.norms import accumulation_dtype, saturate
+from cosnorm.operators import in_tiles
 from cosnorm.operators.by_turns import Shared, SharedGradients
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import Backward
@@ -88,9 +89,12 @@ class _Sigmoid:
             meets_queries=options.meets_queries,
             exchange=options.exchange,
         )
-        self.problem: Problem = pose(
-            self.pairs, queries, self.scale, options, alone=False, operation="sigmoid", where=_WHERE
-        )
+        # What makes the losses without a problem: no operator stands between its tiles.
+        self.whole = in_tiles.sigmoid_backend(self.pairs, queries, options)
+        if self.whole is None:
+            self.problem: Problem = pose(
+                self.pairs, queries, self.scale, options, alone=False, operation="sigmoid", where=_WHERE
+            )
         self.has_hard = learning.hard_negatives is not None
 
     def losses(self, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Gradients | None]:
@@ -211,8 +215,17 @@ class _Sigmoid:
         into.into_beside.view(rows.shape).addcmul_(pull.unsqueeze(2), pairs.x.unsqueeze(1))
         return pull.sum()
 
-    def gradients(self, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses of queries and of keys, projected gradients, and those in scale and bias."""
+    def found(self, weights: Tensor | None, *, write: bool) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Losses of queries and keys; if `write`, projected gradients, and in scale and bias; weights: 1."""
+        if self.whole is not None:
+            numbers = self.scale, self.bias, weights, self.options
+            losses, rows, sums = in_tiles.sigmoid_losses(self.whole, self.pairs, *numbers, write=write)
+            return losses, None, rows, sums
+        if not write:
+            losses, of_keys, _, _ = self.losses(None)
+            return losses, of_keys, losses.new_empty(0), losses.new_empty(0)
+        if weights is None:
+            weights = torch.ones_like(self.pairs.x[:, 0])
         losses, of_keys, into_bias, into = self.losses(weights)
         assert into is not None
         into_scale = self.pairs.project_(into)
@@ -231,14 +244,13 @@ def _parts(arguments: tuple[Any, ...]) -> tuple[_Learning, PairOptions, float, f
 def _compute(*arguments: Any) -> Results:
     learning, options, scale, bias = _parts(arguments)
     sigmoid = _Sigmoid(learning, options, scale, bias)
-    pairs = sigmoid.pairs
-    divisors, projected, numbers = (pairs.x.new_empty(0) for _ in range(3))
-    if arguments[-1] and not options.separate:
-        losses, of_keys, projected, numbers = sigmoid.gradients(torch.ones_like(pairs.x[:, 0]))
-        divisors = pairs.divisors
-    else:
-        losses, of_keys, _, _ = sigmoid.losses(None)
-    loss = losses if options.separate else sum_over(losses.sum() + of_keys.sum(), options.group)
+    pairs, kept = sigmoid.pairs, bool(arguments[-1]) and not options.separate
+    losses, of_keys, projected, numbers = sigmoid.found(None, write=kept)
+    divisors = pairs.divisors if kept else pairs.x.new_empty(0)
+    loss = losses
+    if not options.separate:
+        loss = losses.sum() if of_keys is None else losses.sum() + of_keys.sum()
+        loss = sum_over(loss, options.group)
     count = torch.full((), len(pairs.x), dtype=torch.int64, device=losses.device)
     return Results(loss, sum_over(count, options.group), projected, divisors, numbers)
 
@@ -267,11 +279,11 @@ def _gradients(cotangent: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     if options.separate:
         sigmoid = _Sigmoid(learning, options, scale, bias)
         weights, factor = split_factor(cotangent)
-        _, _, projected, numbers = sigmoid.gradients(weights)
+        _, _, projected, numbers = sigmoid.found(weights, write=True)
         divisors = sigmoid.pairs.divisors
     else:
         projected, divisors, numbers = kept.projected, kept.divisors, kept.numbers
-        factor = cotangent * number_of_processes(options.group)
+        factor = cotangent * number_of_processes(options.group) if options.group else cotangent
     into_numbers = [
         None if one is None else saturate(into * factor, one.dtype).reshape(one.shape)
         for one, into in zip(learning[4:], numbers.unbind(), strict=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cosnorm.backends import choose
 from cosnorm.backends.torch.units import unit_rows
 from cosnorm.devices import is_accelerator
 from cosnorm.distributed import Shares, gather, share_rows, sum_over
@@ -56,10 +57,15 @@ def find_targets(
     places: Tensor,
     classes: Tensor | None,
     sub_centers: int,
+    impl: str,
     *,
     directions: bool,
 ) -> Target:
     """Look at each embedding beside its own class; `places` are labels among the classes that take part."""
+    kernels = choose.backends("targets", "auto" if impl == "c" else impl, embeddings)
+    takes = sub_centers == 1 and weight.dtype != torch.float64
+    if kernels and takes and len(weight) and (classes is None or len(classes)):
+        return Target(*kernels[0].find(embeddings, weight, places, classes, directions=directions))
     precise = precise_dtype(embeddings.device)
     number = len(weight) // sub_centers if classes is None else len(classes)
     here = (places >= 0) & (places < number)
@@ -164,9 +170,12 @@ def _compute(
     ignore_index: int,
     group: str,
     where: str,
+    impl: str,
 ) -> tuple[Tensor, Tensor]:
     batch = gather_batch(embeddings, weight, labels, classes, sub_centers, ignore_index, group, check=where)
-    target = find_targets(batch.embeddings, weight, batch.places, classes, sub_centers, directions=False)
+    target = find_targets(
+        batch.embeddings, weight, batch.places, classes, sub_centers, impl, directions=False
+    )
     if not group:
         return target.cosine, target.sine
     both = sum_over(torch.stack([target.cosine, target.sine]), group)[:, batch.shares.own]
@@ -180,7 +189,7 @@ def _shapes(embeddings: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 class_targets = define(
     "class_targets(Tensor embeddings, Tensor weight, Tensor labels, Tensor? classes, int sub_centers, "
-    "int ignore_index, str group, str where) -> (Tensor cosine, Tensor sine)",
+    "int ignore_index, str group, str where, str impl) -> (Tensor cosine, Tensor sine)",
     _compute,
     _shapes,
     flops=lambda embeddings, weight, labels, classes, sub_centers, *_: (

@@ -12,7 +12,7 @@ _TILE = 1024
 TAKES_TENSOR_SCALE = True
 
 
-def takes(exclusion: Exclusion) -> bool:
+def takes(exclusion: Exclusion, *, columns: bool) -> bool:
     """Whether these tiles can leave out what is left out: always."""
     return True
 

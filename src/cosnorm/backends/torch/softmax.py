@@ -36,7 +36,7 @@ _WHOLE_ROWS = 2**21
 TAKES_TENSOR_SCALE = True
 
 
-def takes(exclusion: Exclusion) -> bool:
+def takes(exclusion: Exclusion, *, columns: bool) -> bool:
     """Whether these tiles can leave out what is left out: always."""
     return True
 

@@ -16,6 +16,9 @@ COTANGENT_LIMIT = 2.0**60
 # Registers that a thread can have; and those with which eight blocks of 128 threads fit on a multiprocessor.
 MOST, PASS = 255, 64
 
+# Products of half types that come back as float32: torch 2.8 has them, and no CPU.
+_OUT_DTYPE = "dtype" in torch.ops.aten.mm.overloads()
+
 
 class Launch(NamedTuple):
     """One launch: what is asked of a device, and what a compiler needs to know of it."""
@@ -105,9 +108,23 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.dtype != torch.float16:
         return a @ b
-    if a.device.type == "cuda":
+    if a.device.type != "cpu" and _OUT_DTYPE:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
+
+
+def product_into(a: Tensor, b: Tensor, into: Tensor, *, add: bool = False) -> None:
+    """The same, all of it in float32, in memory that is there; `add`: to what stands there."""
+    if a.dtype != torch.float32 and not (a.device.type != "cpu" and _OUT_DTYPE):
+        a, b = a.float(), b.float()
+    if add and a.dtype == torch.float32:
+        into.addmm_(a, b)
+    elif add:
+        into.add_(torch.mm(a, b, out_dtype=torch.float32))
+    elif a.dtype == torch.float32:
+        torch.mm(a, b, out=into)
+    else:
+        torch.mm(a, b, out_dtype=torch.float32, out=into)
 
 
 def precision(dtype: torch.dtype) -> str:
