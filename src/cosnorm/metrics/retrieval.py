@@ -10,7 +10,6 @@ from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import check_count
 from cosnorm.metrics.labelled import Labelled, labelled
 
-
 WHERE = "retrieval_metrics"
 
 
