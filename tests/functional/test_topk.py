@@ -159,6 +159,15 @@ def test_a_bad_last_row_spoils_no_gradient_of_those_without_keys():
     assert x.grad[1:].isfinite().all()
 
 
+def test_a_bound_of_nan_raises():
+    x = torch.randn(4, 3)
+    with pytest.raises(ValueError, match="cosine_topk: below must be a number, got NaN"):
+        cosine_topk(x, below=torch.nan)
+    with pytest.raises(ValueError, match="cosine_topk: below must be numbers, got NaN"):
+        cosine_topk(x, below=torch.tensor([0.1, torch.nan, 0.3, torch.inf]))
+    assert (cosine_topk(x, below=-torch.inf).indices == -1).all()
+
+
 def test_nothing_of_n_by_m_is_made():
     class Largest(TorchDispatchMode):
         numel = 0

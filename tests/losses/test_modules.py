@@ -242,3 +242,26 @@ def test_negatives_never_collide_and_are_even():
 def test_errors(call, error, message: str):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("move", ["as it is", "double", "to", "deepcopy", "double, deepcopy"])
+def test_the_buffers_of_a_head_are_followed_wherever_it_was_moved(move: str):
+    margin, scale = torch.tensor(0.1), torch.tensor(8.0)
+    head = losses.ArcFaceLoss(5, 4, margin=margin, scale=scale)
+    assert head.scale is scale
+    assert head.margin.number0 is margin
+    for one in move.split(", "):
+        head = {
+            "as it is": lambda head: head,
+            "double": lambda head: head.double(),
+            "to": lambda head: head.to(torch.float64),
+            "deepcopy": copy.deepcopy,
+        }[one](head)
+    x, labels = torch.randn(3, 4, dtype=head.weight.dtype), torch.tensor([0, 4, 2])
+    for m, s in ((0.1, 8.0), (0.3, 32.0), (0.0, 2.0)):
+        head.margin.number0.fill_(m)
+        head.scale.fill_(s)
+        fixed = losses.ArcFaceLoss(5, 4, margin=m, scale=s, dtype=head.weight.dtype)
+        fixed.load_state_dict(head.state_dict())
+        torch.testing.assert_close(head(x, labels), fixed(x, labels))
+        torch.testing.assert_close(head.logits(x), fixed.logits(x))

@@ -127,10 +127,37 @@ def test_weighted_votes_by_definition():
     assert knn_accuracy(rows, labels, k=7, temperature=0.07).item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.01, 1e-5, 1e-300])
+def test_votes_that_are_all_small_still_count(temperature: float, dtype: torch.dtype):
+    """Far from all keys, exp((c − 1)/τ) would be 0 for every neighbour."""
+    keys = torch.tensor([[-1.0, 2.0], [-1.0, 1.0], [-2.0, 1.0]], dtype=dtype)
+    found = knn_predict(torch.tensor([[1.0, 0.0]], dtype=dtype), keys, torch.tensor([7, 5, 3]), k=3)
+    assert found == 3
+    options = {"k": 3, "temperature": temperature}
+    found = knn_predict(torch.tensor([[1.0, 0.0]], dtype=dtype), keys, torch.tensor([7, 5, 3]), **options)
+    assert found == 7
+    labels = torch.tensor([7])
+    share = knn_accuracy(
+        torch.tensor([[1.0, 0.0]], dtype=dtype), labels, keys, torch.tensor([7, 5, 3]), **options
+    )
+    assert share == 1
+
+
+def test_one_number_is_one_k():
+    rows, labels = clusters(30, 4)
+    several = retrieval_metrics(rows, labels, recall=(5,), ndcg=[3])
+    one = retrieval_metrics(rows, labels, recall=5, ndcg=3)
+    assert one == several
+
+
 def test_what_cannot_be_counted():
     rows, labels = clusters(20, 5)
-    alone = retrieval_metrics(rows[:3], torch.tensor([0, 1, 2]))
-    assert all(value.isnan() for value in alone.values())
+    for number in (1, 3):
+        alone = retrieval_metrics(rows[:number], torch.arange(number))
+        assert all(value.isnan() for value in alone.values())
+    none = retrieval_metrics(rows[:0], labels[:0], rows, labels)
+    assert all(value.isnan() for value in none.values())
     spoiled = rows.clone()
     spoiled[4] = torch.nan
     found = retrieval_metrics(spoiled, labels, recall=(1,))
@@ -163,6 +190,10 @@ def test_numpy_gives_numpy():
         (lambda x, y: retrieval_metrics(x, y, x[:, :2], y), ValueError, r"\(N, D\) and \(M, D\)"),
         (lambda x, y: retrieval_metrics(x[0], y), ValueError, r"must have shape \(N, D\), got \(3,\)"),
         (lambda x, y: retrieval_metrics(x, y, recall=(0,)), ValueError, "recall must be at least 1"),
+        (lambda x, y: retrieval_metrics(x, y, recall=0), ValueError, "recall must be at least 1"),
+        (lambda x, y: retrieval_metrics(x, y, ndcg=2.5), TypeError, "ndcg must be an int, got 2.5"),
+        (lambda x, y: retrieval_metrics(x[:0], y[:0]), ValueError, "retrieval_metrics: .* at least one key"),
+        (lambda x, y: retrieval_metrics(x, y, x[:0], y[:0]), ValueError, "retrieval_metrics: .* one key"),
         (lambda x, y: retrieval_metrics(x, y.float()), TypeError, "labels must be whole numbers"),
         (lambda x, y: knn_accuracy(x, y, k=0), ValueError, "k must be at least 1"),
         (lambda x, y: knn_accuracy(x, y, temperature=0), ValueError, "positive number, got 0"),

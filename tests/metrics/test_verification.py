@@ -66,6 +66,45 @@ def test_perfect_hopeless_and_nan():
     assert spoiled["tar@far=0.001"] == 0.5
 
 
+@pytest.mark.parametrize("infinite", [False, True])
+def test_nan_is_never_accepted(infinite: bool):
+    """Pair by pair: with comparisons, which NaN does not pass at any threshold, −inf among them."""
+    scores, same = pairs(60, 3, steps=3)
+    scores[::7] = torch.nan
+    if infinite:
+        scores[3], scores[4], scores[5] = -torch.inf, torch.inf, -torch.inf
+    found = verification_metrics(scores, same, far=(0.0, 0.3, 1.0), folds=6)
+    # The highest threshold accepts nothing: no score is above inf but one could be equal to it.
+    every = [torch.nan, *sorted(set(scores[~scores.isnan()].tolist()), reverse=True)]
+    for rate in (0.0, 0.3, 1.0):
+        best = max(tar for tar, far in (rates(scores, same, one) for one in every) if far <= rate)
+        assert found[f"tar@far={rate:g}"].item() == pytest.approx(best)
+    assert found["tar@far=1"] < 1
+    right = []
+    for part in torch.arange(60).tensor_split(6):
+        others = torch.ones(60, dtype=torch.bool).index_fill_(0, part, False)
+        shares = [int(((scores[others] >= one) == same[others]).sum()) for one in every]
+        threshold = every[shares.index(max(shares))]
+        right.append(float(((scores[part] >= threshold) == same[part]).double().mean()))
+    assert found["accuracy"].item() == pytest.approx(np.mean(right))
+    below = scores.nan_to_num(nan=-1e9, posinf=torch.inf, neginf=-1e8)
+    for a in ("auc", "eer"):
+        assert found[a].item() == pytest.approx(verification_metrics(below, same, folds=0)[a].item())
+
+
+def test_where_all_scores_are_nan_nothing_is_accepted():
+    same = torch.tensor([True, False, False, True, False, False])
+    found = verification_metrics(torch.full((6,), torch.nan), same, far=1, folds=2)
+    assert found["tar@far=1"] == 0
+    assert found["accuracy"].item() == pytest.approx(2 / 3)
+    assert (found["auc"], found["eer"]) == (0.5, 0.5)
+
+
+def test_one_rate_is_one_number():
+    scores, same = pairs(40)
+    assert verification_metrics(scores, same, far=0.1) == verification_metrics(scores, same, far=(0.1,))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -73,6 +112,7 @@ def test_perfect_hopeless_and_nan():
         ({"same": torch.ones(6).bool()}, ValueError, "got 6 of 6 of the same"),
         ({"same": torch.ones(5).bool()}, ValueError, r"one shape \(N,\), got \(6,\) and \(5,\)"),
         ({"far": (2.0,)}, ValueError, "between 0 and 1, got 2.0"),
+        ({"far": 2}, ValueError, "between 0 and 1, got 2"),
         ({"folds": 1}, ValueError, "from 2 to the number of pairs, 6; got 1"),
         ({"folds": 7}, ValueError, "got 7"),
         ({"scores": torch.arange(6)}, TypeError, "scores must be float16"),

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import cosnorm
 from cosnorm import losses, microbatch
+from cosnorm.microbatches.wrapped import modules_of
 
 ROWS, SIZE, WIDTH = 13, 6, 5
 
@@ -424,6 +425,74 @@ def test_batch_norm_warns_and_updates_its_statistics_once_a_part(norm: type[nn.M
     assert equal(list(second.buffers()), list(first.buffers()))
     microbatch(second, rows(), lambda made: made.sin().sum(), size=ROWS)  # no part, no warning
     microbatch(second.eval(), rows(), lambda made: made.sin().sum(), size=5)
+
+
+class Plain:
+    """No module, but it has some."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.towers = network, {"one": [network]}
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    __call__ = encode
+
+
+class Slotted:
+    __slots__ = ("parts",)
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parts = [Plain(network)]
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.parts[0].encode(x)
+
+
+def closure(network: nn.Module) -> Any:
+    towers = {"one": [network]}
+
+    def inner(x: Tensor) -> Tensor:
+        return towers["one"][0](x)
+
+    return lambda x: inner(x)
+
+
+HOLDERS = {
+    "method": lambda network: Plain(network).encode,
+    "object": Plain,
+    "slots": lambda network: Slotted(network).encode,
+    "partial of a method": lambda network: functools.partial(Plain(network).encode),
+    "partial of an object": lambda network: functools.partial(Plain.encode, Plain(network)),
+    "closure": closure,
+    "closure over an object": lambda network: (lambda plain: lambda x: plain.encode(x))(Plain(network)),
+    "default": lambda network: lambda x, network=network: network(x),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_modules_of_plain_objects_remember_once(holder: str):
+    def network() -> nn.Module:
+        norm = nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, WIDTH)).double()
+        return nn.Sequential(encoder(), nn.BatchNorm1d(WIDTH).double(), norm)
+
+    first, second = network(), network()
+    second.load_state_dict(first.state_dict())
+    torch.manual_seed(5)
+    with pytest.warns(UserWarning, match="statistics of the part"):
+        microbatch(first, rows(), lambda made: made.sin().sum(), size=5)
+    torch.manual_seed(5)
+    with pytest.warns(UserWarning, match="statistics of the part"):
+        microbatch(HOLDERS[holder](second), rows(), lambda made: made.sin().sum(), size=5, check=True)
+    assert equal(gradients(second), gradients(first))
+    assert equal(list(second.buffers()), list(first.buffers()))
+
+
+def test_what_is_no_module_is_passed_over():
+    network, plain = encoder(), Plain(encoder())
+    plain.myself, plain.many, plain.kind = plain, [network] * 10**4, Plain
+    assert modules_of(plain.encode) == [plain.network]
+    assert modules_of(len) == []
 
 
 def test_state_is_brought_back_after_an_error():

@@ -48,7 +48,7 @@ def uniformity(
 
     Args:
         rows: shape (N, D), at least two.
-        t: of the Gaussian potential.
+        t: of the Gaussian potential, between 1e-6 and 1e4.
         sample: S: only S pairs for each row, drawn evenly: O(S·N·D) instead of O(N²·D). None: all, in tiles;
             no N×N matrix is made.
         generator: the source of drawing; None: torch's own.
@@ -60,7 +60,7 @@ def uniformity(
 
     Raises:
         TypeError: not tensors, wrong dtypes.
-        ValueError: fewer than two rows, t that is not positive.
+        ValueError: fewer than two rows, t out of range.
 
     Source: Wang and Isola, arXiv 2005.10242, eq. 5.
 
@@ -70,8 +70,8 @@ def uniformity(
         -4.0
     """
     check_rows("uniformity", 2, rows=rows)
-    if not is_number(t) or not 0 < t <= 1e4:
-        raise ValueError(f"uniformity: t must be a positive number of at most 10000, got {t!r}")
+    if not is_number(t) or not 1e-6 <= t <= 1e4:
+        raise ValueError(f"uniformity: t must be a positive number, between 1e-6 and 1e4, got {t!r}")
     number = len(rows)
     if sample is not None:
         cosines = cosines_beside(rows, rows, shifts("uniformity", number, sample, generator))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cosnorm.diagnostics.drawn import check_rows, cosines_beside, shifts
-from cosnorm.functional.checks import check_labels, is_number
+from cosnorm.functional.checks import check_bound, check_labels
 from cosnorm.functional.similarity import cosine_similarity
 from cosnorm.norms import accumulation_dtype
 
@@ -106,8 +106,7 @@ def false_negative_share(
     where = "false_negative_share"
     keys = queries if keys is None else keys
     check_rows(where, 2, queries=queries, keys=keys)
-    if not is_number(above):
-        raise TypeError(f"{where}: above must be a number, got {type(above).__name__}")
+    check_bound(where, "above", above)
     drawn = shifts(where, len(queries), sample, generator)
     cosines = cosines_beside(queries, keys, drawn)
     filtered = cosines > above

@@ -96,6 +96,14 @@ def check_count(where: str, name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
 
 
+def check_bound(where: str, name: str, value: Any) -> None:
+    """Raise unless `value` is a number; NaN bounds nothing."""
+    if not is_number(value):
+        raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
+    if value != value:  # torch.compile(dynamic=True) knows no math.isnan of a symbolic number
+        raise ValueError(f"{where}: {name} must be a number, got NaN, which nothing is above or below")
+
+
 def check_numbers(
     where: str, name: str, value: int | Sequence[int], rank: int, least: int
 ) -> tuple[int, ...]:

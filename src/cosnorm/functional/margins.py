@@ -171,6 +171,10 @@ class ScheduledMargin(nn.Module):
         numbers: each a number, a tensor of one (which may be changed in place, or learn), or a function of
             the step, see `cosnorm.functional.Schedule`.
 
+    Attributes:
+        number0: the first number, then number1 and so on. Of a tensor a buffer, which is that tensor until
+            the margin is copied or its dtype or device changes; changed in place, it is followed.
+
     Example:
         >>> import torch
         >>> margin = ScheduledMargin(AdditiveCosine, lambda step: 0.1 * step.clamp(max=3))

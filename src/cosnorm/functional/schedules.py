@@ -65,7 +65,8 @@ class Schedule(nn.Module):
 def hold(module: nn.Module, name: str, value: Number, low: float, high: float) -> None:
     """Keep a number as an attribute: as it is, as a parameter, as a buffer, or as a `Schedule`.
 
-    Only a number that does not change is looked at: it must be in [low, high].
+    Only a number that does not change is looked at: it must be in [low, high]. A buffer is the tensor that
+    was given until the module is copied or moved; from then on the buffer is what may be changed in place.
     """
     where = type(module).__name__
     if isinstance(value, nn.Parameter | nn.Module):

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from cosnorm.distributed import Group, name_of
 from cosnorm.functional.arrays import takes_arrays
-from cosnorm.functional.checks import check_count, check_flag, check_indices, check_tensors, is_number
+from cosnorm.functional.checks import (
+    check_bound,
+    check_count,
+    check_flag,
+    check_indices,
+    check_tensors,
+    is_number,
+)
 from cosnorm.functional.overrides import overridable
 from cosnorm.norms import accumulation_dtype
 from cosnorm.operators import topk
@@ -78,7 +85,7 @@ def cosine_topk(
 
     Raises:
         TypeError: not tensors, wrong dtypes.
-        ValueError: shapes that do not fit, two devices, more keys asked for than there are.
+        ValueError: shapes that do not fit, two devices, more keys asked for than there are, a bound of NaN.
 
     Source: the cosine of Luo et al., arXiv 1702.05870, eq. 3; the search is exact, as faiss's
         `IndexFlatIP` of normalized rows.
@@ -169,6 +176,7 @@ def _check_below(below: Any, queries: Tensor) -> Tensor:
     if not isinstance(below, Tensor):
         if not is_number(below):
             raise TypeError(f"{WHERE}: below must be a number or a tensor, got {type(below).__name__}")
+        check_bound(WHERE, "below", below)
         return queries.new_full(queries.shape[:1], float(below), dtype=accumulation_dtype(queries.dtype))
     if not below.is_floating_point() or below.shape != queries.shape[:1]:
         raise ValueError(

@@ -28,7 +28,7 @@ class CosineSoftmaxLoss(Grouped):
         margin: ψ of an embedding and its own class: a function, a `BatchMargin`, or the name of one, as in
             `cosnorm.functional.named_margins`.
         scale: s, what cosines are multiplied by: a number, a tensor of one that may change (it does not
-            learn), or a function of the step (`cosnorm.functional.Schedule`).
+            learn; see the attribute), or a function of the step (`cosnorm.functional.Schedule`).
         sub_centers: rows of the weight for each class; the nearest one counts.
         num_sampled: classes that take part in a training step, drawn for each batch; None: all.
         exclude_above: other classes whose cosine is above this leave the sum; None: none do.
@@ -44,6 +44,13 @@ class CosineSoftmaxLoss(Grouped):
         impl: "auto", "torch" or "triton", see `margin_cross_entropy`.
         device: of the weight.
         dtype: of the weight.
+
+    Attributes:
+        scale: s. Of a tensor a buffer, that tensor itself until the head is copied or its dtype or device
+            changes; change this one in place, `head.scale.fill_(32.0)`, and it is followed. Of a
+            number a float, which may be assigned to.
+        margin: ψ. A margin of tensors has them as buffers in the same way: `head.margin.number0.fill_(0.3)`
+            of a `ScheduledMargin`, in the order of its numbers.
 
     Raises:
         TypeError: arguments of other types.

@@ -39,6 +39,11 @@ class Labelled(NamedTuple):
         """How many keys a query can find."""
         return len(self.all_labels) - (self.keys is None)
 
+    def check_keys(self) -> None:
+        """Raise unless there is a key on any process."""
+        if not len(self.all_labels):
+            raise ValueError(f"{self.where}: there must be at least one key, got none")
+
     def mean(self, values: Tensor, counted: Tensor) -> Tensor:
         """The mean of values (N,) of the queries that count, over all processes; NaN of none."""
         group = name_of(self.where, self.group)

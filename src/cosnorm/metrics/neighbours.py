@@ -31,7 +31,8 @@ def knn_predict(
         keys: shape (M, D).
         key_labels: whole numbers, shape (M,).
         k: neighbours that vote, all keys where there are fewer.
-        temperature: τ: a vote weighs exp(c/τ) with the cosine c; None: all weigh the same.
+        temperature: τ: a vote weighs exp(c/τ) with the cosine c, beside the query's others; None: all weigh
+            the same.
         chunk_size: as in `cosnorm.functional.cosine_topk`.
         group: processes over which the keys are spread.
 
@@ -105,8 +106,11 @@ def _votes(given: Labelled, k: int, temperature: float | None, chunk_size: int |
     if given.number < 1:
         raise ValueError(f"{given.where}: there must be at least one key, got none")
     values, labels = given.nearest(min(k, given.number), chunk_size)
-    weights = torch.ones_like(values) if temperature is None else ((values - 1) / temperature).exp()
-    weights = weights.masked_fill(~values.isfinite(), 0).double()
+    cosines = values.double()
+    # By the row's largest, which comes first and weighs 1: not all can vanish, however small τ is.
+    apart = cosines - cosines[:, :1]
+    weights = torch.ones_like(apart) if temperature is None else (apart / temperature).exp()
+    weights = weights.masked_fill(~cosines.isfinite(), 0)
     # A neighbour's votes are those of all that have its label: k×k comparisons a query, no matter how many
     # labels there are.
     found = []

@@ -1,6 +1,6 @@
 """Retrieval by cosine: recall, precision, R-precision, MAP@R and nDCG from one search."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from cosnorm.distributed import Group
 from cosnorm.functional.arrays import takes_arrays
 from cosnorm.functional.checks import check_count
 from cosnorm.metrics.labelled import Labelled, labelled
+
+WHERE = "retrieval_metrics"
 
 
 @takes_arrays
@@ -19,8 +21,8 @@ def retrieval_metrics(
     keys: Tensor | None = None,
     key_labels: Tensor | None = None,
     *,
-    recall: Sequence[int] = (1, 10),
-    ndcg: Sequence[int] = (10,),
+    recall: int | Sequence[int] = (1, 10),
+    ndcg: int | Sequence[int] = (10,),
     at_r: bool = True,
     chunk_size: int | None = None,
     group: Group | None = None,
@@ -41,21 +43,22 @@ def retrieval_metrics(
         labels: whole numbers, shape (N,).
         keys: shape (M, D). None: the queries themselves, none of which finds itself.
         key_labels: their labels, (M,).
-        recall: k of each recall@k, as metric learning counts it: one hit suffices.
-        ndcg: k of each nDCG@k.
+        recall: k of each recall@k, or one, as metric learning counts it: one hit suffices.
+        ndcg: k of each nDCG@k, or one.
         at_r: also "r_precision" and "map@r", for which as many keys are looked for as the largest class has.
         chunk_size: as in `cosnorm.functional.cosine_topk`.
         group: processes over which queries and keys are spread; the result is that of all, on each.
 
     Returns:
         float64 tensors without dimension by their names: "precision@1", "recall@k", "ndcg@k", "r_precision",
-        "map@r"; NaN where no query counts. NumPy arrays give NumPy's numbers.
+        "map@r"; NaN where no query counts, as of a single row without `keys`. NumPy arrays give NumPy's
+        numbers.
 
     A query with NaN or inf finds nothing. The memory is O(N·k) for the largest k, never N×M.
 
     Raises:
         TypeError: not tensors, wrong dtypes.
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, no key at all.
 
     Source: Musgrave et al., "A Metric Learning Reality Check", arXiv 2003.08505, section 3.2; equal to
         pytorch-metric-learning's `AccuracyCalculator` and scikit-learn's `ndcg_score`.
@@ -67,23 +70,29 @@ def retrieval_metrics(
         >>> {name: round(float(value), 3) for name, value in found.items()}
         {'precision@1': 0.667, 'recall@1': 0.667, 'r_precision': 0.833, 'map@r': 0.75, 'ndcg@10': 0.898}
     """
-    where = "retrieval_metrics"
-    for name, numbers in (("recall", recall), ("ndcg", ndcg)):
-        for k in numbers:
-            check_count(where, name, k)
-    given = labelled(where, queries, labels, keys, key_labels, group)
+    recalls, ndcgs = _counts("recall", recall), _counts("ndcg", ndcg)
+    given = labelled(WHERE, queries, labels, keys, key_labels, group)
+    given.check_keys()
     relevant = _relevant_keys(given)
     largest = _largest_class(given) if at_r else 1
-    k = min(max(1, *recall, *ndcg, largest), max(1, given.number))
+    k = min(max(1, *recalls, *ndcgs, largest), max(1, given.number))
     values, of_keys = given.nearest(k, chunk_size)
     hits = (of_keys == labels.unsqueeze(1)).logical_and_(values.isfinite())
     counted = relevant > 0
     found = {"precision@1": hits[:, 0]}
-    found |= {f"recall@{k}": hits[:, :k].any(1) for k in recall}
+    found |= {f"recall@{k}": hits[:, :k].any(1) for k in recalls}
     if at_r:
         found |= _at_r(hits, relevant)
-    found |= {f"ndcg@{k}": _ndcg(hits, relevant, k) for k in ndcg}
+    found |= {f"ndcg@{k}": _ndcg(hits, relevant, k) for k in ndcgs}
     return {name: given.mean(value, counted) for name, value in found.items()}
+
+
+def _counts(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
+    """Each k; one alone may be a number."""
+    counts = tuple(given) if isinstance(given, Iterable) else (given,)
+    for k in counts:
+        check_count(WHERE, name, k)
+    return counts
 
 
 def _relevant_keys(given: Labelled) -> Tensor:

@@ -1,6 +1,6 @@
 """Verification: whether two embeddings are of the same thing, by a threshold on their cosine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +15,11 @@ WHERE = "verification_metrics"
 @takes_arrays
 @torch.no_grad()
 def verification_metrics(
-    scores: Tensor, same: Tensor, *, far: Sequence[float] = (1e-2, 1e-3, 1e-4), folds: int = 10
+    scores: Tensor,
+    same: Tensor,
+    *,
+    far: float | Sequence[float] = (1e-2, 1e-3, 1e-4),
+    folds: int = 10,
 ) -> dict[str, Tensor]:
     r"""How well a threshold on scores tells pairs of the same thing from pairs of two.
 
@@ -25,7 +29,7 @@ def verification_metrics(
     Args:
         scores: larger where alike, shape (N,), such as `cosnorm.functional.cosine_similarity` of the pairs.
         same: True where a pair is of the same thing; bool, shape (N,).
-        far: false accept rates; for each the largest TAR of a threshold whose FAR is not above it.
+        far: false accept rates, or one; for each the largest TAR of a threshold whose FAR is not above it.
         folds: parts, one after the other as they stand; each is judged by the threshold that is right most
             often on the others, the highest such. 0: no accuracy.
 
@@ -35,7 +39,8 @@ def verification_metrics(
         share of pairs of pairs in the right order), "accuracy" (the mean over the folds), "accuracy_std"
         (their standard deviation, by the number of folds). NumPy arrays give NumPy's numbers.
 
-    Scores of NaN are never accepted.
+    Scores of NaN are never accepted: no threshold has them, not even at a rate of 1. In "eer" and "auc" they
+    stand below all others.
 
     Raises:
         TypeError: not tensors, scores that are no floating-point numbers, `same` not bool.
@@ -53,12 +58,14 @@ def verification_metrics(
         >>> {name: round(value.item(), 3) for name, value in found.items()}
         {'tar@far=0.1': 0.667, 'eer': 0.333, 'auc': 0.889, 'accuracy': 0.5, 'accuracy_std': 0.408}
     """
-    _check(scores, same, far, folds)
-    scores = scores.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    rates = tuple(far) if isinstance(far, Iterable) else (far,)
+    _check(scores, same, rates, folds)
+    scores = scores.double()
     curve = _curve(scores, same)
-    found = {f"tar@far={rate:g}": curve.accepted[curve.false <= rate].max() for rate in far}
-    found["eer"] = _equal_error(curve)
-    found["auc"] = torch.trapezoid(curve.accepted, curve.false)
+    found = {f"tar@far={rate:g}": curve.accepted[curve.false <= rate].max() for rate in rates}
+    whole = curve.to_the_end()
+    found["eer"] = _equal_error(whole)
+    found["auc"] = torch.trapezoid(whole.accepted, whole.false)
     if folds:
         right = _over_folds(scores, same, folds)
         found["accuracy"], found["accuracy_std"] = right.mean(), right.std(correction=0)
@@ -66,10 +73,10 @@ def verification_metrics(
 
 
 class _Curve(NamedTuple):
-    """What is accepted at each threshold, from none to all pairs.
+    """What is accepted at each threshold, from none to all pairs but those whose score is NaN.
 
     Attributes:
-        thresholds: falling; the first accepts nothing.
+        thresholds: falling; the first is NaN, which accepts nothing, not even inf.
         accepted: TAR.
         false: FAR.
     """
@@ -78,18 +85,31 @@ class _Curve(NamedTuple):
     accepted: Tensor
     false: Tensor
 
+    def to_the_end(self) -> "_Curve":
+        """With all pairs accepted in the end, as if there were a threshold below NaN."""
+        return _Curve(
+            *(torch.cat([one, one.new_full((1,), end)]) for one, end in zip(self, _END, strict=True))
+        )
+
+
+_END = (-torch.inf, 1.0, 1.0)
+
 
 def _curve(scores: Tensor, same: Tensor) -> _Curve:
+    number, of_same = len(same), same.sum()
+    kept = ~scores.isnan()
+    scores, same = scores[kept], same[kept]
     ordered, order = scores.sort(descending=True)
     true = same[order].double().cumsum(0)
     false = torch.arange(1, len(true) + 1, device=true.device) - true
     # Equal scores are accepted together.
-    last = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
+    last = torch.ones_like(same)
+    last[:-1] = ordered[1:] != ordered[:-1]
     nothing = true.new_zeros(1)
     return _Curve(
-        torch.cat([ordered.new_full((1,), torch.inf), ordered[last]]),
-        torch.cat([nothing, true[last] / true[-1].clamp(min=1)]),
-        torch.cat([nothing, false[last] / false[-1].clamp(min=1)]),
+        torch.cat([ordered.new_full((1,), torch.nan), ordered[last]]),
+        torch.cat([nothing, true[last] / of_same.clamp(min=1)]),
+        torch.cat([nothing, false[last] / (number - of_same).clamp(min=1)]),
     )
 
 

@@ -153,7 +153,7 @@ class Passes:
                     f"microbatch: the encoder of {self._batch.name} must give the same twice, and gave "
                     "something else the second time; what it draws must come from the global generators of "
                     "torch, NumPy or Python, what it remembers must stand in buffers of a module that is the "
-                    f"encoder or is named in it. {error}"
+                    f"encoder, is named in it, or is held by an object that is. {error}"
                 ) from error
 
 

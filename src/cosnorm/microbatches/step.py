@@ -41,6 +41,10 @@ def microbatch(
 
     An encoder must treat rows apart from each other. Batch norm in training does not: it normalizes each part
     by the statistics of the part, and a warning says so. Its running statistics are updated once a part.
+    What remembers (running statistics, vectors of spectral norm) must be buffers of modules that are found:
+    an encoder that is a module; those that a function, a method or an object names or holds, in attributes
+    and in lists and dictionaries, too. One behind anything else (a registry, a call, a longer way) is
+    changed by both passes, of which only `check` knows.
 
     Args:
         encoders: modules or functions: one for each batch, or one for all. Each returns embeddings (N, …), or

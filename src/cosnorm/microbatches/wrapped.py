@@ -2,28 +2,64 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+# From a method to its object, its attributes, containers of these, and functions and objects in those.
+_DEPTH = 5
+# A longer container is data.
+_MANY = 1000
+# So many things are looked into: it takes milliseconds, whatever an object holds.
+_AT_MOST = 10000
 
 
 def modules_of(encoder: Callable[..., Any]) -> list[nn.Module]:
     """The modules that an encoder is known to use.
 
-    It is one, or a method of one, or `functools.partial` over such, or a function that names them.
+    It is one, or a method, a function, `functools.partial` or an object that has them: as what it names, in
+    attributes of that, and in lists and dictionaries of these.
     """
-    if isinstance(encoder, nn.Module):
-        return [encoder]
-    if isinstance(encoder, functools.partial):
-        given = [*encoder.args, *encoder.keywords.values()]
-        return [*modules_of(encoder.func), *(one for one in given if isinstance(one, nn.Module))]
-    if inspect.ismethod(encoder):
-        return [encoder.__self__] if isinstance(encoder.__self__, nn.Module) else []
-    if inspect.isfunction(encoder):
-        return [one for one in _named(inspect.unwrap(encoder)) if isinstance(one, nn.Module)]
-    return []
+    found: dict[nn.Module, None] = {}
+    _look_into(encoder, _DEPTH, found, {})
+    return list(found)
+
+
+def _look_into(one: Any, depth: int, found: dict[nn.Module, None], seen: dict[int, int]) -> None:
+    """Find the modules that something is or holds; `seen`: how deep was looked into what already."""
+    if isinstance(one, nn.Module):
+        found[one] = None
+    elif depth and seen.get(id(one), 0) < depth and len(seen) < _AT_MOST:
+        seen[id(one)] = depth
+        for other in _held_by(one):
+            _look_into(other, depth - 1, found, seen)
+
+
+def _held_by(one: Any) -> Iterable[Any]:
+    """What a function, an object or a container holds that may be a module or hold one."""
+    if inspect.ismethod(one):
+        return [one.__self__] if isinstance(one.__self__, nn.Module) else [one.__self__, one.__func__]
+    if inspect.isfunction(one):
+        return list(_named(inspect.unwrap(one)))
+    if isinstance(one, functools.partial):
+        return [one.func, *one.args, *one.keywords.values()]
+    if isinstance(one, Mapping | list | tuple | set | frozenset):
+        if len(one) > _MANY:
+            return []
+        return list(one.values()) if isinstance(one, Mapping) else list(one)
+    if isinstance(one, type | ModuleType | Tensor):
+        return []
+    slots = [getattr(one, name, None) for kind in type(one).__mro__ for name in _slots(kind)]
+    call = type(one).__dict__.get("__call__")
+    return [*getattr(one, "__dict__", {}).values(), *slots, *([call] if inspect.isfunction(call) else [])]
+
+
+def _slots(kind: type) -> Iterable[str]:
+    slots = kind.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def senders(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -84,6 +120,8 @@ def _named(function: Any) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # not bound yet
             yield cell.cell_contents
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
     for name in function.__code__.co_names:
         yield function.__globals__.get(name)
 

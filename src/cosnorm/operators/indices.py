@@ -33,6 +33,14 @@ def check_finite(what: str, rows: Tensor) -> None:
         raise ValueError(f"{what} must be finite, got {float(rows[~held][0])}; leave such samples out")
 
 
+def check_no_nan(message: str, numbers: Tensor) -> None:
+    """Raise if one of them is NaN; an accelerator asserts it, as in `check_range`."""
+    if is_accelerator(numbers.device):
+        assert_all(~numbers.isnan(), message)
+    elif bool(numbers.isnan().any()):
+        raise ValueError(message)
+
+
 def assert_all(held: Tensor, message: str) -> None:
     """Stop what an accelerator does unless all is True; it is not waited for."""
     torch._assert_async(held.all(), message)

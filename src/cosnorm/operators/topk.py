@@ -24,7 +24,7 @@ from cosnorm.distributed import Shares, gather, in_turn, largest_over, share_row
 from cosnorm.operators.chosen import add_gradients_
 from cosnorm.operators.define import define
 from cosnorm.operators.differentiate import NO_SECOND, Backward
-from cosnorm.operators.indices import check_range
+from cosnorm.operators.indices import check_no_nan, check_range
 from cosnorm.operators.options import arguments_of
 from cosnorm.operators.pairs import divide, pack, split_factor, unit_rows
 
@@ -101,6 +101,8 @@ def _left_out(options: SearchOptions, search: Search) -> LeftOut:
     if options.labels is not None:
         of_keys = options.labels if options.key_labels is None else options.key_labels
         found["labels"] = options.labels, gather(of_keys, shares)
+    if options.below is not None:
+        check_no_nan(f"{WHERE}: below must be numbers, got NaN, which no cosine is below", options.below)
     dtype = search.queries.values.dtype
     below = None if options.below is None else options.below.to(dtype).unsqueeze(1)
     return LeftOut(Exclusion(**found), below)
