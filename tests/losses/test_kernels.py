@@ -180,6 +180,11 @@ def test_a_whole_program_by_kernels_leaves_to_torch_what_has_none(options, force
     torch.testing.assert_close(margin_cross_entropy(x, weight, labels, **options), expected)
 
 
+def test_a_query_is_not_its_own_positive():
+    with pytest.raises(ValueError, match="cannot be its own positive"):
+        contrastive_cross_entropy(torch.randn(N, D), positives=torch.arange(N), impl="triton")
+
+
 def test_a_key_that_leaves_many_queries_out_is_left_to_torch(force):
     x, y, positives = torch.randn(N, D), torch.randn(N, D), torch.arange(N) // 2
     options = {"positives": positives, "decoupled": True, "directions": ("query_to_key", "key_to_query")}

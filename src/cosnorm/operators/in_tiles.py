@@ -13,6 +13,7 @@ from torch import Tensor
 from cosnorm.backends import choose
 from cosnorm.backends.pairs import Exclusion, Places
 from cosnorm.operators.pair_options import WHERE, PairOptions, check_mask_shape
+from cosnorm.operators.pair_problem import check_others
 from cosnorm.operators.pairs import Pairs
 from cosnorm.operators.positives import check_indices
 
@@ -113,7 +114,10 @@ def _places(pairs: Pairs, options: PairOptions) -> Places:
     if options.positives is None:
         return Places(offset=0)
     check_indices(WHERE, "key", options.positives, len(pairs.own_keys), least=-1)
-    return Places(given=options.positives.long())
+    given = options.positives.long()
+    if options.exclude_self:
+        check_others(WHERE, given != torch.arange(len(given), device=given.device))
+    return Places(given=given)
 
 
 def _one(places: Places) -> dict[str, Any]:

@@ -221,6 +221,11 @@ def _check_others(where: str, positives: OnePositive | PairPositives, first: int
     else:
         rows, columns = positives.places()["listed"]
         others = columns != rows + first
+    check_others(where, others)
+
+
+def check_others(where: str, others: Tensor) -> None:
+    """Raise unless all positives are others than the query itself."""
     message = f"{where}: a query is among the keys, and cannot be its own positive"
     if is_accelerator(others.device):
         assert_all(others, message)
