@@ -103,7 +103,7 @@ class AdaFaceMargin(BatchMargin):
     r"""AdaFace: the larger the norm, the more a hard embedding counts, for norms tell the quality of images.
 
     .. math:: \psi = \cos(\theta - m k) - m (1 + k), \qquad
-        k = \mathrm{clip}\Big(\frac{|x| - \mu}{\sigma + \varepsilon} h, -1, 1\Big)
+        k = \max\Big({-1}, \min\Big(1, \frac{|x| - \mu}{\sigma + \varepsilon} h\Big)\Big)
 
     The angle θ − m k is cut to [0, π]. Mean μ and deviation σ of the norms follow those of the batches of all
     processes; norms are cut to [0.001, 100] there, and have no gradient, both as in the authors' code.
@@ -211,8 +211,8 @@ class MagFaceMargin(BatchMargin):
 class ElasticMargin(BatchMargin):
     r"""ElasticFace: a margin drawn anew for each embedding; in `eval` it is the mean.
 
-    .. math:: \psi = \cos(\theta + e) \;\text{(Arc)} \quad\text{or}\quad \cos\theta - e \;\text{(Cos)},
-        \qquad e \sim \mathcal N(m, \sigma)
+    .. math:: \psi = \cos(\theta + e) \,\text{(Arc)} \quad\text{or}\quad \cos\theta - e \,\text{(Cos)},
+        \qquad e \sim N(m, \sigma)
 
     Args:
         margin: m, in radians or a cosine; a number, a tensor of one, or a function of the step.

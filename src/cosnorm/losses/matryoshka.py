@@ -21,7 +21,7 @@ _WHOLE = {"guide", "extra_guide"}
 class MatryoshkaLoss(nn.Module):
     r"""A loss of the first d components of all embeddings, for several d: each prefix is an embedding, too.
 
-    .. math:: \ell = \sum_d w_d \,\mathrm{loss}(x_{1 \ldots d}, y_{1 \ldots d}, \ldots)
+    .. math:: \ell = \sum_d w_d \, \ell(x_{1 \ldots d}, y_{1 \ldots d}, \ldots)
 
     A weighted sum, as sentence-transformers has it, no mean. It takes what the loss takes, and cuts
     what are embeddings: dense floating tensors of two dimensions or more, `extra_keys`, `hard_negatives` and
