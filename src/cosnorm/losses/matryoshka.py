@@ -43,8 +43,7 @@ class MatryoshkaLoss(nn.Module):
         loss: as given; of a head `loss.predict(embeddings, dim=64)` looks at the first 64 components.
         memories: what the loss remembers of the second prefix, of the third, …; it has that of the first.
 
-    Returns:
-        The sum: a number, or with `reduction="none"` of the loss one for each row.
+    A call gives the sum: a number, or with `reduction="none"` of the loss one for each row.
 
     Raises:
         TypeError: what is no loss, or no tensor of embeddings.
