@@ -113,6 +113,8 @@ def test_losses(monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype):
     step = STEPS[name]
     there, back = kernel_cost(step.ours, step.shapes, dtype)
     most = LOSSES[name] + (5 if name == "ArcFace" and dtype != torch.float32 else 0)
+    if dtype != torch.float32 and not launch._OUT_DTYPE:  # products of half types that give no float32
+        most += 4
     assert len(there) + len(back) <= most, (there, back)
 
 

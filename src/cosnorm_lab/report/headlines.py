@@ -167,10 +167,11 @@ def setting_of(config: RunConfig) -> tuple[tuple[str, str], ...]:
 
 
 def rivals_of(mine: Series, series: Iterable[Series]) -> list[Series]:
-    """The best completed series of each method that makes no cosines, in the same setting."""
+    """The best completed series of each other method that makes no cosines, in the same setting."""
     found: dict[str, Series] = {}
+    ours = (*OURS, mine.method)
     for one in series:
-        if one.completed and one.method not in OURS and setting_of(one.config) == setting_of(mine.config):
+        if one.completed and one.method not in ours and setting_of(one.config) == setting_of(mine.config):
             best = found.setdefault(one.method, one)
             if (one.mean_errors() or 0.0) < (best.mean_errors() or 0.0):
                 found[one.method] = one

@@ -75,8 +75,10 @@ def look_at_targets(
         other = tl.where(rest_x == 0, 0.0, square_root(tl.where(rest_x == 0, 1.0, rest_x)))
         # A zero vector has no direction, and what rounding leaves of equal vectors is none.
         some = here & (by_x != 0) & (by_w != 0)
-        into_w = tl.where(some & ~(sine <= least), reciprocal(tl.where(sine == 0, 1.0, sine)), 0.0)
-        into_x = tl.where(some & ~(other <= least), reciprocal(tl.where(other == 0, 1.0, other)), 0.0)
+        into_w = tl.where(some, reciprocal(tl.where(sine == 0, 1.0, sine)), 0.0)
+        into_w = tl.where(sine <= least, 0.0, into_w)
+        into_x = tl.where(some, reciprocal(tl.where(other == 0, 1.0, other)), 0.0)
+        into_x = tl.where(other <= least, 0.0, into_x)
         for start in range(0, size, BLOCK):
             x = load_rows(x_pointer, row, start, rows, size, BLOCK).to(tl.float64) * by_x[:, None]
             w = load_rows(weight_pointer, own, start, own + 1, size, BLOCK).to(tl.float64) * by_w[:, None]
