@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-triton = pytest.importorskip("triton", reason="triton is not installed")
 import cosnorm
 
+triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(
     tuple(int(one) for one in triton.__version__.split(".")[:2]) < (3, 6),
     reason="compiles ahead by what triton 3.6 has",
