@@ -65,7 +65,7 @@ def nt_xent_loss(
     check_pair("nt_xent_loss", view1=view1, view2=view2)
     number = view1.shape[0]
     both = torch.cat([view1, view2])
-    positives = torch.arange(2 * number, dtype=torch.int64, device=both.device).roll(number)
+    positives = torch.arange(-number, number, dtype=torch.int64, device=both.device) % (2 * number)
     if isinstance(groups, Tensor):
         options["groups"] = torch.cat([groups, groups])
     if guide is not None:

@@ -131,8 +131,9 @@ class Queue(Grouped):
                     f"{_WHERE}: {name} must have shape {(len(embeddings), *buffer.shape[1:])}, got "
                     f"{tuple(one.shape)}"
                 )
-        number = min(shares.total, self.size)
-        first = self.count + (shares.total - number)
+        total = sum(shares.sizes)
+        number = min(total, self.size)
+        first = self.count + (total - number)
         at = (torch.arange(number, device=self.embeddings.device) + first) % self.size
         for name, one in batch.items():
             if one is not None:
@@ -141,8 +142,8 @@ class Queue(Grouped):
                     one = unit_vectors(one)  # of any length, in the range of the narrower type
                 rows = gather(one.detach(), shares)[-number:] if number else one[:0]
                 buffer.index_copy_(0, at, rows.to(buffer))
-        self.count += shares.total
-        self._filled = min(self._filled + shares.total, self.size)
+        self.count += total
+        self._filled = min(self._filled + total, self.size)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         loaded = state_dict.get(prefix + "embeddings")
