@@ -185,14 +185,17 @@ def rows_with_gradients(
             largest.masked_fill_(largest == -torch.inf, 0)
             logits -= largest
         total = logits.exp2_().sum(1, keepdim=True)
+        others = total if own is None else total.clone()
         if own is not None:
             total += (own[rows].unsqueeze(1) * LOG2_E - (0 if largest is None else largest)).exp2_()
         factor = (row_weights[rows].unsqueeze(1) / total).masked_fill_(total == 0, 0)
         into_x[rows].addmm_(logits.mul_(factor.mul_(scale)), y)
         if into_y is not None:
             into_y.addmm_(logits.t(), x[rows])
-        total.log_()
-        sums[rows] = (total if largest is None else total.add_(largest, alpha=1 / LOG2_E)).squeeze(1)
+        others.log_()
+        logs = (others if largest is None else others.add_(largest, alpha=1 / LOG2_E)).squeeze(1)
+        # Where there are no others the sum is the own logit to the last bit, and its pull is 0.
+        sums[rows] = logs if own is None else torch.logaddexp(logs, own[rows])
     return sums
 
 
